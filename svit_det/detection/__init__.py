@@ -1,0 +1,19 @@
+"""detectron2's side: importing this registers backbones and the meta-architecture.
+
+The only room of the package that imports detectron2.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "svit_det.detection needs detectron2, which is not on the package index under its own name: "
+        "run `make setup`, or `python tools/install_detectron2.py` in your environment, or "
+        "install detectron2 from its official source."
+    ) from error
+
+from svit_det.detection import backbone, meta_arch  # noqa: F401  (registration)
+from svit_det.detection.backbone import record_traces
+from svit_det.detection.config import add_svit_config, load_config
+
+__all__ = ["add_svit_config", "load_config", "record_traces"]

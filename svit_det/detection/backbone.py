@@ -1,0 +1,165 @@
+"""Our networks as detectron2 backbones, and the way their traces reach those who want them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from torch import Tensor, nn
+
+from svit_det.errors import InputError
+from svit_det.policies import TokenPolicy, build_policy
+from svit_det.tokens import TokenTrace
+from svit_det.vit import PlainViT, TokenTrunk
+
+CPU_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TokenBackbone(Backbone):
+    """A network that returns (maps, trace), under detectron2's contract: the maps alone.
+
+    The trace is left out; `record_traces` brings it. `cpu_precision` applies to training on a CPU,
+    to the network only, and the maps come out in float32: RoIAlign would round box corners to
+    bfloat16 along with them.
+    """
+
+    def __init__(self, net: PlainViT, *, cpu_precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.net = net
+        self.cpu_precision = cpu_precision
+        self._out_features = list(net.strides)
+        self._out_feature_strides = net.strides
+        self._out_feature_channels = net.channels
+
+    @property
+    def size_divisibility(self) -> int:
+        """Image sides must be multiples of this many pixels; detectron2 pads to it."""
+        return self.net.size_divisibility
+
+    @property
+    def policy(self) -> TokenPolicy:
+        """The policy of the trunk."""
+        return self.net.trunk.policy
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per token and side."""
+        return self.net.trunk.patch_size
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, height, width) -> maps by name."""
+        reduced = self.training and images.device.type == "cpu" and self.cpu_precision.itemsize < 4
+        if not reduced:
+            return self.net(images)[0]
+        with torch.autocast("cpu", dtype=self.cpu_precision):
+            maps = self.net(images)[0]
+        return {name: feature_map.float() for name, feature_map in maps.items()}
+
+
+def find_token_backbone(model: nn.Module) -> TokenBackbone:
+    """The one TokenBackbone inside `model`. Raises InputError where there is none."""
+    for module in model.modules():
+        if isinstance(module, TokenBackbone):
+            return module
+    raise InputError(
+        "MODEL.BACKBONE.NAME builds no token backbone; "
+        "choose build_plain_vit_simple_pyramid_backbone."
+    )
+
+
+@contextmanager
+def record_traces(model: nn.Module) -> Iterator[list[TokenTrace]]:
+    """Collect the trace of each forward pass inside the with-block.
+
+    A hook carries it across detectron2's pyramids and meta-architectures, which have no slot for
+    it; nothing is kept on a module, so that models stay copyable.
+    """
+    traces: list[TokenTrace] = []
+    net = find_token_backbone(model).net
+    handle = net.register_forward_hook(lambda _module, _inputs, output: traces.append(output[1]))
+    try:
+        yield traces
+    finally:
+        handle.remove()
+
+
+class PaddedSimplePyramid(SimpleFeaturePyramid):
+    """detectron2's SimpleFeaturePyramid that says how it wants its images padded.
+
+    The original states its divisibility under a misspelt key that nobody reads, so that only square
+    padding works; here images of any size do.
+    """
+
+    @property
+    def size_divisibility(self) -> int:
+        """A multiple of the patch size and of every stride of the pyramid itself."""
+        strides = [int(2 ** int(stage[1:])) for stage in self._out_features]
+        if self.top_block is not None:
+            strides = strides[: -self.top_block.num_levels]
+        return math.lcm(self.net.size_divisibility, *strides)
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Nothing beyond `size_divisibility`."""
+        return {}
+
+
+def build_trunk(cfg, in_channels: int) -> TokenTrunk:
+    """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`."""
+    vit = cfg.MODEL.VIT
+    policy = build_policy(cfg.MODEL.TOKEN_POLICY, embed_dim=vit.EMBED_DIM, depth=vit.DEPTH)
+    return TokenTrunk(
+        policy=policy,
+        patch_size=vit.PATCH_SIZE,
+        in_channels=in_channels,
+        embed_dim=vit.EMBED_DIM,
+        depth=vit.DEPTH,
+        num_heads=vit.NUM_HEADS,
+        mlp_ratio=vit.MLP_RATIO,
+        drop_path_rate=vit.DROP_PATH_RATE,
+        pretrain_grid=tuple(vit.PRETRAIN_GRID),
+        pos_embed_init=vit.POS_EMBED_INIT,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_plain_vit_backbone(cfg, input_shape: ShapeSpec) -> TokenBackbone:
+    """The trunk's one map, `last_feat`, without a pyramid."""
+    if cfg.MODEL.VIT.CPU_PRECISION not in CPU_PRECISIONS:
+        raise InputError(
+            f"MODEL.VIT.CPU_PRECISION: no '{cfg.MODEL.VIT.CPU_PRECISION}'; choose one of "
+            f"{', '.join(CPU_PRECISIONS)}."
+        )
+    net = PlainViT(trunk=build_trunk(cfg, input_shape.channels))
+    return TokenBackbone(net, cpu_precision=CPU_PRECISIONS[cfg.MODEL.VIT.CPU_PRECISION])
+
+
+@BACKBONE_REGISTRY.register()
+def build_plain_vit_simple_pyramid_backbone(cfg, input_shape: ShapeSpec) -> PaddedSimplePyramid:
+    """ViTDet's simple feature pyramid over the trunk's last map: p2, p3, ... by stride."""
+    pyramid = cfg.MODEL.SIMPLE_PYRAMID
+    return PaddedSimplePyramid(
+        net=build_plain_vit_backbone(cfg, input_shape),
+        in_feature="last_feat",
+        out_channels=pyramid.OUT_CHANNELS,
+        scale_factors=tuple(pyramid.SCALE_FACTORS),
+        top_block=LastLevelMaxPoolOf(pyramid.SCALE_FACTORS, cfg.MODEL.VIT.PATCH_SIZE)
+        if pyramid.TOP_BLOCK
+        else None,
+        norm=pyramid.NORM,
+        square_pad=0,
+    )
+
+
+class LastLevelMaxPoolOf(LastLevelMaxPool):
+    """detectron2's LastLevelMaxPool on the pyramid's own last level, whichever that is."""
+
+    def __init__(self, scale_factors: list[float], patch_size: int) -> None:
+        super().__init__()
+        self.in_feature = f"p{int(math.log2(patch_size / scale_factors[-1]))}"

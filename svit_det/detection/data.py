@@ -1,0 +1,119 @@
+"""From a data set's record to a model's input: reading, resizing, flipping, annotations."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import multiprocessing
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import annotations_to_instances, check_image_size
+
+from svit_det.detection.images import read_image
+from svit_det.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class ResizeToAtLeastOnePixel(T.ResizeShortestEdge):
+    """ResizeShortestEdge whose result has no side of 0, however long and thin the image is."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The resize for this image."""
+        height, width = image.shape[:2]
+        if self.is_range:
+            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
+        else:
+            size = np.random.choice(self.short_edge_length)
+        if size == 0:
+            return T.NoOpTransform()
+        new_height, new_width = self.get_output_shape(height, width, size, self.max_size)
+        return T.ResizeTransform(height, width, max(new_height, 1), max(new_width, 1), self.interp)
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Crop (training, if `INPUT.CROP.ENABLED`), resize, flip: detectron2's keys, our resize."""
+    if is_train:
+        sizes, largest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+        resize = ResizeToAtLeastOnePixel(sizes, largest, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+    else:
+        sizes, largest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        resize = ResizeToAtLeastOnePixel(sizes, largest, "choice")
+    augmentations: list[T.Augmentation] = [resize]
+    if not is_train:
+        return augmentations
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    flips = {"none": (), "horizontal": ("h",), "vertical": ("v",), "both": ("h", "v")}
+    if cfg.INPUT.RANDOM_FLIP not in flips:
+        raise InputError(
+            f"INPUT.RANDOM_FLIP: no '{cfg.INPUT.RANDOM_FLIP}'; choose one of {', '.join(flips)}."
+        )
+    augmentations += [
+        T.RandomFlip(horizontal=axis == "h", vertical=axis == "v")
+        for axis in flips[cfg.INPUT.RANDOM_FLIP]
+    ]
+    return augmentations
+
+
+class TokenDatasetMapper(DatasetMapper):
+    """detectron2's DatasetMapper that reads any image mode and survives a bad file in training.
+
+    In training an image that cannot be read is named in the log and skipped (detectron2 then draws
+    another one), with the count so far over all loader processes. In evaluation it is an error: a
+    missing image would falsify the result.
+    """
+
+    @configurable
+    def __init__(self, is_train: bool, **kwargs) -> None:
+        super().__init__(is_train, **kwargs)
+        self._skipped = multiprocessing.Value("i", 0)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        """`DatasetMapper`'s arguments; not its own, which knows no flip along both axes."""
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "recompute_boxes": cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict | None:
+        """One record in detectron2's format -> one model input, or None for a skipped image."""
+        record = copy.deepcopy(dataset_dict)
+        try:
+            image = read_image(record["file_name"], self.image_format)
+        except InputError as error:
+            if not self.is_train:
+                raise
+            with self._skipped.get_lock():
+                self._skipped.value += 1
+                logger.warning("Skipped in training (%d so far): %s", self._skipped.value, error)
+            return None
+        check_image_size(record, image)
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        record["image"] = torch.from_numpy(pixels)
+        if "annotations" in record:
+            self._add_instances(record, transforms, augmented.image.shape[:2])
+        return record
+
+    def _add_instances(
+        self, record: dict, transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> None:
+        """Turn the record's annotations into `instances`; an image may have none."""
+        if not self.is_train:
+            del record["annotations"]
+        elif all(annotation.get("iscrowd", 0) for annotation in record["annotations"]):
+            del record["annotations"]
+            record["instances"] = annotations_to_instances([], image_size)
+        else:
+            self._transform_annotations(record, transforms, image_size)

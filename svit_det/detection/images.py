@@ -1,0 +1,50 @@
+"""Reading an image file into pixels, whatever its mode, or saying why it cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from svit_det.errors import InputError
+
+WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+"""PIL modes with more than 8 bits per pixel, which PIL itself would clip to white."""
+
+
+def read_image(path: str | Path, image_format: str) -> np.ndarray:
+    """(height, width, 3) uint8 in `image_format`, "RGB" or "BGR", turned upright by its EXIF tag.
+
+    Grey images are repeated over the channels, 16-bit ones scaled from their own range to 0-255,
+    transparent pixels laid on black, CMYK and palettes converted.
+    Raises InputError for a file that is missing or cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode in WIDE_MODES:
+                image = _to_eight_bits(image)
+            elif "A" in image.getbands() or "transparency" in image.info:
+                image = _on_black(image.convert("RGBA"))
+            return convert_PIL_to_numpy(image.convert("RGB"), image_format)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such image.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not an image file that can be read.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: the image cannot be decoded ({error}).") from error
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """A wide grey image scaled from its own range, so that microscopy's narrow ranges are seen."""
+    pixels = np.asarray(image, dtype=np.float64)
+    low, high = pixels.min(), pixels.max()
+    scaled = (pixels - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(scaled.round().astype(np.uint8))
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image)

@@ -1,0 +1,59 @@
+"""TokenRCNN: detectron2's R-CNN with the policy's losses in training, its usage at inference."""
+
+from __future__ import annotations
+
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from svit_det.detection.backbone import find_token_backbone, record_traces
+from svit_det.tokens import TokenTrace
+
+
+@META_ARCH_REGISTRY.register()
+class TokenRCNN(GeneralizedRCNN):
+    """GeneralizedRCNN over a token backbone; Mask R-CNN and Cascade heads alike."""
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """In training detectron2's loss dict plus the policy's `loss_*`; else `inference`."""
+        if not self.training:
+            return self.inference(batched_inputs)
+        with record_traces(self) as traces:
+            losses = super().forward(batched_inputs)
+        policy, trace = find_token_backbone(self).policy, traces[-1]
+        losses.update(policy.losses(trace, losses))
+        policy.track(trace)
+        _log_usage(trace)
+        return losses
+
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[dict] | list[Instances]:
+        """As GeneralizedRCNN's, each output with `token_usage` besides.
+
+        `token_usage` is (L, h, w) bool: block l processed this token of the image, padding cut off.
+        """
+        with record_traces(self) as traces:
+            outputs = super().inference(batched_inputs, detected_instances, do_postprocess)
+        if not do_postprocess:
+            return outputs
+        patch = find_token_backbone(self).patch_size
+        for index, (given, output) in enumerate(zip(batched_inputs, outputs, strict=True)):
+            size = [-(-side // patch) for side in given["image"].shape[-2:]]
+            output["token_usage"] = traces[-1].image_keep_maps(index, size)
+        return outputs
+
+
+def _log_usage(trace: TokenTrace) -> None:
+    """The kept share of each block that does not run everyone, into detectron2's event storage."""
+    if all(selection.whole for selection in trace.selections):
+        return
+    storage = get_event_storage()
+    for layer, share in enumerate(trace.keep_ratios().tolist()):
+        if not trace.selections[layer].whole:
+            storage.put_scalar(f"token_usage/block_{layer:02d}", share)

@@ -1,0 +1,150 @@
+"""TokenUsageEvaluator: who ran where, next to COCO's AP, inside the objects and outside.
+
+L blocks, H x W tokens of one image (its padding is not in them).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import detectron2.utils.comm as comm
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from pycocotools.coco import COCO
+from tabulate import tabulate
+from torch import Tensor
+
+from svit_det.tokens.coverage import token_coverage
+
+logger = logging.getLogger(__name__)
+
+SETS = ("all", "inside_gt", "outside_gt", "inside_pred", "outside_pred")
+"""All tokens; those on annotated objects and off them; those on predicted objects and off them."""
+INSIDE_SHARE = 0.5
+"""A token is inside when objects cover at least this share of its pixels."""
+
+
+class TokenUsageEvaluator(DatasetEvaluator):
+    """Kept share per block and set of tokens, over all images and image by image.
+
+    `evaluate` returns {"token_usage": {set: percent, "set/block_03": percent, ...}} and writes
+    `token_usage.json` with the images' own shares. A predicted object counts from `min_score` on.
+    Crowd regions count as objects.
+    """
+
+    def __init__(
+        self, dataset_name: str, *, patch_size: int, output_dir: str | None, min_score: float = 0.5
+    ) -> None:
+        self._patch_size = patch_size
+        self._output_dir = output_dir
+        self._min_score = min_score
+        json_file = getattr(MetadataCatalog.get(dataset_name), "json_file", None)
+        # Reading prints to stdout, which is for results.
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            self._annotations = COCO(json_file) if json_file else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: list[dict] = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take in one batch: detectron2's inputs, and outputs with `token_usage` (L, H, W) bool."""
+        for given, output in zip(inputs, outputs, strict=True):
+            usage = output["token_usage"].cpu()
+            counts = {"all": _count(usage, torch.ones_like(usage[0]))}
+            for name, mask in (
+                ("gt", self._annotated(given)),
+                ("pred", self._predicted(output, given)),
+            ):
+                if mask is None:
+                    continue
+                coverage = token_coverage(
+                    mask, input_size=tuple(given["image"].shape[-2:]), patch_size=self._patch_size
+                )
+                inside = coverage >= INSIDE_SHARE
+                counts[f"inside_{name}"] = _count(usage, inside)
+                counts[f"outside_{name}"] = _count(usage, ~inside)
+            self._images.append(
+                {"image_id": given.get("image_id"), "file_name": given.get("file_name"), **counts}
+            )
+
+    def _annotated(self, given: dict) -> Tensor | None:
+        if self._annotations is None:
+            return None
+        coco = self._annotations
+        mask = np.zeros((given["height"], given["width"]), dtype=bool)
+        for annotation in coco.imgToAnns.get(given["image_id"], []):
+            if annotation.get("segmentation"):
+                mask |= coco.annToMask(annotation).astype(bool)
+        return torch.from_numpy(mask)
+
+    def _predicted(self, output: dict, given: dict) -> Tensor | None:
+        instances = output["instances"]
+        if not instances.has("pred_masks"):
+            return None
+        masks = instances.pred_masks[instances.scores >= self._min_score]
+        return (
+            masks.any(dim=0).cpu() if len(masks) else torch.zeros(given["height"], given["width"])
+        )
+
+    def evaluate(self) -> OrderedDict | None:
+        """Percentages over all images, on the main process; nothing on the others."""
+        gathered = comm.gather(self._images)
+        if not comm.is_main_process():
+            return None
+        images = [image for part in gathered for image in part]
+        usage = OrderedDict(
+            (name, kept_shares(images, name)) for name in SETS if images and name in images[0]
+        )
+        if self._output_dir:
+            _write_json(Path(self._output_dir) / "token_usage.json", images, usage)
+        if not usage:
+            return OrderedDict(token_usage={})
+        logger.info("Kept tokens in percent, by block and set:\n%s", usage_table(usage))
+        flat = {name: 100 * float(np.nanmean(shares)) for name, shares in usage.items()}
+        for name, shares in usage.items():
+            flat |= {f"{name}/block_{i:02d}": 100 * float(s) for i, s in enumerate(shares)}
+        return OrderedDict(token_usage=flat)
+
+
+def kept_shares(images: list[dict], name: str) -> np.ndarray:
+    """(L,) share of the set's tokens, over all images together, that each block processed."""
+    kept = np.sum([image[name]["kept"] for image in images], axis=0)
+    total = sum(image[name]["tokens"] for image in images)
+    return kept / total if total else np.full(len(kept), np.nan)
+
+
+def usage_table(usage: dict[str, np.ndarray]) -> str:
+    """Blocks down, sets across, percent of tokens kept, the mean over the blocks last."""
+    rows = [
+        [index, *(100 * column[index] for column in usage.values())]
+        for index in range(len(next(iter(usage.values()))))
+    ]
+    rows.append(["mean", *(100 * column.mean() for column in usage.values())])
+    headers = ["block", *(name.replace("_", " ") for name in usage)]
+    return tabulate(rows, headers=headers, floatfmt=".1f")
+
+
+def _count(usage: Tensor, members: Tensor) -> dict:
+    """Tokens in a set (H, W), and how many of them each block processed."""
+    return {
+        "tokens": int(members.sum()),
+        "kept": (usage & members).sum(dim=(1, 2)).tolist(),
+    }
+
+
+def _write_json(path: Path, images: list[dict], usage: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "kept_share_per_block": {name: shares.tolist() for name, shares in usage.items()},
+        "images": images,
+    }
+    path.write_text(json.dumps(content, indent=1).replace("NaN", "null"))

@@ -1,0 +1,93 @@
+"""TokenTrainer: detectron2's DefaultTrainer with our loaders, optimiser and evaluators."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import detectron2.utils.comm as comm
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.data import TokenDatasetMapper
+from svit_det.detection.solver import build_optimizer
+from svit_det.detection.token_usage import TokenUsageEvaluator
+
+
+class TokenTrainer(DefaultTrainer):
+    """Trains and evaluates a token-pruned detector; also in several processes on CPUs (gloo)."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Not DefaultTrainer's: it gives DDP a device id, which a model on CPU must not have.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        parallel = _in_parallel(model)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer_class(parallel, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer: DetectionCheckpointer = TokenCheckpointer(
+            parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The recipe's AdamW groups."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """detectron2's loader with a mapper that survives unreadable images."""
+        return build_detection_train_loader(cfg, mapper=TokenDatasetMapper(cfg, True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """detectron2's loader, batch 1, with the same reading of images."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=TokenDatasetMapper(cfg, False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """COCO AP, and the token usage where `TEST.TOKEN_USAGE` says so."""
+        evaluators: list[DatasetEvaluator] = [
+            ZeroWithoutPredictions(dataset_name, output_dir=cfg.OUTPUT_DIR)
+        ]
+        if cfg.TEST.TOKEN_USAGE:
+            evaluators.append(
+                TokenUsageEvaluator(
+                    dataset_name,
+                    patch_size=cfg.MODEL.VIT.PATCH_SIZE,
+                    output_dir=cfg.OUTPUT_DIR,
+                )
+            )
+        return DatasetEvaluators(evaluators)
+
+
+class ZeroWithoutPredictions(COCOEvaluator):
+    """COCOEvaluator that calls the AP of a model that finds nothing 0, not nan."""
+
+    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict:
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        return results if coco_eval is not None else dict.fromkeys(results, 0.0)
+
+
+def _in_parallel(model: nn.Module) -> nn.Module:
+    """The model under DDP where several processes train."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return DistributedDataParallel(
+        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
+    )

@@ -1,0 +1,95 @@
+"""KeepBudget: from what training saw to the thresholds that spend a given budget at inference.
+
+G gates; a margin is the log odds that a gate gives a token to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from svit_det.policies.gating import mean_over_processes
+
+NUM_LEVELS = 129
+"""Points of the tracked quantile curve of each gate's margins."""
+MOMENTUM = 0.01
+"""Weight of a step once there were 1 / MOMENTUM of them; before that, a plain mean."""
+
+
+class KeepBudget(nn.Module):
+    """Per gate: the share of tokens kept in training and the distribution of its margins.
+
+    A threshold is the quantile of the margins above which the wanted share lies. Another budget is
+    another share, read off the same curve: the shares of all gates are raised to one common power,
+    which keeps them in (0, 1] and in order, so that their mean is the wanted one.
+    """
+
+    def __init__(self, targets: Sequence[float], *, test_keep_ratio: float | None = None) -> None:
+        super().__init__()
+        num_gates = len(targets)
+        self.targets = tuple(targets)
+        self.test_keep_ratio = test_keep_ratio
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+        self.register_buffer("kept_share", torch.tensor(self.targets))
+        self.register_buffer("margin_quantiles", torch.zeros(num_gates, NUM_LEVELS))
+        # Derived from the other three. Before any training they are 0: keep the more probable.
+        self.register_buffer("thresholds", torch.zeros(num_gates), persistent=False)
+        self.quota_ratios = _with_mean(self.targets, test_keep_ratio)
+        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+
+    @torch.no_grad()
+    def track(self, margins: Sequence[Tensor], keeps: Sequence[Tensor]) -> None:
+        """Take in one training step: per gate the (B, N) margins and decisions.
+
+        A margin of -inf says that the token was not up for choice.
+        """
+        levels = torch.linspace(0, 1, NUM_LEVELS, device=self.kept_share.device)
+        shares, curves = [], []
+        for margin, keep in zip(margins, keeps, strict=True):
+            choice = margin.isfinite()
+            if not choice.any():
+                return
+            shares.append(keep[choice].float().mean())
+            curves.append(torch.quantile(margin[choice].float(), levels))
+        self.num_batches_tracked += 1
+        weight = (1 / self.num_batches_tracked).clamp(min=MOMENTUM)
+        self.kept_share.lerp_(mean_over_processes(torch.stack(shares)), weight)
+        self.margin_quantiles.lerp_(mean_over_processes(torch.stack(curves)), weight)
+        self.refresh()
+
+    def set_keep_ratio(self, ratio: float | None) -> None:
+        """Aim at the mean share `ratio` over the gates; None: at what training saw."""
+        self.test_keep_ratio = ratio
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Derive the thresholds anew from what was tracked and the wanted budget."""
+        self.quota_ratios = _with_mean(self.targets, self.test_keep_ratio)
+        shares = self.kept_share
+        if self.test_keep_ratio is not None:
+            shares = shares.new_tensor(_with_mean(shares.tolist(), self.test_keep_ratio))
+        position = (1 - shares) * (NUM_LEVELS - 1)
+        below = position.floor().long().clamp(0, NUM_LEVELS - 2)
+        low = self.margin_quantiles.gather(1, below.unsqueeze(1)).squeeze(1)
+        high = self.margin_quantiles.gather(1, below.unsqueeze(1) + 1).squeeze(1)
+        self.thresholds.copy_(torch.lerp(low, high, position - below))
+
+
+def _with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
+    """`shares` raised to the one power that gives them this `mean`; None: as they are."""
+    if mean is None:
+        return tuple(shares)
+    if mean >= 1:
+        return (1.0,) * len(shares)
+    below_one = [min(share, 1 - 1e-6) for share in shares]
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        power = (low + high) / 2
+        if sum(share**power for share in below_one) > mean * len(shares):
+            low = power
+        else:
+            high = power
+    return tuple(share**low for share in below_one)

@@ -1,0 +1,87 @@
+"""Pieces of a learned decision: the gate's network, the straight-through sample, the loss.
+
+B images, N patch tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TokenGate(nn.Module):
+    """LayerNorm, C -> C/4, GELU, C/4 -> 2 (SViT, section 3; gate of the released code).
+
+    Keeps PyTorch's own Linear initialisation, as the original does, so that the keep probability
+    starts near one half everywhere.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        hidden = max(embed_dim // 4, 1)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.fc1 = nn.Linear(embed_dim, hidden)
+        self.fc2 = nn.Linear(hidden, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N) margin: log probability of keep (column 0) minus that of skip.
+
+        The difference of two log-softmax values is the difference of the logits, in float32 because
+        a decision hangs on it.
+        """
+        logits = self.fc2(F.gelu(self.fc1(self.norm(tokens)))).float()
+        return logits[..., 0] - logits[..., 1]
+
+    def macs(self, num_tokens: int) -> int:
+        """Multiply-adds for `num_tokens` tokens."""
+        return num_tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
+
+
+def logistic_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The difference of two Gumbel draws, which is all that a two-way choice sees of them."""
+    uniform = torch.rand(like.shape, device=like.device, dtype=like.dtype, generator=generator)
+    return torch.logit(uniform, eps=torch.finfo(like.dtype).tiny)
+
+
+def straight_through(margin: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Hard two-way Gumbel-softmax at temperature 1: (keep (B, N) bool, gate (B, N)).
+
+    `gate` is exactly 0 or 1 in value, so that a skipped token stays bit-identical, and has the
+    gradient of the soft choice.
+    """
+    perturbed = margin + noise
+    keep = perturbed > 0
+    soft = torch.sigmoid(perturbed)
+    return keep, keep.to(soft.dtype) + (soft - soft.detach())
+
+
+def keep_ratio_loss(
+    gates: Sequence[Tensor], targets: Sequence[float], *, per_image: bool = False
+) -> Tensor:
+    """Mean over the gates of (kept share - target)^2; `gates` are (B, N) each.
+
+    The share is the mean over the whole batch before squaring, so that images may differ (SViT,
+    eq. 5); `per_image` squares image by image: the fixed-rate ablation.
+    """
+    shares = torch.stack([gate.mean(dim=1) for gate in gates])
+    if not per_image:
+        shares = mean_over_processes(shares.mean(dim=1, keepdim=True))
+    goals = shares.new_tensor(targets).unsqueeze(1)
+    return (shares - goals).square().mean()
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """`value` averaged over all processes of the training; itself where there is only one.
+
+    The gradient is that of this process's own share: DDP averages gradients over the processes, and
+    the average of these is the gradient of one process on the whole batch.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    everywhere = value.detach().clone()
+    dist.all_reduce(everywhere)
+    return value + (everywhere / dist.get_world_size() - value.detach())

@@ -1,0 +1,60 @@
+"""The vocabulary: what travels from block to block, and what a policy says about it.
+
+Shape shorthand, used in every module of this package:
+
+    B images    H, W token grid    N = H * W patch tokens    E extra tokens off the grid
+    C channels    L blocks    T packed tokens of all images together
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which patch tokens a block processes."""
+
+    keep: Tensor
+    """(B, N) bool."""
+    gate: Tensor | None = None
+    """(B, N) straight-through twin of `keep`; where present the block is computed for all tokens
+    and blended by it, so that the decision gets a gradient."""
+    score: Tensor | None = None
+    """(B, N) what the decision was made from (a margin, a class attention, a halting score)."""
+    whole: bool = False
+    """`keep` is all ones by construction: no packing, no question to the device."""
+    entered: Tensor | None = None
+    """(B, N) bool, who took part in the block's attention, where fewer went on to its MLP.
+    None: the same tokens did both."""
+
+
+@dataclass(frozen=True)
+class ClassAttention:
+    """The class token's view of the patch tokens in one block, in grid coordinates."""
+
+    weights: Tensor
+    """(B, num_heads, N) softmax weights over all keys; 0 for a token that was not in the block."""
+    value_norm: Tensor
+    """(B, N) L2 norm of each token's value vector, all heads together; 0 likewise."""
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """All that travels from one block to the next. Never mutated: `replace` makes the next."""
+
+    patches: Tensor
+    """(B, N, C) every patch token, row-major; a token that is skipped stays as it is."""
+    extra: Tensor
+    """(B, E, C) tokens off the grid (class, package, representative); always processed."""
+    grid: tuple[int, int]
+    """(H, W)."""
+    allowed: Tensor | None = None
+    """(B, N) bool, the patch tokens a policy may choose from. None: all."""
+    memory: Any = None
+    """What the policy remembers between the blocks of this one forward pass."""
+    trace: tuple[Selection, ...] = ()
+    """One entry per block run so far."""

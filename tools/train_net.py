@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Train a token-pruned detector, or evaluate one: COCO AP and token usage side by side.
+
+python tools/train_net.py --config-file configs/svit_t.yaml [KEY VALUE ...]
+python tools/train_net.py --config-file configs/svit_t.yaml --eval-only MODEL.WEIGHTS FILE
+"""
+
+from __future__ import annotations
+
+import os
+
+# Two threads that wait for each other by spinning run several times slower on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import detectron2.utils.comm as comm
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils.logger import setup_logger
+
+from svit_det.detection import load_config
+from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.trainer import TokenTrainer
+from svit_det.errors import InputError
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of this run, its data sets registered and its output folder made."""
+    if not args.config_file:
+        raise InputError("--config-file is missing; configs/ holds some to choose from.")
+    cfg = load_config(args.config_file, args.opts)
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        # detectron2's AMP is CUDA's; on a CPU mixed precision is bfloat16 in the trunk.
+        cfg.SOLVER.AMP.ENABLED = False
+        cfg.MODEL.VIT.CPU_PRECISION = "bfloat16"
+    prepare_datasets(cfg, training=not args.eval_only)
+    try:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
+    cfg.freeze()
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict:
+    """One process of the run; returns the evaluation results."""
+    cfg = read_config(args)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="svit_det")
+    if args.eval_only:
+        model = TokenTrainer.build_model(cfg)
+        checkpointer = TokenCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = TokenTrainer.test(cfg, model)
+    else:
+        trainer = TokenTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+        results = getattr(trainer, "_last_eval_results", {})
+    if results and comm.is_main_process():
+        path = Path(cfg.OUTPUT_DIR) / "results.json"
+        path.write_text(json.dumps(results, indent=1))
+        logging.getLogger("svit_det").info("Results written to %s", path)
+    return results
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    try:
+        read_config(arguments)  # what is wrong is said once, before processes start
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except InputError as problem:
+        sys.exit(f"train_net.py: {problem}")
