@@ -13,7 +13,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -28,6 +27,7 @@ from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
+from svit_det.results import write_json
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> dict:
         results = getattr(trainer, "_last_eval_results", {})
     if results and comm.is_main_process():
         path = Path(cfg.OUTPUT_DIR) / "results.json"
-        path.write_text(json.dumps(results, indent=1))
+        write_json(path, results)
         logging.getLogger("svit_det").info("Results written to %s", path)
     return results
 

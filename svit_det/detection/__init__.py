@@ -7,9 +7,9 @@ try:
     import detectron2  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "svit_det.detection needs detectron2, which is not on the package index under its own name: "
-        "run `make setup`, or `python tools/install_detectron2.py` in your environment, or "
-        "install detectron2 from its official source."
+        "svit_det.detection needs detectron2, which the package index does not have under its own "
+        "name: run `make setup`, or `python tools/install_detectron2.py` in your environment, or "
+        "install it from its official source."
     ) from error
 
 from svit_det.detection import backbone, meta_arch  # noqa: F401  (registration)

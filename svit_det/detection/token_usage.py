@@ -5,7 +5,6 @@ L blocks, H x W tokens of one image (its padding is not in them).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 from torch import Tensor
 
+from svit_det.results import write_json
 from svit_det.tokens.coverage import token_coverage
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ INSIDE_SHARE = 0.5
 class TokenUsageEvaluator(DatasetEvaluator):
     """Kept share per block and set of tokens, over all images and image by image.
 
-    `evaluate` returns {"token_usage": {set: percent, "set/block_03": percent, ...}} and writes
-    `token_usage.json` with the images' own shares. A predicted object counts from `min_score` on.
-    Crowd regions count as objects.
+    `evaluate` returns {"token_usage": {set: percent of its tokens, mean over blocks}}, logs the
+    table by block, and writes `token_usage.json` with that table and the images' own counts. A
+    predicted object counts from `min_score` on. Crowd regions count as objects.
     """
 
     def __init__(
@@ -105,14 +105,16 @@ class TokenUsageEvaluator(DatasetEvaluator):
             (name, kept_shares(images, name)) for name in SETS if images and name in images[0]
         )
         if self._output_dir:
-            _write_json(Path(self._output_dir) / "token_usage.json", images, usage)
+            content = {
+                "kept_share_per_block": {name: each.tolist() for name, each in usage.items()},
+                "images": images,
+            }
+            write_json(Path(self._output_dir) / "token_usage.json", content)
         if not usage:
             return OrderedDict(token_usage={})
         logger.info("Kept tokens in percent, by block and set:\n%s", usage_table(usage))
-        flat = {name: 100 * float(np.nanmean(shares)) for name, shares in usage.items()}
-        for name, shares in usage.items():
-            flat |= {f"{name}/block_{i:02d}": 100 * float(s) for i, s in enumerate(shares)}
-        return OrderedDict(token_usage=flat)
+        means = {name: 100 * float(shares.mean()) for name, shares in usage.items()}
+        return OrderedDict(token_usage=means)
 
 
 def kept_shares(images: list[dict], name: str) -> np.ndarray:
@@ -139,12 +141,3 @@ def _count(usage: Tensor, members: Tensor) -> dict:
         "tokens": int(members.sum()),
         "kept": (usage & members).sum(dim=(1, 2)).tolist(),
     }
-
-
-def _write_json(path: Path, images: list[dict], usage: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "kept_share_per_block": {name: shares.tolist() for name, shares in usage.items()},
-        "images": images,
-    }
-    path.write_text(json.dumps(content, indent=1).replace("NaN", "null"))

@@ -1,0 +1,86 @@
+"""A prediction as pictures: detections with masks, the heat map over the image, the keep maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+
+from svit_det.detection.predictor import Prediction
+from svit_det.errors import InputError
+from svit_det.visualization import draw_heatmap, draw_keep_maps, side_by_side, write_image
+
+MAX_LABELLED = 15
+"""Above this many objects the labels would hide the picture."""
+MIN_WIDTH, MAX_SIDE = 512, 2048
+"""Pixels of a picture that detections are drawn on."""
+
+
+def draw_detections(
+    image: np.ndarray,
+    instances: Instances,
+    *,
+    min_score: float = 0.5,
+    class_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """(height, width, 3) uint8 with the masks and boxes of those that score `min_score` and up."""
+    instances = instances[instances.scores >= min_score]
+    height, width = image.shape[:2]
+    scale = min(max(MIN_WIDTH / width, 1.0), MAX_SIDE / max(height, width))
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    canvas = Visualizer(cv2.resize(image, size), None, instance_mode=ColorMode.IMAGE)
+    masks = None
+    if instances.has("pred_masks"):
+        masks = [
+            cv2.resize(mask.numpy().astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+            for mask in instances.pred_masks
+        ]
+    boxes = instances.pred_boxes.tensor.numpy() * scale
+    labels = None
+    if len(instances) <= MAX_LABELLED:
+        labels = [
+            f"{class_names[label] if class_names else ''} {score:.0%}".strip()
+            for label, score in zip(instances.pred_classes, instances.scores, strict=True)
+        ]
+    drawn = canvas.overlay_instances(
+        masks=masks if masks else None, boxes=boxes if len(boxes) else None, labels=labels
+    )
+    return drawn.get_image()
+
+
+def write_pictures(
+    prediction: Prediction,
+    folder: Path,
+    stem: str,
+    *,
+    patch_size: int,
+    min_score: float = 0.5,
+    class_names: Sequence[str] | None = None,
+) -> list[Path]:
+    """`STEM_detections_heatmap.png` and `STEM_keep_maps.png` in `folder`, which must exist.
+
+    Raises InputError where they cannot be written.
+    """
+    detections = draw_detections(
+        prediction.image, prediction.instances, min_score=min_score, class_names=class_names
+    )
+    geometry = {"patch_size": patch_size, "input_size": prediction.input_size}
+    heatmap = draw_heatmap(prediction.image, prediction.usage, **geometry)
+    count = int((prediction.instances.scores >= min_score).sum())
+    share = prediction.usage.mean()
+    strip = side_by_side(
+        [detections, heatmap],
+        [f"{count} detections", f"blocks per token: {share:.0%} of all block runs"],
+    )
+    keep_maps = draw_keep_maps(prediction.image, prediction.usage, **geometry)
+    paths = [folder / f"{stem}_detections_heatmap.png", folder / f"{stem}_keep_maps.png"]
+    for path, picture in zip(paths, (strip, keep_maps), strict=True):
+        try:
+            write_image(path, picture)
+        except OSError as error:
+            raise InputError(str(error)) from error
+    return paths

@@ -1,0 +1,93 @@
+"""A trained detector on single images: detections and who ran where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+
+from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.data import build_augmentations
+from svit_det.detection.images import read_image
+from svit_det.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image and what the model made of it. L blocks, H x W tokens of the image."""
+
+    image: np.ndarray
+    """(height, width, 3) uint8 RGB, as it was read."""
+    instances: Instances
+    """detectron2's, in pixels of `image`, on the CPU."""
+    usage: np.ndarray
+    """(L, H, W) bool: block l processed this token."""
+    input_size: tuple[int, int]
+    """(height, width) in pixels of the image as the network saw it."""
+
+
+class TokenPredictor:
+    """Builds and loads the model of a config once, then runs it image by image."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+        self.model = build_model(cfg).eval()
+        if not cfg.MODEL.WEIGHTS:
+            raise InputError("MODEL.WEIGHTS is empty; name the trained weights to draw with.")
+        TokenCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self._augmentation = build_augmentations(cfg, False)[0]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Of the test set, where it is registered and names them."""
+        return MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).get("thing_classes")
+
+    def model_input(self, image: np.ndarray) -> dict:
+        """(height, width, 3) uint8 RGB -> detectron2's input for one image."""
+        height, width = image.shape[:2]
+        if self.cfg.INPUT.FORMAT == "BGR":
+            image = image[:, :, ::-1]
+        resized = self._augmentation.get_transform(image).apply_image(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": tensor, "height": height, "width": width}
+
+    @torch.no_grad()
+    def __call__(self, path: str | Path) -> Prediction:
+        """Read and run one image file. Raises InputError for a file that cannot be read."""
+        image = read_image(path, "RGB")
+        given = self.model_input(image)
+        output = self.model([given])[0]
+        return Prediction(
+            image=image,
+            instances=output["instances"].to("cpu"),
+            usage=output["token_usage"].cpu().numpy(),
+            input_size=tuple(given["image"].shape[-2:]),
+        )
+
+
+def find_images(inputs: Iterable[str | Path]) -> list[Path]:
+    """The given files, and the image files of the given folders, sorted.
+
+    Raises InputError for a path that does not exist and a folder without images.
+    """
+    found: list[Path] = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not files:
+                raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
+            found += files
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such image or folder.")
+    return found
