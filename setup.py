@@ -23,8 +23,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "setuptools<82",  # detectron2 imports pkg_resources, which 82 no longer has
-        "torch>=2.0",
-        "torchvision>=0.15",
+        "torch>=2.7",  # nonzero_static on CUDA
+        "torchvision>=0.22",
         "numpy>=1.23",
         "pillow>=9.1",
         "matplotlib>=3.5",
