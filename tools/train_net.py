@@ -7,31 +7,38 @@ python tools/train_net.py --config-file configs/svit_t.yaml --eval-only MODEL.WE
 
 from __future__ import annotations
 
-import os
+from svit_det.startup import prepare_process
 
-# Two threads that wait for each other by spinning run several times slower on a busy machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+prepare_process()
 
 import argparse
 import logging
+import re
 import sys
+import warnings
 from pathlib import Path
+
+# Deprecations within other packages, which nobody at the command line can do anything about.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\b")
+warnings.filterwarnings("ignore", message="torch.meshgrid")
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessRaisedException
 
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.datasets import prepare_datasets, register_datasets
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of this run, its data sets registered and its output folder made."""
+    """The frozen config of this run, its data sets registered."""
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
     cfg = load_config(args.config_file, args.opts)
@@ -39,14 +46,28 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         # detectron2's AMP is CUDA's; on a CPU mixed precision is bfloat16 in the trunk.
         cfg.SOLVER.AMP.ENABLED = False
         cfg.MODEL.VIT.CPU_PRECISION = "bfloat16"
+    register_datasets(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check_run(args: argparse.Namespace) -> None:
+    """Say what is wrong once, before processes start and time passes; make the output folder."""
+    cfg = read_config(args)
     prepare_datasets(cfg, training=not args.eval_only)
+    processes = args.num_gpus * args.num_machines
+    if processes < 1:
+        raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
+    if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {processes} "
+            "processes (--num-gpus times --num-machines)."
+        )
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()
     except OSError as error:
         raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
-    cfg.freeze()
-    return cfg
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -71,10 +92,19 @@ def main(args: argparse.Namespace) -> dict:
     return results
 
 
+def what_was_said(problem: Exception) -> str | None:
+    """The sentence of an InputError, also of one that another process sent with its traceback."""
+    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
+    sent = re.findall(rf"^{name}: (.+)$", str(problem), re.MULTILINE)
+    if sent:
+        return sent[-1]
+    return str(problem) if isinstance(problem, InputError) else None
+
+
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
     try:
-        read_config(arguments)  # what is wrong is said once, before processes start
+        check_run(arguments)
         launch(
             main,
             arguments.num_gpus,
@@ -83,5 +113,8 @@ if __name__ == "__main__":
             dist_url=arguments.dist_url,
             args=(arguments,),
         )
-    except InputError as problem:
-        sys.exit(f"train_net.py: {problem}")
+    except (InputError, ProcessRaisedException) as problem:
+        sentence = what_was_said(problem)
+        if sentence is None:
+            raise
+        sys.exit(f"train_net.py: {sentence}")

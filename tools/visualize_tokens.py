@@ -10,13 +10,20 @@ each block; token_usage.json holds the kept share per image and block.
 
 from __future__ import annotations
 
-import os
+from svit_det.startup import prepare_process
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+prepare_process()
 
 import argparse
+import logging
 import sys
+import warnings
 from pathlib import Path
+
+# Deprecations within other packages, which nobody at the command line can do anything about.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\b")
+warnings.filterwarnings("ignore", message="torch.meshgrid")
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -43,7 +50,8 @@ def parse_arguments() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Run every image and write its pictures."""
     paths = find_images(args.input)
-    cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.WEIGHTS = args.weights
     output = Path(args.output)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Fair timing of dense against pruned: interleaved arms, fixed schedules, memory, reports."""

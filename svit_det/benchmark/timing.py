@@ -1,0 +1,89 @@
+"""Interleaved timing: arms take turns on the same inputs, so that a busy machine hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one or more values."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds per call; the i-th calls of all arms were made in a row, on the same input."""
+
+    seconds: dict[str, list[float]]
+
+    def spread(self, arm: str) -> Spread:
+        """Seconds per call of one arm."""
+        return Spread.of(self.seconds[arm])
+
+    def ratio(self, slow: str, fast: str) -> Spread:
+        """`slow` over `fast`, pair by pair: what the machine did to both cancels out."""
+        pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
+        return Spread.of([one / other for one, other in pairs])
+
+
+def time_interleaved(
+    arms: Mapping[str, Callable[[Any], Any]],
+    inputs: Sequence[Any],
+    *,
+    repeats: int = 3,
+    warmup: int = 1,
+    device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[], Any] | None = None,
+) -> Timings:
+    """Time every arm on every input, `repeats` times over: A B A B.
+
+    `warmup` rounds before that, cycling through the inputs, are thrown away. `progress` is called
+    after each round, warm-up included. Call it under `torch.no_grad()` or `inference_mode()`.
+    """
+    device = torch.device(device)
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    rounds = [inputs[number % len(inputs)] for number in range(warmup)] + list(inputs) * repeats
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection would be charged to whichever arm is running
+    try:
+        for number, given in enumerate(rounds):
+            for name, run in arms.items():
+                _wait_for(device)
+                start = clock()
+                run(given)
+                _wait_for(device)
+                elapsed = clock() - start
+                if number >= warmup:
+                    seconds[name].append(elapsed)
+            if progress is not None:
+                progress()
+    finally:
+        if collecting:
+            gc.enable()
+    return Timings(seconds)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

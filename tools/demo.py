@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""The shipped SViT at work beside its dense parent, on the default set's validation tiles.
+
+    python tools/demo.py [--output output/demo]
+
+Evaluates both (box and mask AP, who ran where), counts their arithmetic, times them, and draws
+detections, heat maps and keep maps. Ends with a table, results.json and where to look.
+"""
+
+from __future__ import annotations
+
+from svit_det.startup import prepare_process
+
+prepare_process()
+
+import argparse
+import contextlib
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+from tqdm import tqdm
+
+from svit_det.benchmark.timing import time_interleaved
+from svit_det.detection import load_config
+from svit_det.detection.backbone import find_token_backbone
+from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.images import read_image
+from svit_det.detection.pictures import write_pictures
+from svit_det.detection.predictor import TokenPredictor, find_images
+from svit_det.detection.token_usage import SETS
+from svit_det.detection.trainer import TokenTrainer
+from svit_det.errors import InputError
+from svit_det.results import write_json
+from svit_det.visualization.usage_chart import draw_usage_chart
+from svit_det.vit.flops import count_macs
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs/demo"
+ARMS = ("dense", "svit")
+NUM_PICTURES = 10
+NUM_MEASURED = 10
+"""Tiles whose arithmetic is counted, and that are timed."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", default="output/demo", help="folder for pictures and results")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run every step and say where its results are."""
+    output = Path(args.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error}).") from error
+    setup_logger(str(output / "log.txt"), name="detectron2", configure_stdout=False)
+    setup_logger(str(output / "log.txt"), name="svit_det", configure_stdout=False)
+    arms = {name: load_arm(name, output, args.opts) for name in ARMS}
+    cfg = arms["svit"].cfg
+    tiles = find_images([cfg.DATASETS.COCO_FORMAT[1][2]])
+
+    results = {}
+    for number, (name, arm) in enumerate(arms.items(), start=1):
+        print(f"[{number}/4] {name}: AP and token usage on {len(tiles)} validation tiles")
+        results[name] = evaluate(arm, output / name)
+    print(f"[3/4] arithmetic and time, dense and pruned in turn, on {NUM_MEASURED} tiles")
+    results["time"] = measure(arms, spread_out(tiles, NUM_MEASURED), results)
+    print(f"[4/4] pictures of {NUM_PICTURES} tiles")
+    draw(arms["svit"], spread_out(tiles, NUM_PICTURES), output / "pictures")
+    draw_usage_chart(
+        {
+            name.replace("_", " "): results["svit"]["kept_share_per_block"][name]
+            for name in SETS[:3]
+        },
+        output / "token_usage.png",
+        title="Nuclei validation tiles: tokens that each block processes",
+    )
+    write_json(output / "results.json", results)
+    report(results, output, cfg.DATASETS.TEST[0])
+
+
+def load_arm(name: str, output: Path, options: list[str]) -> TokenPredictor:
+    """One of the two models with its shipped weights."""
+    weights = ["MODEL.WEIGHTS", str(CONFIGS / f"{name}.safetensors")]
+    folder = ["OUTPUT_DIR", str(output / name)]
+    cfg = load_config(str(CONFIGS / f"{name}.yaml"), [*weights, *folder, *options])
+    prepare_datasets(cfg, training=False)
+    return TokenPredictor(cfg)
+
+
+def evaluate(arm: TokenPredictor, folder: Path) -> dict:
+    """AP and token usage over the validation set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = arm.cfg.DATASETS.TEST[0]
+    loader = TokenTrainer.build_test_loader(arm.cfg, name)
+    with open(folder / "coco.txt", "w") as log, contextlib.redirect_stdout(log):
+        found = inference_on_dataset(
+            arm.model, tqdm(loader, unit="tile"), TokenTrainer.build_evaluator(arm.cfg, name)
+        )
+    usage = json.loads((folder / "token_usage.json").read_text())
+    return {
+        "box": {key: found["bbox"][key] for key in ("AP", "AP50", "AP75")},
+        "mask": {key: found["segm"][key] for key in ("AP", "AP50", "AP75")},
+        "kept_share_per_block": usage["kept_share_per_block"],
+    }
+
+
+@torch.no_grad()
+def measure(arms: dict[str, TokenPredictor], tiles: list[Path], results: dict) -> dict:
+    """Multiply-adds into `results`, and the times of trunk and detector, arms in turn."""
+    trunks = {name: find_token_backbone(arm.model).net for name, arm in arms.items()}
+    inputs, images = [], []
+    for tile in tqdm(tiles, unit="tile"):
+        inputs.append([arms["dense"].model_input(read_image(tile, "RGB"))])
+        images.append(arms["dense"].model.preprocess_image(inputs[-1]).tensor)
+        for name, arm in arms.items():
+            counted = results[name].setdefault("gmacs", {"trunk": [], "detector": []})
+            counted["trunk"].append(count_macs(partial(trunks[name], images[-1])).total / 1e9)
+            counted["detector"].append(count_macs(partial(arm.model, inputs[-1])).total / 1e9)
+    for name in arms:
+        counted = results[name]["gmacs"]
+        results[name]["gmacs"] = {part: float(np.mean(each)) for part, each in counted.items()}
+    models = {name: arm.model for name, arm in arms.items()}
+    return {"trunk": compare(trunks, images), "detector": compare(models, inputs)}
+
+
+def compare(models: dict, inputs: list) -> dict:
+    """Median seconds per tile of each arm and the spread of dense / svit, arms in turn."""
+    with tqdm(total=2 * len(inputs) + 1, unit="tile") as progress:
+        timed = time_interleaved(
+            models,
+            inputs,
+            repeats=2,
+            device=next(models["svit"].parameters()).device,
+            progress=progress.update,
+        )
+    ratio = timed.ratio("dense", "svit")
+    return {
+        "seconds": {name: timed.spread(name).median for name in models},
+        "ratio": ratio.median,
+        "quartiles": [ratio.low, ratio.high],
+    }
+
+
+def spread_out(items: list, count: int) -> list:
+    """`count` of the items, evenly over the list."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
+
+
+def draw(arm: TokenPredictor, tiles: list[Path], folder: Path) -> None:
+    """Detections beside the heat map, and the keep maps, of each tile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for tile in tqdm(tiles, unit="tile"):
+        patch_size = arm.cfg.MODEL.VIT.PATCH_SIZE
+        write_pictures(
+            arm(tile), folder, tile.stem, patch_size=patch_size, class_names=arm.class_names
+        )
+
+
+def report(results: dict, output: Path, dataset: str) -> None:
+    """The tables for people, and where to look."""
+    rows = []
+    for name in ARMS:
+        arm = results[name]
+        kept = np.array(arm["kept_share_per_block"]["all"])
+        rows.append(
+            [
+                name,
+                arm["box"]["AP"],
+                arm["box"]["AP50"],
+                arm["mask"]["AP"],
+                arm["mask"]["AP50"],
+                arm["gmacs"]["trunk"],
+                arm["gmacs"]["detector"],
+                100 * kept.mean(),
+                *(1000 * results["time"][part]["seconds"][name] for part in ("trunk", "detector")),
+            ]
+        )
+    headers = ["model", "box AP", "AP50", "mask AP", "AP50", "trunk GMACs", "all GMACs"]
+    headers += ["tokens kept %", "trunk ms", "all ms"]
+    print(f"\n{dataset}: AP against the masks of this set; arithmetic and time per tile, batch 1")
+    print(tabulate(rows, headers=headers, floatfmt=".1f"))
+    for part, timed in results["time"].items():
+        low, high = timed["quartiles"]
+        print(f"{part}: dense / svit = x{timed['ratio']:.2f} (quartiles {low:.2f} to {high:.2f})")
+    shares = results["svit"]["kept_share_per_block"]
+    inside, outside = (100 * np.mean(shares[f"{where}_gt"]) for where in ("inside", "outside"))
+    print(f"A token on a nucleus runs through {inside:.0f} % of the blocks, one off the nuclei")
+    print(f"through {outside:.0f} %. Tokens kept by svit in percent, per block:")
+    blocks = range(len(shares["all"]))
+    print(
+        tabulate(
+            [[name.replace("_", " "), *(100 * np.array(shares[name]))] for name in SETS],
+            headers=["block", *map(str, blocks)],
+            floatfmt=".0f",
+        )
+    )
+    print(f"\nPictures: {output}/pictures   chart: {output}/token_usage.png")
+    print(f"All figures: {output}/results.json   log: {output}/log.txt")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except InputError as problem:
+        sys.exit(f"demo.py: {problem}")
