@@ -41,9 +41,10 @@ def draw_detections(
         ]
     boxes = instances.pred_boxes.tensor.numpy() * scale
     labels = None
-    if len(instances) <= MAX_LABELLED:
+    # Where there is one class, a label would hide the object and say nothing of it.
+    if len(instances) <= MAX_LABELLED and class_names is not None and len(class_names) > 1:
         labels = [
-            f"{class_names[label] if class_names else ''} {score:.0%}".strip()
+            f"{class_names[label]} {score:.0%}"
             for label, score in zip(instances.pred_classes, instances.scores, strict=True)
         ]
     drawn = canvas.overlay_instances(
