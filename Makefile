@@ -35,7 +35,7 @@ demo: setup data
 train-demo: setup data
 	$(PY) tools/train_demo.py
 
-test: setup
+test: setup data
 	$(PY) -m pytest
 
 data: setup

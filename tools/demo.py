@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     setup_logger(str(output / "log.txt"), name="svit_det", configure_stdout=False)
     arms = {name: load_arm(name, output, args.opts) for name in ARMS}
     cfg = arms["svit"].cfg
-    tiles = find_images([cfg.DATASETS.COCO_FORMAT[1][2]])
+    tiles = find_images([MetadataCatalog.get(cfg.DATASETS.TEST[0]).image_root])
 
     results = {}
     for number, (name, arm) in enumerate(arms.items(), start=1):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train the demo's two models from nothing: the dense parent, then SViT from it.
 
-    python tools/train_demo.py [--output output/train_demo] [--steps N]
+    python tools/train_demo.py [--output output/train_demo] [--steps N] [KEY VALUE ...]
 
 Reproduces the weights in configs/demo/ up to the floating-point differences between machines.
 Shipped weights are overwritten only with --install.
@@ -29,17 +29,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", default="output/train_demo", help="folder for both runs")
     parser.add_argument("--steps", type=int, help="of each training, to try the command out")
     parser.add_argument("--install", action="store_true", help="put the weights in configs/demo/")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
     """Train, evaluate and export both models."""
-    output = Path(args.output)
+    output = Path(args.output).resolve()
     parent = ""
     for name in MODELS:
         folder = output / name
-        command = [sys.executable, str(PROJECT / "tools/train_net.py"), "--config-file"]
-        command += [f"configs/demo/{name}.yaml", "OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", parent]
+        command = [sys.executable, "tools/train_net.py", "--config-file"]
+        command += [f"configs/demo/{name}.yaml", *args.opts]
+        command += ["OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", parent]
         if args.steps:
             command += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", "()"]
         started = time.monotonic()
@@ -48,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
             sys.exit(f"train_demo.py: training {name} failed; its log is {folder / 'log.txt'}.")
         minutes = (time.monotonic() - started) / 60
         print(f"Training and evaluating {name} took {minutes:.1f} minutes.", flush=True)
-        parent = str((folder / "model_final.pth").resolve())
+        parent = str(folder / "model_final.pth")
         to = (PROJECT / "configs/demo" if args.install else output) / f"{name}.safetensors"
         export_weights(Path(parent), to)
         print(f"Weights in half precision: {to}", flush=True)
