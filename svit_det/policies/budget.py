@@ -6,6 +6,7 @@ G gates; a margin is the log odds that a gate gives a token to be kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,20 +38,25 @@ class KeepBudget(nn.Module):
         # Derived from the other three. Before any training they are 0: keep the more probable.
         self.register_buffer("thresholds", torch.zeros(num_gates), persistent=False)
         self.quota_ratios = _with_mean(self.targets, test_keep_ratio)
-        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+        self.register_load_state_dict_post_hook(_refresh)
 
     @torch.no_grad()
     def track(self, margins: Sequence[Tensor], keeps: Sequence[Tensor]) -> None:
         """Take in one training step: per gate the (B, N) margins and decisions.
 
-        A margin of -inf says that the token was not up for choice.
+        A margin of -inf says that the token was not up for choice. A step in which some gate had
+        nobody to choose from, in any process, does not count.
         """
+        if not margins:
+            return
+        choices = [margin.isfinite() for margin in margins]
+        all_chose = torch.stack([choice.any() for choice in choices]).all()
+        # Asked of all processes: one that left alone would let the others wait for it forever.
+        if mean_over_processes(all_chose.float()) < 1:
+            return
         levels = torch.linspace(0, 1, NUM_LEVELS, device=self.kept_share.device)
         shares, curves = [], []
-        for margin, keep in zip(margins, keeps, strict=True):
-            choice = margin.isfinite()
-            if not choice.any():
-                return
+        for margin, keep, choice in zip(margins, keeps, choices, strict=True):
             shares.append(keep[choice].float().mean())
             curves.append(torch.quantile(margin[choice].float(), levels))
         self.num_batches_tracked += 1
@@ -78,18 +84,23 @@ class KeepBudget(nn.Module):
         self.thresholds.copy_(torch.lerp(low, high, position - below))
 
 
+def _refresh(module: KeepBudget, _: Any) -> None:
+    module.refresh()
+
+
 def _with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
     """`shares` raised to the one power that gives them this `mean`; None: as they are."""
     if mean is None:
         return tuple(shares)
     if mean >= 1:
         return (1.0,) * len(shares)
-    below_one = [min(share, 1 - 1e-6) for share in shares]
-    low, high = 0.0, 1e6
+    # No power moves a share of 0 or 1.
+    inside = [min(max(share, 1e-6), 1 - 1e-6) for share in shares]
+    low, high = 0.0, 1e9
     for _ in range(200):
         power = (low + high) / 2
-        if sum(share**power for share in below_one) > mean * len(shares):
+        if sum(share**power for share in inside) > mean * len(shares):
             low = power
         else:
             high = power
-    return tuple(share**low for share in below_one)
+    return tuple(share**low for share in inside)

@@ -84,4 +84,5 @@ def mean_over_processes(value: Tensor) -> Tensor:
         return value
     everywhere = value.detach().clone()
     dist.all_reduce(everywhere)
-    return value + (everywhere / dist.get_world_size() - value.detach())
+    # In value exactly the mean, so that all processes go on with the same bits.
+    return everywhere / dist.get_world_size() + (value - value.detach())

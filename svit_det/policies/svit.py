@@ -132,6 +132,8 @@ class SViT(TokenPolicy):
 
     def losses(self, trace: TokenTrace, task_losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`loss_keep_ratio`: the weighted ratio loss over all gated blocks."""
+        if not self.layers:
+            return {}
         gates = [trace.selections[layer].gate for layer in self.layers]
         loss = keep_ratio_loss(gates, self.keep_ratios, per_image=self.ratio_per_image)
         return {"loss_keep_ratio": self.loss_weight * loss}

@@ -120,7 +120,11 @@ class Monotone(PolicyWrapper):
         inner, chosen = self.policy.after_attention(
             layer, _unwrap(entered), _unwrap(attended), selection, attention
         )
-        memory = _Alive(None if chosen.whole else chosen.keep, alive.gate, inner.memory)
+        memory = _Alive(
+            keep=None if chosen.whole else chosen.keep,
+            gate=None if alive.gate is None else alive.gate * chosen.keep,
+            inner=inner.memory,
+        )
         return replace(inner, memory=memory), chosen
 
     def after_block(
@@ -136,7 +140,7 @@ def _inherit(own: Selection, alive: _Alive) -> Selection:
     if own.gate is None:
         gate = None if alive.gate is None else alive.gate.detach()
     else:
-        gate = own.gate if alive.gate is None else own.gate * alive.gate
+        gate = own.gate * (alive.keep if alive.gate is None else alive.gate)
     return replace(own, keep=own.keep & alive.keep, gate=gate, whole=False)
 
 
@@ -165,5 +169,5 @@ class Forgetful(PolicyWrapper):
         if selection.gate is None:
             return replace(state, patches=state.patches * selection.keep.unsqueeze(-1))
         # gate * new + (1 - gate) * old, less its second half, has the gradient of gate * new.
-        old_share = (1 - selection.gate).unsqueeze(-1) * entered.patches
+        old_share = (1 - selection.gate).to(entered.patches.dtype).unsqueeze(-1) * entered.patches
         return replace(state, patches=state.patches - old_share)

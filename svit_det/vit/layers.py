@@ -25,14 +25,17 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, height, width) -> (B, C, H, W), each side divided by the patch size."""
+        """(B, in_channels, height, width) -> (B, C, H, W), each side divided by the patch size.
+
+        Laid out channels last: a token is a row of memory, and stays one in every block.
+        """
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise InputError(
                 f"An image batch of {height} x {width} pixels does not divide into patches of "
                 f"{self.patch_size}: pad it to a multiple, as detectron2's ImageList does."
             )
-        return self.proj(images)
+        return self.proj(images).contiguous(memory_format=torch.channels_last)
 
 
 class Attention(nn.Module):
@@ -41,7 +44,9 @@ class Attention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
         if embed_dim % num_heads:
-            raise InputError(f"embed_dim {embed_dim} does not divide into {num_heads} heads.")
+            raise InputError(
+                f"MODEL.VIT.NUM_HEADS: {embed_dim} channels do not divide into {num_heads} heads."
+            )
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
@@ -89,7 +94,8 @@ class Attention(nn.Module):
         weights, first = [], 0
         for image, length in enumerate(segments.lengths):
             keys = key[first : first + length]
-            logits = torch.einsum("hd,nhd->hn", query[first] * scale, keys)
+            # Not a matrix product, which autocast would round; a ranking hangs on it.
+            logits = (query[first] * scale * keys).sum(dim=-1).T
             if segments.key_mask is not None:
                 logits = logits.masked_fill(~segments.key_mask[image], float("-inf"))
             weights.append(logits.softmax(dim=-1))

@@ -43,6 +43,8 @@ class TokenTrunk(nn.Module):
             raise InputError(
                 f"MODEL.VIT.POS_EMBED_INIT: no '{pos_embed_init}'; choose trunc_normal or sincos."
             )
+        if not 0 <= drop_path_rate < 1:
+            raise InputError(f"MODEL.VIT.DROP_PATH_RATE: {drop_path_rate} must lie in [0, 1).")
         self.policy = policy
         self.embed_dim = embed_dim
         self.depth = depth

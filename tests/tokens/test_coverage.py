@@ -1,0 +1,62 @@
+"""Pixel masks brought to the token grid; patches of 2 x 2 pixels."""
+
+import pytest
+import torch
+
+from svit_det.tokens.coverage import token_coverage
+
+
+def coverage(rows, *, input_size, patch_size=2):
+    mask = torch.tensor(rows, dtype=torch.bool)
+    return token_coverage(mask, input_size=input_size, patch_size=patch_size).tolist()
+
+
+def test_the_share_of_covered_pixels():
+    rows = [
+        [1, 1, 1, 0],
+        [1, 1, 0, 1],
+        [0, 0, 0, 0],
+        [0, 0, 1, 0],
+    ]
+    assert coverage(rows, input_size=(4, 4)) == [[1.0, 0.5], [0.0, 0.25]]
+
+
+def test_pixels_beyond_the_image_do_not_count():
+    rows = [
+        [1, 1, 0, 0, 1],
+        [1, 1, 0, 1, 0],
+        [1, 0, 0, 0, 1],
+    ]
+    assert coverage(rows, input_size=(3, 5)) == [[1.0, 0.25, 0.5], [0.5, 0.0, 1.0]]
+
+
+def test_rows_and_columns_are_not_confused():
+    rows = [[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0]]
+    assert coverage(rows, input_size=(2, 7)) == [[1.0, 0.5, 0.0, 0.0]]
+    columns = [list(column) for column in zip(*rows)]
+    assert coverage(columns, input_size=(7, 2)) == [[1.0], [0.5], [0.0], [0.0]]
+
+
+def test_a_mask_of_a_smaller_picture_is_enlarged():
+    assert coverage([[1, 0], [0, 1]], input_size=(4, 4)) == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_a_mask_of_a_larger_picture_is_shrunk():
+    rows = [
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+    ]
+    assert coverage(rows, input_size=(2, 4)) == [[0.75, 0.0]]
+
+
+def test_enlarging_rounds_by_pixel_centres():
+    # Centres of 3 pixels over 2: 1/3, 1, 5/3, so the middle one belongs to the second.
+    assert coverage([[0, 1]], input_size=(1, 3), patch_size=1) == [[0.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("size", [(5, 7), (4, 4), (1, 1), (2, 3)])
+def test_a_full_mask_covers_every_token(size):
+    grid = -(-size[0] // 4), -(-size[1] // 4)
+    assert coverage([[1]], input_size=size, patch_size=4) == [[1.0] * grid[1]] * grid[0]
