@@ -81,8 +81,15 @@ class TokenPolicy(nn.Module):
 def build_policy(cfg: Any, *, embed_dim: int, depth: int) -> TokenPolicy:
     """The policy that the node `MODEL.TOKEN_POLICY` describes, its wrappers around it.
 
-    Raises InputError for a name nobody registered.
+    Raises InputError for a name nobody registered and for wrappers that do not go together.
     """
+    if len(set(cfg.WRAPPERS)) != len(cfg.WRAPPERS):
+        raise InputError(f"MODEL.TOKEN_POLICY.WRAPPERS names one twice: {list(cfg.WRAPPERS)}.")
+    if "Monotone" in cfg.WRAPPERS and cfg.TEST_KEEP_RATIO is not None:
+        raise InputError(
+            "MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: not under the wrapper Monotone, where the shares of "
+            "the blocks multiply; unset it."
+        )
     policy = _named(POLICY_REGISTRY, cfg.NAME, "NAME").from_config(
         cfg, embed_dim=embed_dim, depth=depth
     )

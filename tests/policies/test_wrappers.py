@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from svit_det.errors import InputError
 from svit_det.policies import Forgetful, Monotone, SViT, build_policy
 from svit_det.policies.base import TokenPolicy, everyone
 from svit_det.policies.svit import MODES
@@ -138,6 +139,43 @@ def test_what_was_allowed_from_outside_stays_so():
     for _ in range(5):
         for selection in played(policy, a_state(allowed=allowed), 2):
             assert not selection.keep[0, 1]
+
+
+def test_the_policy_inside_may_remember_at_every_moment(tiny_trunk, images):
+    seen = []
+
+    def one_more(state):
+        seen.append(state.memory)
+        return replace(state, memory=(state.memory or 0) + 1)
+
+    class Counts(TokenPolicy):
+        needs_class_token = True
+        attention_layers = frozenset({1})
+
+        def before_block(self, layer, state):
+            return one_more(state), everyone(state)
+
+        def after_attention(self, layer, entered, attended, selection, attention):
+            return one_more(attended), selection
+
+        def after_block(self, layer, entered, processed, selection):
+            return one_more(processed)
+
+    tiny_trunk(Monotone(Counts()), depth=3)(images(1))
+    assert seen == [None, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_policy_inside_need_not_remember_whom_it_dropped_inside_a_block(tiny_trunk, images):
+    class DropsOnce(TokenPolicy):
+        needs_class_token = True
+        attention_layers = frozenset({1})
+
+        def after_attention(self, layer, entered, attended, selection, attention):
+            keep = selection.keep & (torch.arange(15) < 9)
+            return attended, replace(selection, keep=keep, whole=False)
+
+    trunk = tiny_trunk(Monotone(DropsOnce()), depth=4)
+    assert [s.keep.sum().item() for s in trunk(images(1)).trace] == [15, 9, 9, 9]
 
 
 def test_the_policy_inside_keeps_its_own_memory(scripted):
@@ -344,3 +382,15 @@ def test_wrappers_are_named_innermost_first(token_config):
     assert isinstance(policy, Forgetful)
     assert isinstance(policy.policy, Monotone)
     assert isinstance(policy.policy.policy, SViT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"WRAPPERS": ["Forgetful", "Forgetful"]}, "WRAPPERS"),
+        ({"WRAPPERS": ["Monotone"], "TEST_KEEP_RATIO": 0.5}, "TEST_KEEP_RATIO"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(token_config, changes, key):
+    with pytest.raises(InputError, match=f"MODEL.TOKEN_POLICY.{key}"):
+        build_policy(token_config(NAME="SViT", **changes), embed_dim=24, depth=12)

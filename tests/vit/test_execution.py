@@ -269,3 +269,29 @@ def test_stochastic_depth_drops_the_same_branches_masked_and_packed(tiny_trunk, 
             runs.append(run_block(block, 0, scripted([selection]), state))
         assert_close(runs[0].patches, runs[1].patches, **TOLERANCE)
         assert_close(runs[0].extra, runs[1].extra, **TOLERANCE)
+
+
+def test_either_branch_is_dropped_by_itself(tiny_trunk, scripted):
+    block = tiny_trunk(depth=2, drop_path_rate=0.5).blocks[1].train()
+    state = replace(a_state(), patches=torch.randn(1, 6, 24), extra=torch.zeros(1, 0, 24))
+    old, segments = state.patches[0], Segments((6,))
+
+    def attended(rows):
+        return rows + 2 * block.attn(block.norm1(rows), segments)[0]  # 1 of 2 survives
+
+    def fed(rows):
+        return rows + 2 * block.mlp(block.norm2(rows))
+
+    ways = [old, attended(old), fed(old), fed(attended(old))]
+    came = set()
+    for _ in range(40):
+        new = run_block(block, 0, scripted([None]), state).patches[0]
+        came.add([torch.allclose(new, way, atol=1e-5) for way in ways].index(True))
+    assert came == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("selection", [Selection(keep=EVERYONE, whole=True), gated(EVERYONE)])
+def test_rows_in_half_precision_are_written_back_in_the_dtype_of_the_map(selection):
+    tokens = enter(a_state(num_extra=1), selection)
+    after = tokens.write_back(tokens.rows().half())
+    assert after.patches.dtype == after.extra.dtype == torch.float32
