@@ -87,8 +87,8 @@ def build_policy(cfg: Any, *, embed_dim: int, depth: int) -> TokenPolicy:
         raise InputError(f"MODEL.TOKEN_POLICY.WRAPPERS names one twice: {list(cfg.WRAPPERS)}.")
     if "Monotone" in cfg.WRAPPERS and cfg.TEST_KEEP_RATIO is not None:
         raise InputError(
-            "MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: not under the wrapper Monotone, where the shares of "
-            "the blocks multiply; unset it."
+            "MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: not under the wrapper Monotone, where the shares "
+            "of the blocks multiply; unset it."
         )
     policy = _named(POLICY_REGISTRY, cfg.NAME, "NAME").from_config(
         cfg, embed_dim=embed_dim, depth=depth

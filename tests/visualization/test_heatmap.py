@@ -255,7 +255,7 @@ def test_side_by_side_cuts_a_caption_that_is_too_long_and_an_image_that_is_too_w
     [([], [], 100), ([plain(2, 2)], [], 100), ([plain(2, 2)], ["a"], 0)],
 )
 def test_side_by_side_refuses_what_does_not_pair_up(images, captions, height):
-    with pytest.raises(ValueError, match="pair up|height"):
+    with pytest.raises(ValueError, match=r"pair up|height"):
         side_by_side(images, captions, height=height)
 
 
