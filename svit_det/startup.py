@@ -15,6 +15,12 @@ FOREIGN_WARNINGS = (
     r"The 'warn' method is deprecated",
 )
 """Beginnings of warnings that detectron2 and its friends raise and a user can do nothing about."""
+FOREIGN_LOGGERS = (
+    "torch.fx._symbolic_trace",
+    "torch.multiprocessing.spawn",
+    "torch.utils.cpp_extension",
+)
+"""Their remarks on a missing GPU, on tracing, and on processes stopped after one has failed."""
 
 
 def prepare_process() -> None:
@@ -26,4 +32,5 @@ def prepare_process() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    for name in FOREIGN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)

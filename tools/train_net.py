@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train a token-pruned detector, or evaluate one: COCO AP and token usage side by side.
 
-python tools/train_net.py --config-file configs/svit_t.yaml [KEY VALUE ...]
-python tools/train_net.py --config-file configs/svit_t.yaml --eval-only MODEL.WEIGHTS FILE
+python tools/train_net.py --config-file configs/plain_svit_t.yaml [KEY VALUE ...]
+python tools/train_net.py --config-file configs/plain_svit_t.yaml --eval-only MODEL.WEIGHTS FILE
 """
 
 from __future__ import annotations
@@ -15,13 +15,7 @@ import argparse
 import logging
 import re
 import sys
-import warnings
 from pathlib import Path
-
-# Deprecations within other packages, which nobody at the command line can do anything about.
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\b")
-warnings.filterwarnings("ignore", message="torch.meshgrid")
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
@@ -63,6 +57,9 @@ def check_run(args: argparse.Namespace) -> None:
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {processes} "
             "processes (--num-gpus times --num-machines)."
         )
+    has_checkpoint = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not has_checkpoint:
+        raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()

@@ -15,15 +15,8 @@ from svit_det.startup import prepare_process
 prepare_process()
 
 import argparse
-import logging
 import sys
-import warnings
 from pathlib import Path
-
-# Deprecations within other packages, which nobody at the command line can do anything about.
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\b")
-warnings.filterwarnings("ignore", message="torch.meshgrid")
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -77,7 +70,10 @@ def main(args: argparse.Namespace) -> None:
     blocks = [str(layer) for layer in range(cfg.MODEL.VIT.DEPTH)]
     print("Tokens kept in percent, per block:")
     print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))
-    write_json(output / "token_usage.json", usage)
+    try:
+        write_json(output / "token_usage.json", usage)
+    except OSError as error:
+        raise InputError(f"{output / 'token_usage.json'}: cannot be written ({error}).") from error
     print(f"Pictures and token_usage.json are in {output}")
 
 

@@ -14,6 +14,7 @@ except ImportError as error:
 
 from svit_det.detection import backbone, meta_arch  # noqa: F401  (registration)
 from svit_det.detection.backbone import record_traces
-from svit_det.detection.config import add_svit_config, load_config
+from svit_det.detection.config import add_svit_config
+from svit_det.detection.config_file import load_config
 
 __all__ = ["add_svit_config", "load_config", "record_traces"]

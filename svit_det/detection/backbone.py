@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -113,6 +114,11 @@ class PaddedSimplePyramid(SimpleFeaturePyramid):
 def build_trunk(cfg, in_channels: int) -> TokenTrunk:
     """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`."""
     vit = cfg.MODEL.VIT
+    for key in ("PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS"):
+        if vit[key] < 1:
+            raise InputError(f"MODEL.VIT.{key}: {vit[key]} must be at least 1.")
+    if len(vit.PRETRAIN_GRID) != 2 or min(vit.PRETRAIN_GRID) < 1:
+        raise InputError(f"MODEL.VIT.PRETRAIN_GRID: {vit.PRETRAIN_GRID} must be [rows, columns].")
     policy = build_policy(cfg.MODEL.TOKEN_POLICY, embed_dim=vit.EMBED_DIM, depth=vit.DEPTH)
     return TokenTrunk(
         policy=policy,
@@ -144,7 +150,8 @@ def build_plain_vit_backbone(cfg, input_shape: ShapeSpec) -> TokenBackbone:
 def build_plain_vit_simple_pyramid_backbone(cfg, input_shape: ShapeSpec) -> PaddedSimplePyramid:
     """ViTDet's simple feature pyramid over the trunk's last map: p2, p3, ... by stride."""
     pyramid = cfg.MODEL.SIMPLE_PYRAMID
-    return PaddedSimplePyramid(
+    _check_factors(list(pyramid.SCALE_FACTORS), cfg.MODEL.VIT.PATCH_SIZE)
+    backbone = PaddedSimplePyramid(
         net=build_plain_vit_backbone(cfg, input_shape),
         in_feature="last_feat",
         out_channels=pyramid.OUT_CHANNELS,
@@ -155,6 +162,39 @@ def build_plain_vit_simple_pyramid_backbone(cfg, input_shape: ShapeSpec) -> Padd
         norm=pyramid.NORM,
         square_pad=0,
     )
+    _check_levels(cfg.MODEL, list(backbone.output_shape()))
+    return backbone
+
+
+def _check_factors(factors: list[float], patch_size: int) -> None:
+    known = [4.0, 2.0, 1.0, 0.5]
+    if not factors or factors not in (known[i : i + len(factors)] for i in range(len(known))):
+        raise InputError(
+            f"MODEL.SIMPLE_PYRAMID.SCALE_FACTORS: {factors} is not a run of {known} in that order."
+        )
+    if patch_size < factors[0] or patch_size & (patch_size - 1):
+        raise InputError(
+            f"MODEL.VIT.PATCH_SIZE: {patch_size} does not give a pyramid that starts at "
+            f"{factors[0]:g} times the map strides that are powers of two."
+        )
+
+
+def _check_levels(model: CfgNode, levels: list[str]) -> None:
+    """The levels' names hang on the patch size; the heads must ask for names that there are."""
+    for key in ("RPN", "ROI_HEADS"):
+        missing = [name for name in model[key].IN_FEATURES if name not in levels]
+        if missing:
+            raise InputError(
+                f"MODEL.{key}.IN_FEATURES: the pyramid has no {', '.join(map(str, missing))}; its "
+                f"levels are {', '.join(levels)}."
+            )
+    for key in ("SIZES", "ASPECT_RATIOS"):
+        given, wanted = len(model.ANCHOR_GENERATOR[key]), len(model.RPN.IN_FEATURES)
+        if given not in (1, wanted):
+            raise InputError(
+                f"MODEL.ANCHOR_GENERATOR.{key}: {given} lists for the {wanted} levels of "
+                "MODEL.RPN.IN_FEATURES; give one for each, or one for all."
+            )
 
 
 class LastLevelMaxPoolOf(LastLevelMaxPool):

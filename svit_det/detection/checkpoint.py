@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from svit_det.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 
 class TokenCheckpointer(DetectionCheckpointer):
@@ -37,7 +33,10 @@ class TokenCheckpointer(DetectionCheckpointer):
         if path and "://" not in path and not Path(path).is_file():
             raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
         self._path = path
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # detectron2 clears it only where all went well
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
@@ -45,35 +44,33 @@ class TokenCheckpointer(DetectionCheckpointer):
                 loaded = load_file(filename)
             else:
                 loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        except (
-            pickle.UnpicklingError,
-            SafetensorError,
-            RuntimeError,
-            EOFError,
-            ValueError,
-        ) as error:
+        # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
+        except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"{filename}: not a file of plain weights ({reason}); it was not executed. Give a "
-                ".safetensors file or a .pth that holds tensors only."
+                f"{filename}: not a file of plain weights ({reason.rstrip('.')}); it was not "
+                "executed. Give a .safetensors file or a .pth that holds tensors only."
             ) from error
-        return loaded if "model" in loaded else {"model": loaded}
+        checkpoint = loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
+        weights = checkpoint["model"]
+        if not isinstance(weights, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+        ):
+            raise InputError(f"{filename}: holds no tensors by name, itself or under 'model'.")
+        return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        shapes = {name: tuple(value.shape) for name, value in self._model_state().items()}
-        given = {
-            name.removeprefix("module."): tuple(value.shape)
-            for name, value in checkpoint["model"].items()
-        }
+        # detectron2 takes DDP's prefix off only where all names have it.
+        weights = {n.removeprefix("module."): value for n, value in checkpoint["model"].items()}
+        checkpoint["model"] = weights
+        shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        given = {name: tuple(value.shape) for name, value in weights.items()}
         problems = architecture_mismatch(shapes, given)
         if problems:
             raise InputError(
                 f"{self._path}: these weights are of another architecture: {'; '.join(problems)}."
             )
         return super()._load_model(checkpoint)
-
-    def _model_state(self) -> dict[str, Any]:
-        return self.model.state_dict()
 
 
 def architecture_mismatch(

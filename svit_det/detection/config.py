@@ -1,19 +1,11 @@
 """Every config key this project adds to detectron2's, its default, and what it means.
 
-Blocks count from 0. Loading a yaml here never executes anything: python tags are refused.
+Blocks count from 0.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterator, Sequence
-
-import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
-
-from svit_det.errors import InputError
+from detectron2.config import CfgNode
 
 
 def add_svit_config(cfg: CfgNode) -> None:
@@ -35,7 +27,7 @@ def add_svit_config(cfg: CfgNode) -> None:
     # ---------------------------------------------------------------- simple feature pyramid
     cfg.MODEL.SIMPLE_PYRAMID = CfgNode()
     cfg.MODEL.SIMPLE_PYRAMID.SCALE_FACTORS = [4.0, 2.0, 1.0, 0.5]  # of the trunk's one map
-    cfg.MODEL.SIMPLE_PYRAMID.OUT_CHANNELS = 256
+    cfg.MODEL.SIMPLE_PYRAMID.OUT_CHANNELS = 256  # of every level
     cfg.MODEL.SIMPLE_PYRAMID.NORM = "LN"  # as in ViTDet
     cfg.MODEL.SIMPLE_PYRAMID.TOP_BLOCK = True  # one more level by max pooling
 
@@ -66,55 +58,3 @@ def add_svit_config(cfg: CfgNode) -> None:
     # ---------------------------------------------------------------- data sets
     # COCO-format sets to register: [["name", "annotations.json", "image folder"], ...]
     cfg.DATASETS.COCO_FORMAT = []
-
-
-def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
-    """detectron2's defaults, ours, the yaml at `path` with its bases, then KEY VALUE overrides.
-
-    MODEL.DEVICE starts as "cuda" where there is one, else as "cpu".
-    Raises InputError for a file that cannot be read, an unknown key (naming the nearest one), a
-    value of the wrong type, and yaml that asks for python objects.
-    """
-    cfg = get_cfg()
-    add_svit_config(cfg)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    known = list(_keys(cfg))
-    try:
-        loaded = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-    except yaml.constructor.ConstructorError as error:
-        raise InputError(
-            f"{path}: a config holds plain values only; remove the python tag ({error.problem})."
-        ) from error
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a readable yaml config ({error}).") from error
-    try:
-        cfg.merge_from_other_cfg(CfgNode(loaded))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"{path}: {_explain(error, known)}") from error
-    if len(options) % 2:
-        raise InputError(f"Overrides come in pairs, KEY VALUE; '{options[-1]}' stands alone.")
-    try:
-        cfg.merge_from_list(list(options))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"On the command line: {_explain(error, known, options)}") from error
-    return cfg
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        yield prefix + name
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{name}.")
-
-
-def _explain(error: Exception, known: Sequence[str], options: Sequence[str] = ()) -> str:
-    """yacs's complaint, in one sentence; for an unknown key, with the nearest that exists."""
-    message = str(error).strip("'\"")
-    match = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
-    if not match:
-        return message
-    wrong = match.group(1)
-    # On the command line yacs names the last part only.
-    wrong = next((key for key in options[::2] if key.split(".")[-1] == wrong), wrong)
-    nearest = difflib.get_close_matches(wrong, known, n=1, cutoff=0.0)[0]
-    return f"no config key '{wrong}'; the nearest is '{nearest}'."

@@ -11,7 +11,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import annotations_to_instances, check_image_size
+from detectron2.data.detection_utils import (
+    SizeMismatchError,
+    annotations_to_instances,
+    check_image_size,
+)
 
 from svit_det.detection.images import read_image
 from svit_det.errors import InputError
@@ -35,6 +39,15 @@ class ResizeToAtLeastOnePixel(T.ResizeShortestEdge):
         return T.ResizeTransform(height, width, max(new_height, 1), max(new_width, 1), self.interp)
 
 
+class CropOfAtLeastOnePixel(T.RandomCrop):
+    """RandomCrop whose result has no side of 0: half of a line would be rounded to none."""
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the crop for an image of this (height, width)."""
+        height, width = super().get_crop_size(image_size)
+        return max(height, 1), max(width, 1)
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Crop (training, if `INPUT.CROP.ENABLED`), resize, flip: detectron2's keys, our resize."""
     if is_train:
@@ -47,12 +60,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if not is_train:
         return augmentations
     if cfg.INPUT.CROP.ENABLED:
-        augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        augmentations.insert(0, CropOfAtLeastOnePixel(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     flips = {"none": (), "horizontal": ("h",), "vertical": ("v",), "both": ("h", "v")}
-    if cfg.INPUT.RANDOM_FLIP not in flips:
-        raise InputError(
-            f"INPUT.RANDOM_FLIP: no '{cfg.INPUT.RANDOM_FLIP}'; choose one of {', '.join(flips)}."
-        )
     augmentations += [
         T.RandomFlip(horizontal=axis == "h", vertical=axis == "v")
         for axis in flips[cfg.INPUT.RANDOM_FLIP]
@@ -97,7 +106,13 @@ class TokenDatasetMapper(DatasetMapper):
                 self._skipped.value += 1
                 logger.warning("Skipped in training (%d so far): %s", self._skipped.value, error)
             return None
-        check_image_size(record, image)
+        try:
+            check_image_size(record, image)
+        except SizeMismatchError as error:
+            raise InputError(
+                f"{record['file_name']}: {image.shape[1]} x {image.shape[0]} pixels, where the "
+                f"annotations say {record['width']} x {record['height']}; correct the json."
+            ) from error
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
@@ -116,4 +131,12 @@ class TokenDatasetMapper(DatasetMapper):
             del record["annotations"]
             record["instances"] = annotations_to_instances([], image_size)
         else:
-            self._transform_annotations(record, transforms, image_size)
+            try:
+                self._transform_annotations(record, transforms, image_size)
+            except ValueError as error:
+                if "mask_format" not in str(error):
+                    raise
+                raise InputError(
+                    f"{record['file_name']}: its masks are not polygons; set INPUT.MASK_FORMAT "
+                    "bitmask, which reads every kind."
+                ) from error

@@ -38,10 +38,14 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """A wide grey image scaled from its own range, so that microscopy's narrow ranges are seen."""
+    """A wide grey image scaled from its own range, so that microscopy's narrow ranges are seen.
+
+    Float images may hold nan and inf for pixels without a value: they are black.
+    """
     pixels = np.asarray(image, dtype=np.float64)
-    low, high = pixels.min(), pixels.max()
-    scaled = (pixels - low) * (255 / max(high - low, 1e-12))
+    known = np.isfinite(pixels)
+    low, high = (pixels[known].min(), pixels[known].max()) if known.any() else (0.0, 0.0)
+    scaled = np.where(known, pixels - low, 0.0) * (255 / max(high - low, 1e-12))
     return Image.fromarray(scaled.round().astype(np.uint8))
 
 

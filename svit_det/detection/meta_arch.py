@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
@@ -15,6 +18,13 @@ from svit_det.tokens import TokenTrace
 @META_ARCH_REGISTRY.register()
 class TokenRCNN(GeneralizedRCNN):
     """GeneralizedRCNN over a token backbone; Mask R-CNN and Cascade heads alike."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """GeneralizedRCNN's arguments. Raises InputError for a backbone without tokens."""
+        arguments = super().from_config(cfg)
+        find_token_backbone(arguments["backbone"])
+        return arguments
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """In training detectron2's loss dict plus the policy's `loss_*`; else `inference`."""

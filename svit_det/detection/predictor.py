@@ -48,8 +48,9 @@ class TokenPredictor:
 
     @property
     def class_names(self) -> list[str] | None:
-        """Of the test set, where it is registered and names them."""
-        return MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).get("thing_classes")
+        """Of the test set, where there is one that is registered and names them."""
+        sets = self.cfg.DATASETS.TEST
+        return MetadataCatalog.get(sets[0]).get("thing_classes") if sets else None
 
     def model_input(self, image: np.ndarray) -> dict:
         """(height, width, 3) uint8 RGB -> detectron2's input for one image."""
@@ -75,14 +76,16 @@ class TokenPredictor:
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The given files, and the image files of the given folders, sorted.
+    """The given files, and the image files of the given folders, sorted; each once.
 
     Raises InputError for a path that does not exist and a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(
+                p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+            )
             if not files:
                 raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
             found += files
@@ -90,4 +93,4 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
             found.append(path)
         else:
             raise InputError(f"{path}: no such image or folder.")
-    return found
+    return list(dict.fromkeys(found))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
+from pathlib import Path
 from typing import Any
 
 import detectron2.utils.comm as comm
@@ -60,16 +62,23 @@ class TokenTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO AP, and the token usage where `TEST.TOKEN_USAGE` says so."""
+        """COCO AP, and the token usage where `TEST.TOKEN_USAGE` says so.
+
+        Their files go to OUTPUT_DIR, or to a folder for each set where there are several.
+        """
+        folder = Path(cfg.OUTPUT_DIR)
+        if len(cfg.DATASETS.TEST) > 1:
+            folder = folder / dataset_name
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         evaluators: list[DatasetEvaluator] = [
-            ZeroWithoutPredictions(dataset_name, output_dir=cfg.OUTPUT_DIR)
+            ZeroWithoutPredictions(dataset_name, tasks=tasks, output_dir=str(folder))
         ]
         if cfg.TEST.TOKEN_USAGE:
             evaluators.append(
                 TokenUsageEvaluator(
                     dataset_name,
                     patch_size=cfg.MODEL.VIT.PATCH_SIZE,
-                    output_dir=cfg.OUTPUT_DIR,
+                    output_dir=str(folder),
                 )
             )
         return DatasetEvaluators(evaluators)
@@ -88,6 +97,10 @@ def _in_parallel(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
+    # All processes track the same statistics, so buffers need not be sent around at every step.
+    # Newer torch has another word for it and warns about the old one.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    word = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=False
+        model, device_ids=[comm.get_local_rank()] if on_gpu else None, **{word: False}
     )

@@ -1,0 +1,271 @@
+"""Weights: whole modules or none, from files that are data and nothing else."""
+
+import logging
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from svit_det.detection.backbone import find_token_backbone
+from svit_det.detection.checkpoint import TokenCheckpointer, architecture_mismatch
+from svit_det.errors import InputError
+
+DENSE = ("MODEL.TOKEN_POLICY.NAME", "Dense")
+POLICY = "backbone.net.net.trunk.policy."
+
+
+def save(weights, path):
+    """As a training leaves it (.pth) or as it ships (.safetensors)."""
+    if path.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    else:
+        torch.save({"model": weights}, path)
+    return str(path)
+
+
+def random_weights(model):
+    """A state dict of the model in which nothing is as it was initialised."""
+    generator = torch.Generator().manual_seed(11)
+    return {
+        name: torch.rand(value.shape, generator=generator).to(value.dtype)
+        for name, value in model.state_dict().items()
+    }
+
+
+@pytest.fixture
+def refuses(tiny_model):
+    """Factory: the sentence with which a file is refused; the model must stay as it was."""
+
+    def load(path, *options):
+        model = tiny_model(*options)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(InputError) as refusal:
+            TokenCheckpointer(model).load(str(path))
+        assert "\n" not in str(refusal.value)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), name
+        return str(refusal.value)
+
+    return load
+
+
+# ------------------------------------------------------------------ what is loaded
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_round_trip(tiny_model, tmp_path, suffix):
+    model = tiny_model()
+    weights = random_weights(model)
+    TokenCheckpointer(model).load(save(weights, tmp_path / f"weights{suffix}"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_bare_state_dict_and_the_prefix_of_several_processes(tiny_model, tmp_path):
+    model = tiny_model()
+    weights = random_weights(model)
+    torch.save({f"module.{name}": value for name, value in weights.items()}, tmp_path / "w.pth")
+    TokenCheckpointer(model).load(str(tmp_path / "w.pth"))
+    assert all(torch.equal(value, weights[n]) for n, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_precision_file(tiny_model, tmp_path, suffix):
+    model = tiny_model()
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in random_weights(model).items()
+    }
+    TokenCheckpointer(model).load(save(weights, tmp_path / f"half{suffix}"))
+    for name, value in model.state_dict().items():
+        assert value.dtype == (torch.float32 if value.is_floating_point() else torch.int64)
+        assert torch.equal(value, weights[name].to(value.dtype)), name
+
+
+@pytest.mark.parametrize("file_asks", [False, True], ids=["plain", "asks for heuristics"])
+def test_dense_file_into_svit_names_the_missing_gates(tiny_model, tmp_path, caplog, file_asks):
+    dense, svit = tiny_model(*DENSE), tiny_model()
+    fresh = {name: value.clone() for name, value in svit.state_dict().items()}
+    weights = random_weights(dense)
+    content = {"model": weights, "extra": 3}
+    if file_asks:
+        # detectron2's suffix matching must not find a gate's norm in another one.
+        content["matching_heuristics"] = True
+    torch.save(content, tmp_path / "dense.pth")
+    with caplog.at_level(logging.WARNING):
+        TokenCheckpointer(svit).load(str(tmp_path / "dense.pth"))
+    for gate in range(2):
+        assert f"{POLICY}gates.{gate}.fc1" in caplog.text
+    for name, value in svit.state_dict().items():
+        expected = fresh if name.startswith(POLICY) else weights
+        assert torch.equal(value, expected[name]), name
+
+
+def test_svit_file_into_dense(tiny_model, tmp_path, caplog):
+    dense = tiny_model(*DENSE)
+    weights = random_weights(tiny_model())
+    with caplog.at_level(logging.WARNING):
+        TokenCheckpointer(dense).load(save(weights, tmp_path / "svit.pth"))
+    assert f"{POLICY}gates.0" in caplog.text
+    assert all(torch.equal(value, weights[n]) for n, value in dense.state_dict().items())
+
+
+def test_a_wrapped_policy_shares_its_files(tiny_model, tmp_path):
+    wrapped = tiny_model("MODEL.TOKEN_POLICY.WRAPPERS", "['Forgetful']")
+    weights = random_weights(tiny_model())
+    TokenCheckpointer(wrapped).load(save(weights, tmp_path / "svit.pth"))
+    gate = find_token_backbone(wrapped).policy.policy.gates[1]
+    assert torch.equal(gate.fc2.bias, weights[f"{POLICY}gates.1.fc2.bias"])
+
+
+def test_a_head_that_is_not_in_the_file_starts_fresh_and_is_named(tiny_model, tmp_path, caplog):
+    model = tiny_model()
+    fresh = model.roi_heads.mask_head.predictor.weight.detach().clone()
+    weights = {n: v for n, v in random_weights(model).items() if "mask_head" not in n}
+    with caplog.at_level(logging.WARNING):
+        TokenCheckpointer(model).load(save(weights, tmp_path / "boxes.pth"))
+    assert "roi_heads.mask_head.predictor" in caplog.text
+    assert torch.equal(model.roi_heads.mask_head.predictor.weight, fresh)
+    name = "roi_heads.box_predictor.cls_score.weight"
+    assert torch.equal(model.get_parameter(name), weights[name])
+
+
+def test_nothing_to_load(tiny_model):
+    assert TokenCheckpointer(tiny_model()).load("") == {}
+
+
+# ------------------------------------------------------------------ another architecture
+
+
+def test_another_width_is_named(tiny_model, tmp_path, refuses):
+    path = save(random_weights(tiny_model()), tmp_path / "narrow.pth")
+    said = refuses(path, "MODEL.VIT.EMBED_DIM", 48)
+    assert "another architecture" in said and "narrow.pth" in said
+    assert "backbone.simfp_2.0.weight" in said and "(32, 16, 2, 2) for (48, 24, 2, 2)" in said
+
+
+def test_another_depth_is_named(tiny_model, tmp_path, refuses):
+    weights = random_weights(tiny_model("MODEL.VIT.DEPTH", 4))
+    said = refuses(save(weights, tmp_path / "deep.pth"))
+    assert "blocks.3." in said and "not in the model" in said
+
+
+def test_another_number_of_gates_is_named(tiny_model, tmp_path, refuses):
+    options = ("MODEL.TOKEN_POLICY.LAYERS", "[1]", "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.5]")
+    said = refuses(save(random_weights(tiny_model(*options)), tmp_path / "one.pth"))
+    assert "policy" in said
+
+
+def test_another_model_altogether(tmp_path, refuses):
+    weights = {"blocks.0.attn.qkv.weight": torch.zeros(3), "head.bias": torch.zeros(2)}
+    said = refuses(save(weights, tmp_path / "deit.pth"))
+    assert "blocks.0.attn.qkv.weight" in said and "head.bias" in said
+    assert "nothing in the file is in the model" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["backbone.net.net.trunk.blocks.1.mlp.fc1.bias", f"{POLICY}gates.1.fc2.weight"]
+)
+def test_partially_missing_module_is_named(tiny_model, tmp_path, refuses, name):
+    weights = random_weights(tiny_model())
+    del weights[name]
+    said = refuses(save(weights, tmp_path / "partial.pth"))
+    assert f"{name} are not in the file" in said
+
+
+def test_long_lists_are_cut_short():
+    model = {f"a.head.{i}": (1,) for i in range(9)}
+    (problem,) = architecture_mismatch(model, {"a.head.0": (1,)})
+    assert problem == "a.head.1, a.head.2, a.head.3 and 5 more are not in the file"
+    assert architecture_mismatch(model, model) == []
+
+
+# ------------------------------------------------------------------ a file is data
+
+
+class Mischief:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth", ".bin"])
+@pytest.mark.parametrize("zipped", [False, True], ids=["pickle", "torch.save"])
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, refuses, suffix, zipped):
+    trace, path = tmp_path / "was_here", tmp_path / f"evil{suffix}"
+    content = {"model": {"weight": Mischief(trace)}, "__author__": "nobody"}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    said = refuses(path)
+    assert str(path) in said and "not executed" in said
+    assert not trace.exists()
+    # The danger is real.
+    if zipped:
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert trace.is_dir()
+
+
+def test_suffix_matching_is_refused(tiny_model, tmp_path):
+    path = save(random_weights(tiny_model(*DENSE)), tmp_path / "dense.pth")
+    with pytest.raises(InputError, match="matching_heuristics would load weights into gates"):
+        TokenCheckpointer(tiny_model()).load(f"{path}?matching_heuristics=True")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], torch.zeros(3), {"model": {"weight": 3}}, {"state_dict": {}}, {"model": [1]}, {1: 2}],
+    ids=["list", "tensor", "number", "nested", "list inside", "number as name"],
+)
+def test_a_file_without_tensors_by_name(tmp_path, refuses, content):
+    torch.save(content, tmp_path / "odd.pth")
+    said = refuses(tmp_path / "odd.pth")
+    assert "odd.pth" in said
+
+
+BROKEN = {
+    "empty.pth": lambda whole: b"",
+    "empty.safetensors": lambda whole: b"",
+    "text.pth": lambda whole: b"these are not weights\n",
+    "text.safetensors": lambda whole: b"these are not weights\n",
+    "zeros.pth": lambda whole: bytes(500),
+    "cut.pth": lambda whole: whole[: len(whole) // 2],
+    "cut_late.pth": lambda whole: whole[:-7],
+    "cut.safetensors": lambda whole: whole[: len(whole) // 2],
+    "beheaded.pth": lambda whole: whole[100:],
+    "half_a_pickle.pkl": lambda whole: pickle.dumps({"model": list(range(99))})[:50],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_file(tiny_model, tmp_path, refuses, name):
+    path = tmp_path / name
+    whole = tmp_path / f"whole{path.suffix}"
+    save(random_weights(tiny_model()), whole)
+    path.write_bytes(BROKEN[name](whole.read_bytes()))
+    assert str(path) in refuses(path)
+
+
+def test_missing_file_and_folder(tmp_path, refuses):
+    assert "nowhere.pth: no such file" in refuses(tmp_path / "nowhere.pth")
+    assert str(tmp_path) in refuses(tmp_path)
+
+
+def test_a_refusal_does_not_spoil_the_next_load(tiny_model, tmp_path):
+    model = tiny_model()
+    checkpointer = TokenCheckpointer(model)
+    (tmp_path / "broken.pth").write_bytes(b"")
+    with pytest.raises(InputError):
+        checkpointer.load(str(tmp_path / "broken.pth"))
+    weights = random_weights(model)
+    checkpointer.load(save(weights, tmp_path / "whole.pth"))
+    assert all(torch.equal(value, weights[n]) for n, value in model.state_dict().items())

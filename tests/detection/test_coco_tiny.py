@@ -1,0 +1,139 @@
+"""Real photographs with COCO's own annotations: crowds, tiny objects, grey images and all.
+
+The environment variable SVIT_COCO_TINY names a folder in COCO's layout (annotations/, train2017/,
+val2017/). No number here is a COCO result.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+from svit_det.detection import load_config
+from svit_det.detection.data import TokenDatasetMapper
+from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.trainer import TokenTrainer
+
+FOLDER = os.environ.get("SVIT_COCO_TINY", "")
+pytestmark = pytest.mark.skipif(
+    not FOLDER, reason="SVIT_COCO_TINY names no folder of photographs in COCO's layout"
+)
+PLAIN_SVIT_T = Path(__file__).resolve().parents[2] / "configs/plain_svit_t.yaml"
+NUM_EVALUATED = 8
+
+
+@pytest.fixture
+def small_sets(tmp_path):
+    """The training set, and of the validation set a few images, some with a crowd region."""
+    annotations = Path(FOLDER) / "annotations"
+    content = json.loads((annotations / "instances_val2017.json").read_text())
+    crowded = {entry["image_id"] for entry in content["annotations"] if entry["iscrowd"]}
+    assert len(crowded) >= 3
+    images = sorted(content["images"], key=lambda image: (image["id"] not in crowded, image["id"]))
+    # Half of them with a crowd region, half without.
+    chosen = images[: NUM_EVALUATED // 2] + images[-NUM_EVALUATED // 2 :]
+    ids = {image["id"] for image in chosen}
+    content["images"] = chosen
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    (tmp_path / "few.json").write_text(json.dumps(content))
+    return [
+        ["tiny_train", str(annotations / "instances_train2017.json"), f"{FOLDER}/train2017"],
+        ["tiny_few", str(tmp_path / "few.json"), f"{FOLDER}/val2017"],
+    ]
+
+
+@pytest.fixture
+def cfg(small_sets, tmp_path):
+    """SViT-T's config with its 80 classes, a narrow network, and photographs of 160 pixels."""
+    options = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.WEIGHTS": "",
+        "MODEL.VIT.EMBED_DIM": 48,
+        "MODEL.ROI_BOX_HEAD.FC_DIM": 64,
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
+        "MODEL.SIMPLE_PYRAMID.OUT_CHANNELS": 32,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": 100,
+        "MODEL.RPN.POST_NMS_TOPK_TEST": 50,
+        "TEST.DETECTIONS_PER_IMAGE": 20,
+        "DATASETS.COCO_FORMAT": small_sets,
+        "DATASETS.TRAIN": ("tiny_train",),
+        "DATASETS.TEST": ("tiny_few",),
+        "INPUT.MIN_SIZE_TRAIN": (128, 160),
+        "INPUT.MAX_SIZE_TRAIN": 224,
+        "INPUT.MIN_SIZE_TEST": 160,
+        "INPUT.MAX_SIZE_TEST": 224,
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.AMP.ENABLED": False,
+        "SOLVER.IMS_PER_BATCH": 2,
+        "SOLVER.MAX_ITER": 2,
+        "SOLVER.STEPS": (),
+        "SOLVER.BASE_LR": 0.001,
+        "SOLVER.WARMUP_ITERS": 0,
+        "OUTPUT_DIR": str(tmp_path / "out"),
+    }
+    pairs = [part for pair in options.items() for part in pair]
+    cfg = load_config(str(PLAIN_SVIT_T), pairs)
+    prepare_datasets(cfg, training=True)
+    return cfg
+
+
+def test_every_photograph_can_be_trained_on(cfg):
+    """All images and annotations pass the mapper; masks fill their boxes, crowds are left out."""
+    mapper = TokenDatasetMapper(cfg, True)
+    records = DatasetCatalog.get("tiny_train")
+    assert len(records) >= 80
+    deviations = []
+    for record in records:
+        instances = mapper(record)["instances"]
+        wanted = [a for a in record["annotations"] if not a["iscrowd"]]
+        # What is small may vanish with the resizing, and nothing else does.
+        small = sum(annotation["bbox"][2] * annotation["bbox"][3] < 40 for annotation in wanted)
+        assert len(wanted) - small <= len(instances) <= len(wanted)
+        if len(instances):
+            boxes = instances.gt_boxes.tensor
+            drawn = instances.gt_masks.get_bounding_boxes().tensor
+            deviations += (drawn - boxes).abs().amax(dim=1).tolist()
+    # A few of COCO's own boxes do not fit their masks.
+    assert np.quantile(deviations, 0.95) < 2
+
+
+def test_evaluation_and_training(cfg, tmp_path):
+    """AP and usage of an untrained SViT on a few photographs, then two steps of training."""
+    torch.manual_seed(0)
+    results = TokenTrainer.test(cfg, build_model(cfg))
+    names = MetadataCatalog.get("tiny_few").thing_classes
+    assert len(names) == 80
+    for task in ("bbox", "segm"):
+        assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-person"} <= set(results[task])
+        assert 0 <= results[task]["AP"] < 20
+    usage = results["token_usage"]
+    assert set(usage) == {"all", "inside_gt", "outside_gt", "inside_pred", "outside_pred"}
+    for name in ("all", "inside_gt", "outside_gt"):
+        assert 0 < usage[name] < 100, name
+
+    written = json.loads((tmp_path / "out/token_usage.json").read_text())
+    assert len(written["images"]) == NUM_EVALUATED
+    shares = written["kept_share_per_block"]
+    for name in ("all", "inside_gt", "outside_gt"):
+        assert shares[name][:3] == [1.0] * 3  # the first three blocks have no gate
+        assert all(0 <= share <= 1 for share in shares[name])
+    for image in written["images"]:
+        inside, outside = image["inside_gt"]["tokens"], image["outside_gt"]["tokens"]
+        assert inside + outside == image["all"]["tokens"] <= 10 * 14
+        assert image["inside_gt"]["kept"][0] == inside
+
+    trainer = TokenTrainer(cfg)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    (line, *_) = (tmp_path / "out/metrics.json").read_text().splitlines()
+    losses = json.loads(line)
+    assert losses["iteration"] == 1
+    assert np.isfinite(losses["total_loss"]) and losses["loss_keep_ratio"] > 0
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters())]
+    assert sum(moved) > 0.9 * len(moved)

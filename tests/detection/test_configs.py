@@ -1,0 +1,290 @@
+"""Every config that ships builds what its name says; a wrong one is refused in a sentence."""
+
+import ast
+import inspect
+import io
+import math
+import tokenize
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from svit_det.detection import add_svit_config, load_config
+from svit_det.detection import config as config_module
+from svit_det.detection.backbone import find_token_backbone
+from svit_det.errors import InputError
+from svit_det.policies import Dense, SViT
+from svit_det.policies.wrappers import PolicyWrapper
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+BASES = sorted((CONFIGS / "base").glob("*.yaml"))
+MODELS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "base")
+
+
+def named(path):
+    return path.relative_to(CONFIGS).as_posix().removesuffix(".yaml")
+
+
+def trunk_size(vit):
+    """Parameters of DeiT without its class token, final norm and head, by hand."""
+    width, hidden = vit.EMBED_DIM, int(vit.EMBED_DIM * vit.MLP_RATIO)
+    attention = 3 * width * (width + 1) + width * (width + 1)
+    mlp = hidden * (width + 1) + width * (hidden + 1)
+    block = attention + mlp + 2 * (2 * width)
+    positions = 1 + math.prod(vit.PRETRAIN_GRID)
+    return (3 * vit.PATCH_SIZE**2 + 1) * width + positions * width + vit.DEPTH * block
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("path", BASES, ids=named)
+def test_base_has_no_unknown_key(path):
+    load_config(str(path))
+
+
+@pytest.mark.parametrize("path", MODELS, ids=named)
+def test_config_builds_what_its_name_says(path):
+    cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    policy, wrappers = find_token_backbone(model).policy, []
+    while isinstance(policy, PolicyWrapper):
+        wrappers.append(type(policy).__name__.lower())
+        policy = policy.policy
+    name = path.stem
+    assert type(policy) is (SViT if "svit" in name else Dense)
+    assert wrappers == [word for word in ("monotone", "forgetful") if word in name]
+    if "ratio_per_image" in name:
+        assert policy.ratio_per_image
+    if isinstance(policy, SViT):
+        assert len(policy.gates) == len(cfg.MODEL.TOKEN_POLICY.LAYERS)
+
+    size = next((word for word in name.split("_") if word in ("t", "s")), "t")
+    width = {"t": 192, "s": 384}[size]
+    assert width == cfg.MODEL.VIT.EMBED_DIM
+
+    trunk = find_token_backbone(model).net.trunk
+    assert count(trunk) - count(policy) == trunk_size(cfg.MODEL.VIT)
+    millions = count(model) / 1e6
+    if path.parent.name == "demo":
+        assert 6 < millions < 9
+    else:
+        # A Mask R-CNN head has 17 million, each further box head of a cascade 14 million.
+        trunk_millions = 21.7 if cfg.MODEL.VIT.EMBED_DIM == 384 else 5.5
+        heads = 46 if "cascade" in name else 18
+        assert trunk_millions + heads < millions < trunk_millions + heads + 6
+    assert len(model.roi_heads.box_predictor if "cascade" in name else [0]) == (
+        3 if "cascade" in name else 1
+    )
+
+
+def test_sizes_are_those_of_deit():
+    tiny = load_config(str(CONFIGS / "plain_dense_t.yaml")).MODEL.VIT
+    small = load_config(str(CONFIGS / "plain_dense_s.yaml")).MODEL.VIT
+    # timm's DeiT less class token, final norm and head: 5,717,416 and 22,050,664 parameters.
+    assert trunk_size(tiny) == 5_717_416 - 192 - 2 * 192 - 193 * 1000
+    assert trunk_size(small) == 22_050_664 - 384 - 2 * 384 - 385 * 1000
+
+
+def test_every_key_is_explained():
+    """In config.py each default has a comment beside it or right above it."""
+    source = inspect.getsource(config_module)
+    comments = {
+        token.start[0]: token.string
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT and not token.string.startswith("# ---")
+    }
+    tree = ast.parse(source)
+    function = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == add_svit_config.__name__
+    )
+    declared, unexplained = set(), []
+    for node in function.body:
+        if not isinstance(node, ast.Assign) or ast.unparse(node.value) == "CfgNode()":
+            continue
+        key = ast.unparse(node.targets[0]).removeprefix("cfg.")
+        declared.add(key)
+        beside = any(line in comments for line in range(node.lineno, node.end_lineno + 1))
+        above = source.splitlines()[node.lineno - 2].strip()
+        if not beside and not (above.startswith("# ") and node.lineno - 1 in comments):
+            unexplained.append(key)
+    before, cfg = get_cfg(), get_cfg()
+    add_svit_config(cfg)
+    assert declared == leaves(cfg) - leaves(before)
+    assert unexplained == []
+
+
+def leaves(node, prefix=""):
+    found = set()
+    for name, value in node.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+# ------------------------------------------------------------------ refused files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("MODEL:\n  VIT:\n    DEPHT: 3", ["'MODEL.VIT.DEPHT'", "nearest is 'MODEL.VIT.DEPTH'"]),
+        ("MODEL:\n  TOKEN_POLICIES:\n    NAME: SViT", ["nearest is 'MODEL.TOKEN_POLICY'"]),
+        ("MODEL:\n  VIT:\n    DEPTH: deep", ["MODEL.VIT.DEPTH", "'deep'", "12"]),
+        ("MODEL:\n  VIT:\n    DEPTH: null", ["MODEL.VIT.DEPTH", "not a number"]),
+        ("MODEL:\n  VIT: 3", ["MODEL.VIT", "'3'"]),
+        ("MODEL:\n  TOKEN_POLICY:\n    KEEP_RATIOS: [0.7, most]", ["KEEP_RATIOS", "'most'"]),
+        ("MODEL:\n  BACKBONE:\n    NAME: build_plain_vit", ["MODEL.BACKBONE.NAME", "nearest"]),
+        ("MODEL:\n  ROI_HEADS:\n    NAME: CascadeHeads", ["ROI_HEADS.NAME", "'CascadeROIHeads'"]),
+        ("MODEL:\n  META_ARCHITECTURE: TokenRCN", ["META_ARCHITECTURE", "'TokenRCNN'"]),
+        ("MODEL:\n  DEVICE: toaster", ["MODEL.DEVICE", "toaster"]),
+        ("INPUT:\n  FORMAT: HSV", ["INPUT.FORMAT", "'HSV'", "BGR"]),
+        ("INPUT:\n  MASK_FORMAT: rle", ["INPUT.MASK_FORMAT", "bitmask"]),
+        ("INPUT:\n  RANDOM_FLIP: sideways", ["INPUT.RANDOM_FLIP", "both"]),
+        ("INPUT:\n  CROP:\n    TYPE: half", ["INPUT.CROP.TYPE", "relative_range"]),
+        ("MODEL: [", ["not a readable yaml"]),
+        ("MODEL:\n  1: 2", ["wrong.yaml"]),
+        ("- a\n- b", ["keys with values"]),
+        ("just words", ["keys with values"]),
+        ("", ["not a readable yaml"]),
+        ("\0\1\2", ["not a readable yaml"]),
+        ("_BASE_: wrong.yaml", ["_BASE_"]),
+        ("_BASE_: elsewhere.yaml", ["elsewhere.yaml"]),
+        ("_BASE_: number.yaml\nMODEL:\n  VIT:\n    DEPTH: 3", ["VIT"]),
+    ],
+)
+def test_wrong_file(tmp_path, text, said):
+    (tmp_path / "number.yaml").write_text("MODEL:\n  VIT: 3")
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refusal:
+        load_config(str(path))
+    assert "\n" not in str(refusal.value)
+    for word in said:
+        assert word in str(refusal.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_config(str(tmp_path / "nowhere.yaml"))
+
+
+def test_python_tag_is_refused_and_does_not_run(tmp_path):
+    trace = tmp_path / "was_here"
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{trace.as_posix()}']")
+    with pytest.raises(InputError, match=r"evil\.yaml.*python tag"):
+        load_config(str(path))
+    nested = tmp_path / "innocent.yaml"
+    nested.write_text("_BASE_: evil.yaml")
+    with pytest.raises(InputError, match="python tag"):
+        load_config(str(nested))
+    assert not trace.exists()
+    # The danger is real: detectron2's own way of loading runs it.
+    get_cfg().load_yaml_with_base(str(path), allow_unsafe=True)
+    assert trace.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["MODEL.VIT.DEPHT", "3"], ["command line", "'MODEL.VIT.DEPHT'", "'MODEL.VIT.DEPTH'"]),
+        (["MODEL.VIT.DEPTH.X", "3"], ["command line", "'MODEL.VIT.DEPTH'"]),
+        (["SVIT.MODE", "quota"], ["'MODEL.TOKEN_POLICY.SVIT.MODE'"]),
+        (["MODEL.VIT.DEPTH"], ["KEY VALUE", "'MODEL.VIT.DEPTH'"]),
+        (["MODEL.VIT.DEPTH=3"], ["KEY VALUE"]),
+        (["MODEL.VIT.DEPTH", "3", "--resume"], ["--resume", "before the first KEY VALUE"]),
+        (["MODEL.VIT.DEPTH", "3", "SEED"], ["'SEED' stands alone"]),
+        (["MODEL.VIT.DEPTH", "3.5"], ["MODEL.VIT.DEPTH", "3.5"]),
+        (["MODEL.VIT.DEPTH", "None"], ["MODEL.VIT.DEPTH"]),
+        (["MODEL.VIT", "3"], ["MODEL.VIT"]),
+        (["MODEL.TOKEN_POLICY.LAYERS", "[3, 'four']"], ["MODEL.TOKEN_POLICY.LAYERS", "four"]),
+        (["", "3"], ["command line"]),
+    ],
+)
+def test_wrong_override(options, said):
+    with pytest.raises(InputError) as refusal:
+        load_config(str(CONFIGS / "plain_svit_t.yaml"), options)
+    assert "\n" not in str(refusal.value)
+    for word in said:
+        assert word in str(refusal.value)
+
+
+def test_overrides_win_over_the_file_and_its_bases(tmp_path):
+    (tmp_path / "base.yaml").write_text("SEED: 1\nVIS_PERIOD: 1\nMODEL: {VIT: {DEPTH: 1}}")
+    (tmp_path / "own.yaml").write_text("_BASE_: base.yaml\nSEED: 2\nVIS_PERIOD: 2")
+    cfg = load_config(str(tmp_path / "own.yaml"), ["SEED", "3"])
+    assert (cfg.SEED, cfg.VIS_PERIOD, cfg.MODEL.VIT.DEPTH) == (3, 2, 1)
+
+
+def test_device_without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = str(CONFIGS / "plain_svit_t.yaml")
+    assert load_config(path).MODEL.DEVICE == "cpu"
+    with pytest.raises(InputError, match=r"MODEL\.DEVICE is cuda:1.*no usable GPU"):
+        load_config(path, ["MODEL.DEVICE", "cuda:1"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_config(path).MODEL.DEVICE == "cuda"
+
+
+# ------------------------------------------------------------------ refused values
+
+
+POLICY = "MODEL.TOKEN_POLICY"
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "said"),
+    [
+        ([f"{POLICY}.KEEP_RATIOS", "[0.7, 0.0]"], f"{POLICY}.KEEP_RATIOS", "0.0"),
+        ([f"{POLICY}.KEEP_RATIOS", "[0.7, 1.1]"], f"{POLICY}.KEEP_RATIOS", "1.1"),
+        ([f"{POLICY}.KEEP_RATIOS", "[-0.5, 0.7]"], f"{POLICY}.KEEP_RATIOS", "-0.5"),
+        ([f"{POLICY}.KEEP_RATIOS", "[0.7, 0.7, 0.7]"], f"{POLICY}.KEEP_RATIOS", "3 targets for 2"),
+        ([f"{POLICY}.KEEP_RATIOS", "[0.7]"], f"{POLICY}.KEEP_RATIOS", "1 targets for 2"),
+        ([f"{POLICY}.LAYERS", "[1, 3]"], f"{POLICY}.LAYERS", "3"),
+        ([f"{POLICY}.LAYERS", "[-1, 2]"], f"{POLICY}.LAYERS", "-1"),
+        ([f"{POLICY}.LAYERS", "[1, 1]"], f"{POLICY}.LAYERS", "twice"),
+        ([f"{POLICY}.TEST_KEEP_RATIO", "1.5"], f"{POLICY}.TEST_KEEP_RATIO", "1.5"),
+        ([f"{POLICY}.NAME", "SVit"], f"{POLICY}.NAME", "SViT"),
+        ([f"{POLICY}.WRAPPERS", "['Monoton']"], f"{POLICY}.WRAPPERS", "Monotone"),
+        ([f"{POLICY}.SVIT.MODE", "greedy"], f"{POLICY}.SVIT.MODE", "quota"),
+        (["MODEL.VIT.POS_EMBED_INIT", "zeros"], "MODEL.VIT.POS_EMBED_INIT", "sincos"),
+        (["MODEL.VIT.CPU_PRECISION", "float8"], "MODEL.VIT.CPU_PRECISION", "bfloat16"),
+        (["MODEL.VIT.PATCH_SIZE", "12"], "MODEL.VIT.PATCH_SIZE", "12"),
+        (["MODEL.VIT.PATCH_SIZE", "1"], "MODEL.VIT.PATCH_SIZE", "powers of two"),
+        (
+            ["MODEL.SIMPLE_PYRAMID.SCALE_FACTORS", "[2.0, 0.5]"],
+            "MODEL.SIMPLE_PYRAMID.SCALE_FACTORS",
+            "[2.0, 0.5]",
+        ),
+        (["MODEL.SIMPLE_PYRAMID.SCALE_FACTORS", "[]"], "MODEL.SIMPLE_PYRAMID.SCALE_FACTORS", "[]"),
+        (["MODEL.VIT.PATCH_SIZE", "16"], "MODEL.RPN.IN_FEATURES", "no p2; its levels are p3, p4"),
+        (["MODEL.ROI_HEADS.IN_FEATURES", "['p9']"], "MODEL.ROI_HEADS.IN_FEATURES", "p9"),
+        (
+            ["MODEL.ANCHOR_GENERATOR.SIZES", "[[16], [32]]"],
+            "MODEL.ANCHOR_GENERATOR.SIZES",
+            "2 lists for the 3 levels",
+        ),
+        (["MODEL.VIT.NUM_HEADS", "5"], "MODEL.VIT.NUM_HEADS", "5 heads"),
+        (["MODEL.VIT.DEPTH", "0"], "MODEL.VIT.DEPTH", "0"),
+        (["MODEL.VIT.PRETRAIN_GRID", "[14]"], "MODEL.VIT.PRETRAIN_GRID", "[14]"),
+    ],
+)
+def test_wrong_value(tiny_config, options, key, said):
+    cfg = tiny_config(*options)
+    with pytest.raises(InputError) as refusal:
+        build_model(cfg)
+    assert key in str(refusal.value)
+    assert said in str(refusal.value)
+
+
+def test_limits_are_allowed(tiny_config):
+    build_model(tiny_config(f"{POLICY}.KEEP_RATIOS", "[1.0, 0.01]", f"{POLICY}.LAYERS", "[0, 2]"))
