@@ -80,8 +80,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--threads", type=int, help="of the CPU; default: torch's choice")
     add("--dtype", choices=DTYPES, default="float32")
     add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--no-memory", action="store_true", help="skip peak memory: two more processes per row")
     add("--output", default="output/benchmark", help="folder for results.json")
-    add("--memory-of", nargs=3, help=argparse.SUPPRESS)  # part, arm, batch size: see cpu_memory
+    add("--memory-of", nargs=3, help=argparse.SUPPRESS)  # part, arm, batch size: see forward_memory
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser.parse_args(argv)
 
@@ -163,6 +164,7 @@ def measure(part: Part, cfg: CfgNode, args: argparse.Namespace, batch: int, size
         for arm in ("dense", "pruned"):
             macs[arm] = count_macs(lambda arm=arm: runs[arm](inputs[0])).total
     if batch > 1:
+        del runs["keep_all"]  # said once, at batch 1
         runs["one_by_one"] = compared.one_by_one(runs["pruned"], part.split)
     if batch > 1 and part.name == "blocks":
         macs |= add_schedules(part.models["dense"], runs, found, inputs[0], args)
@@ -183,9 +185,7 @@ def measure(part: Part, cfg: CfgNode, args: argparse.Namespace, batch: int, size
         for arm in MEMORY_ARMS
     }
     found["peak_memory_bytes"] = {
-        arm: cpu_memory(part.name, arm, batch, args)
-        if torch.device(device).type == "cpu"
-        else peak_memory(lambda arm=arm: runs[arm](inputs[0]), device)
+        arm: None if args.no_memory else forward_memory(part, arm, inputs[0], args)
         for arm in MEMORY_ARMS
     }
     found["raw_seconds_per_batch"] = timings.seconds
@@ -210,11 +210,19 @@ def add_schedules(
     }
 
 
-def cpu_memory(part: str, arm: str, batch: int, args: argparse.Namespace) -> int | None:
-    """Peak resident memory of one forward pass, in a process of its own: see peak_memory."""
-    command = [sys.executable, "-W", "ignore", __file__, "--memory-of", part, arm, str(batch)]
-    command += args.argv
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+def forward_memory(part: Part, arm: str, given: Any, args: argparse.Namespace) -> int | None:
+    """Peak memory of one forward pass; on a CPU in a process of its own, see peak_memory.
+
+    There glibc gives every large buffer back as soon as it is freed, so that the peak is that of
+    what is in use and not of what the heap happens to retain.
+    """
+    images = given.patches if isinstance(given, TokenState) else given
+    if images.device.type != "cpu":
+        return peak_memory(lambda: part.runs[arm](given), images.device)
+    command = [sys.executable, "-W", "ignore", __file__]
+    command += ["--memory-of", part.name, arm, str(len(images)), *args.argv]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -231,8 +239,8 @@ def main(args: argparse.Namespace) -> None:
         name, arm, batch = args.memory_of
         part = parts[name]
         state = make_inputs(part, cfg, args, int(batch), size)[0]
-        small = make_inputs(part, cfg, args, 1, (step, step))[0]
-        part.runs[arm](small)  # libraries set themselves up
+        small = make_inputs(part, cfg, args, 1, (8 * step, 8 * step))[0]
+        part.runs[arm](small)  # libraries and threads set themselves up
         print(json.dumps(peak_memory(lambda: part.runs[arm](state), cfg.MODEL.DEVICE)))
         return
     path = Path(args.output) / "results.json"

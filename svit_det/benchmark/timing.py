@@ -55,23 +55,25 @@ def time_interleaved(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[], Any] | None = None,
 ) -> Timings:
-    """Time every arm on every input, `repeats` times over: A B A B.
+    """Time every arm on every input, `repeats` times over: A B, B A, A B.
 
+    The order turns around each time because whoever ran before leaves its traces in the caches.
     `warmup` rounds before that, cycling through the inputs, are thrown away. `progress` is called
     after each round, warm-up included. Call it under `torch.no_grad()` or `inference_mode()`.
     """
     device = torch.device(device)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     rounds = [inputs[number % len(inputs)] for number in range(warmup)] + list(inputs) * repeats
+    order = list(arms)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()  # a collection would be charged to whichever arm is running
     try:
         for number, given in enumerate(rounds):
-            for name, run in arms.items():
+            for name in order if number % 2 == 0 else reversed(order):
                 _wait_for(device)
                 start = clock()
-                run(given)
+                arms[name](given)
                 _wait_for(device)
                 elapsed = clock() - start
                 if number >= warmup:
