@@ -190,7 +190,7 @@ def _check(
 def _check_knob(mode: str, ratio: float | None) -> None:
     if ratio is None:
         return
-    if not 0 < ratio <= 1:
+    if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise InputError(f"MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: {ratio} must lie in (0, 1].")
     if mode not in ("threshold", "quota"):
         raise InputError(

@@ -579,6 +579,7 @@ def test_quota_spends_the_knob_on_a_whole_trunk(make_policy, tiny_trunk, images)
         ({"mode": "topk"}, "SVIT.MODE: no mode 'topk'; choose one of threshold"),
         ({"test_keep_ratio": 0.0}, "TEST_KEEP_RATIO: 0.0 must lie in"),
         ({"test_keep_ratio": 1.5}, "TEST_KEEP_RATIO: 1.5 must lie in"),
+        ({"test_keep_ratio": "half"}, "TEST_KEEP_RATIO: half must lie in"),
         ({"test_keep_ratio": 0.5, "mode": "argmax"}, "TEST_KEEP_RATIO works .* not in argmax"),
         ({"test_keep_ratio": 0.5, "mode": "sample"}, "TEST_KEEP_RATIO works .* not in sample"),
     ],
