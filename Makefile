@@ -21,7 +21,7 @@ SHELL := bash
 
 # Threads that wait must sleep: on a busy machine with few cores they otherwise spin against each
 # other, and everything takes several times as long. Read when torch is imported.
-export OMP_WAIT_POLICY = PASSIVE
+export OMP_WAIT_POLICY ?= PASSIVE
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
