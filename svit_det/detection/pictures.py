@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
+from matplotlib import colormaps
 
 from svit_det.detection.predictor import Prediction
 from svit_det.errors import InputError
 from svit_det.visualization import draw_heatmap, draw_keep_maps, side_by_side, write_image
 
+COLOURS = colormaps["tab10"].colors
 MAX_LABELLED = 15
 """Above this many objects the labels would hide the picture."""
 MIN_WIDTH, MAX_SIDE = 512, 2048
@@ -48,7 +50,11 @@ def draw_detections(
             for label, score in zip(instances.pred_classes, instances.scores, strict=True)
         ]
     drawn = canvas.overlay_instances(
-        masks=masks if masks else None, boxes=boxes if len(boxes) else None, labels=labels
+        masks=masks if masks else None,
+        boxes=boxes if len(boxes) else None,
+        labels=labels,
+        # detectron2's own are random: dark ones vanish, and no two runs draw alike.
+        assigned_colors=[COLOURS[index % len(COLOURS)] for index in range(len(instances))],
     )
     return drawn.get_image()
 
@@ -70,7 +76,7 @@ def write_pictures(
         prediction.image, prediction.instances, min_score=min_score, class_names=class_names
     )
     geometry = {"patch_size": patch_size, "input_size": prediction.input_size}
-    heatmap = draw_heatmap(prediction.image, prediction.usage, **geometry)
+    heatmap = draw_heatmap(prediction.image, prediction.usage, alpha=0.65, **geometry)
     count = int((prediction.instances.scores >= min_score).sum())
     share = prediction.usage.mean()
     strip = side_by_side(
