@@ -74,7 +74,8 @@ class SViT(TokenPolicy):
         self.ratio_per_image = ratio_per_image
         self.mode = mode
         self.sample_seed = sample_seed
-        self.gates = nn.ModuleList(TokenGate(embed_dim) for _ in layers)
+        # Named by their block, so that weights trained with other LAYERS do not fit by accident.
+        self.gates = nn.ModuleDict({str(layer): TokenGate(embed_dim) for layer in layers})
         self.budget = KeepBudget(self.keep_ratios, test_keep_ratio=test_keep_ratio)
 
     @classmethod
@@ -99,7 +100,7 @@ class SViT(TokenPolicy):
         gate_index = self.layers.index(layer)
         if self._keeps_all(gate_index) and state.allowed is None:
             return state, everyone(state)
-        margin = self.gates[gate_index](state.patches)
+        margin = self.gates[str(layer)](state.patches)
         if state.allowed is not None:
             margin = margin.masked_fill(~state.allowed, float("-inf"))
         if self.training:
@@ -151,8 +152,8 @@ class SViT(TokenPolicy):
     def decision_macs(self, num_tokens: int) -> dict[int, int]:
         """One gate before each of `layers`, on all tokens."""
         return {
-            layer: gate.macs(num_tokens)
-            for index, (layer, gate) in enumerate(zip(self.layers, self.gates, strict=True))
+            layer: self.gates[str(layer)].macs(num_tokens)
+            for index, layer in enumerate(self.layers)
             if not self._keeps_all(index)
         }
 

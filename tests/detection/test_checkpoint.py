@@ -96,7 +96,7 @@ def test_dense_file_into_svit_names_the_missing_gates(tiny_model, tmp_path, capl
     torch.save(content, tmp_path / "dense.pth")
     with caplog.at_level(logging.WARNING):
         TokenCheckpointer(svit).load(str(tmp_path / "dense.pth"))
-    for gate in range(2):
+    for gate in (1, 2):
         assert f"{POLICY}gates.{gate}.fc1" in caplog.text
     for name, value in svit.state_dict().items():
         expected = fresh if name.startswith(POLICY) else weights
@@ -108,7 +108,7 @@ def test_svit_file_into_dense(tiny_model, tmp_path, caplog):
     weights = random_weights(tiny_model())
     with caplog.at_level(logging.WARNING):
         TokenCheckpointer(dense).load(save(weights, tmp_path / "svit.pth"))
-    assert f"{POLICY}gates.0" in caplog.text
+    assert f"{POLICY}gates.1" in caplog.text
     assert all(torch.equal(value, weights[n]) for n, value in dense.state_dict().items())
 
 
@@ -116,8 +116,8 @@ def test_a_wrapped_policy_shares_its_files(tiny_model, tmp_path):
     wrapped = tiny_model("MODEL.TOKEN_POLICY.WRAPPERS", "['Forgetful']")
     weights = random_weights(tiny_model())
     TokenCheckpointer(wrapped).load(save(weights, tmp_path / "svit.pth"))
-    gate = find_token_backbone(wrapped).policy.policy.gates[1]
-    assert torch.equal(gate.fc2.bias, weights[f"{POLICY}gates.1.fc2.bias"])
+    gate = find_token_backbone(wrapped).policy.policy.gates["2"]
+    assert torch.equal(gate.fc2.bias, weights[f"{POLICY}gates.2.fc2.bias"])
 
 
 def test_a_head_that_is_not_in_the_file_starts_fresh_and_is_named(tiny_model, tmp_path, caplog):
@@ -166,13 +166,19 @@ def test_another_model_altogether(tmp_path, refuses):
 
 
 @pytest.mark.parametrize(
-    "name", ["backbone.net.net.trunk.blocks.1.mlp.fc1.bias", f"{POLICY}gates.1.fc2.weight"]
+    "name", ["backbone.net.net.trunk.blocks.1.mlp.fc1.bias", f"{POLICY}gates.2.fc2.weight"]
 )
 def test_partially_missing_module_is_named(tiny_model, tmp_path, refuses, name):
     weights = random_weights(tiny_model())
     del weights[name]
     said = refuses(save(weights, tmp_path / "partial.pth"))
     assert f"{name} are not in the file" in said
+
+
+def test_gates_of_other_blocks_do_not_fit_by_accident(tiny_model, tmp_path, refuses):
+    weights = random_weights(tiny_model("MODEL.TOKEN_POLICY.LAYERS", "[0, 2]"))
+    said = refuses(save(weights, tmp_path / "other_blocks.pth"))  # by the model with [1, 2]
+    assert f"{POLICY}gates.1.norm.weight" in said
 
 
 def test_long_lists_are_cut_short():

@@ -75,7 +75,7 @@ def test_gates_learn_from_the_task_through_pyramid_and_heads(tiny_model, batch):
     with EventStorage():
         losses = model.train()(batch)
     (losses["loss_cls"] + losses["loss_mask"] + losses["loss_rpn_cls"]).backward()
-    for gate in find_token_backbone(model).policy.gates:
+    for gate in find_token_backbone(model).policy.gates.values():
         for name, parameter in gate.named_parameters():
             assert parameter.grad.abs().sum() > 0, name
 

@@ -28,7 +28,7 @@ def grouped(tiny_model, tiny_config):
         f"{TRUNK}.blocks.0.norm1.weight",
         f"{TRUNK}.blocks.2.attn.qkv.bias",
         f"{TRUNK}.patch_embed.proj.bias",
-        f"{TRUNK}.policy.gates.0.norm.weight",
+        f"{TRUNK}.policy.gates.1.norm.weight",
         "backbone.simfp_3.0.norm.weight",
         "proposal_generator.rpn_head.objectness_logits.bias",
     ],
@@ -42,7 +42,7 @@ def test_spared(grouped, name):
     [
         f"{TRUNK}.patch_embed.proj.weight",
         f"{TRUNK}.blocks.1.mlp.fc2.weight",
-        f"{TRUNK}.policy.gates.1.fc1.weight",
+        f"{TRUNK}.policy.gates.2.fc1.weight",
         "backbone.simfp_2.0.weight",
         "roi_heads.box_predictor.cls_score.weight",
     ],

@@ -47,7 +47,7 @@ def margins_are():
     """Factory: make a policy's gates return typed-out margins, whatever the tokens."""
 
     def replace(policy, *margins):
-        for gate, margin in zip(policy.gates, margins, strict=True):
+        for gate, margin in zip(policy.gates.values(), margins, strict=True):
             gate.forward = partial(lambda margin, tokens: margin, torch.tensor(margin))
         return policy
 
@@ -501,7 +501,7 @@ def test_a_budget_of_one_needs_no_looking(svit, tiny_trunk, images):
     for mode in ("threshold", "quota"):
         trunk = tiny_trunk(svit(mode=mode, test_keep_ratio=1.0), depth=4)
         asked = []
-        for gate in trunk.policy.gates:
+        for gate in trunk.policy.gates.values():
             gate.register_forward_hook(lambda *_, asked=asked: asked.append(1))
         assert all(selection.whole for selection in trunk(images(2)).trace)
         assert asked == []
@@ -528,7 +528,7 @@ def test_tracking_survives_a_state_dict(tracked):
 def test_a_policy_can_be_pickled(svit):
     policy = svit()
     again = pickle.loads(pickle.dumps(policy))
-    assert torch.equal(again.gates[0].fc1.weight, policy.gates[0].fc1.weight)
+    assert torch.equal(again.gates["1"].fc1.weight, policy.gates["1"].fc1.weight)
 
 
 @pytest.mark.parametrize("ratio", [None, 0.3, 0.8])

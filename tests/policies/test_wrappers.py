@@ -65,7 +65,7 @@ def test_monotone_never_picks_up_again(svit, tiny_trunk, images, mode, layers):
         layers=layers,
         keep_ratios=[0.9] * len(layers),
     )
-    for gate in inner.gates:  # mostly in favour: otherwise half are lost at each
+    for gate in inner.gates.values():  # mostly in favour: otherwise half are lost at each
         gate.forward = partial(lambda margin, tokens: margin, 2 + torch.randn(2, 42))
     batch = images(2, (6, 7))
     reactivated = {}
@@ -348,8 +348,8 @@ def test_one_checkpoint_serves_with_and_without_wrappers(svit, saved, loaded, in
 @pytest.mark.parametrize("wrap", NESTINGS[1:], ids=IDS[1:])
 def test_a_wrapped_policy_refuses_what_does_not_fit(svit, wrap):
     state = svit().state_dict()
-    state["gates.7.fc1.weight"] = state.pop("gates.0.fc1.weight")
-    with pytest.raises(RuntimeError, match=r"(?s)gates.0.fc1.weight.*gates.7.fc1.weight"):
+    state["gates.7.fc1.weight"] = state.pop("gates.3.fc1.weight")
+    with pytest.raises(RuntimeError, match=r"(?s)gates.3.fc1.weight.*gates.7.fc1.weight"):
         wrap(svit()).load_state_dict(state)
 
 
