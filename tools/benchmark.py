@@ -11,12 +11,13 @@ with every raw time.
 
 from __future__ import annotations
 
-import os
+from svit_det.startup import prepare_process
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+prepare_process()
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys

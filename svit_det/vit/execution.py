@@ -58,7 +58,7 @@ class PackedTokens:
 
     def to_grid(self, values: Tensor) -> Tensor:
         """(..., T) per row -> (B, ..., N) per patch token, 0 for those that did not run."""
-        num_images, num_patches = self.entered.patches.shape[:2]
+        num_patches = self.entered.patches.shape[1]
         num_extra = self.entered.extra.shape[1]
         images = []
         for image, row in enumerate(values.split(self.segments.lengths, dim=-1)):
@@ -69,7 +69,7 @@ class PackedTokens:
                     -1, where, patches
                 )
             images.append(patches)
-        return torch.stack(images) if num_images else values
+        return torch.stack(images)
 
 
 @dataclass(frozen=True)
