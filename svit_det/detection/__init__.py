@@ -12,7 +12,7 @@ except ImportError as error:
         "install it from its official source."
     ) from error
 
-from svit_det.detection import backbone, meta_arch  # noqa: F401  (registration)
+from svit_det.detection import adapter_backbone, backbone, meta_arch  # noqa: F401  (registration)
 from svit_det.detection.backbone import record_traces
 from svit_det.detection.config import add_svit_config
 from svit_det.detection.config_file import load_config

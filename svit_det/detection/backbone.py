@@ -14,6 +14,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor, nn
 
+from svit_det.adapter import ViTAdapter
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy, build_policy
 from svit_det.tokens import TokenTrace
@@ -30,7 +31,9 @@ class TokenBackbone(Backbone):
     bfloat16 along with them.
     """
 
-    def __init__(self, net: PlainViT, *, cpu_precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, net: PlainViT | ViTAdapter, *, cpu_precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.net = net
         self.cpu_precision = cpu_precision
@@ -70,7 +73,7 @@ def find_token_backbone(model: nn.Module) -> TokenBackbone:
             return module
     raise InputError(
         "MODEL.BACKBONE.NAME builds no token backbone; "
-        "choose build_plain_vit_simple_pyramid_backbone."
+        "choose build_plain_vit_simple_pyramid_backbone or build_vit_adapter_fpn_backbone."
     )
 
 
@@ -111,6 +114,16 @@ class PaddedSimplePyramid(SimpleFeaturePyramid):
         return {}
 
 
+def cpu_precision(cfg: CfgNode) -> torch.dtype:
+    """What `MODEL.VIT.CPU_PRECISION` names."""
+    name = cfg.MODEL.VIT.CPU_PRECISION
+    if name not in CPU_PRECISIONS:
+        raise InputError(
+            f"MODEL.VIT.CPU_PRECISION: no '{name}'; choose one of {', '.join(CPU_PRECISIONS)}."
+        )
+    return CPU_PRECISIONS[name]
+
+
 def build_trunk(cfg, in_channels: int) -> TokenTrunk:
     """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`."""
     vit = cfg.MODEL.VIT
@@ -129,6 +142,7 @@ def build_trunk(cfg, in_channels: int) -> TokenTrunk:
         num_heads=vit.NUM_HEADS,
         mlp_ratio=vit.MLP_RATIO,
         drop_path_rate=vit.DROP_PATH_RATE,
+        layer_norm_eps=vit.LAYER_NORM_EPS,
         pretrain_grid=tuple(vit.PRETRAIN_GRID),
         pos_embed_init=vit.POS_EMBED_INIT,
     )
@@ -137,13 +151,8 @@ def build_trunk(cfg, in_channels: int) -> TokenTrunk:
 @BACKBONE_REGISTRY.register()
 def build_plain_vit_backbone(cfg, input_shape: ShapeSpec) -> TokenBackbone:
     """The trunk's one map, `last_feat`, without a pyramid."""
-    if cfg.MODEL.VIT.CPU_PRECISION not in CPU_PRECISIONS:
-        raise InputError(
-            f"MODEL.VIT.CPU_PRECISION: no '{cfg.MODEL.VIT.CPU_PRECISION}'; choose one of "
-            f"{', '.join(CPU_PRECISIONS)}."
-        )
     net = PlainViT(trunk=build_trunk(cfg, input_shape.channels))
-    return TokenBackbone(net, cpu_precision=CPU_PRECISIONS[cfg.MODEL.VIT.CPU_PRECISION])
+    return TokenBackbone(net, cpu_precision=cpu_precision(cfg))
 
 
 @BACKBONE_REGISTRY.register()
@@ -151,18 +160,17 @@ def build_plain_vit_simple_pyramid_backbone(cfg, input_shape: ShapeSpec) -> Padd
     """ViTDet's simple feature pyramid over the trunk's last map: p2, p3, ... by stride."""
     pyramid = cfg.MODEL.SIMPLE_PYRAMID
     _check_factors(list(pyramid.SCALE_FACTORS), cfg.MODEL.VIT.PATCH_SIZE)
+    coarsest = cfg.MODEL.VIT.PATCH_SIZE / pyramid.SCALE_FACTORS[-1]
     backbone = PaddedSimplePyramid(
         net=build_plain_vit_backbone(cfg, input_shape),
         in_feature="last_feat",
         out_channels=pyramid.OUT_CHANNELS,
         scale_factors=tuple(pyramid.SCALE_FACTORS),
-        top_block=LastLevelMaxPoolOf(pyramid.SCALE_FACTORS, cfg.MODEL.VIT.PATCH_SIZE)
-        if pyramid.TOP_BLOCK
-        else None,
+        top_block=LastLevelMaxPoolOn(f"p{int(math.log2(coarsest))}") if pyramid.TOP_BLOCK else None,
         norm=pyramid.NORM,
         square_pad=0,
     )
-    _check_levels(cfg.MODEL, list(backbone.output_shape()))
+    check_levels(cfg.MODEL, list(backbone.output_shape()))
     return backbone
 
 
@@ -179,7 +187,7 @@ def _check_factors(factors: list[float], patch_size: int) -> None:
         )
 
 
-def _check_levels(model: CfgNode, levels: list[str]) -> None:
+def check_levels(model: CfgNode, levels: list[str]) -> None:
     """The levels' names hang on the patch size; the heads must ask for names that there are."""
     for key in ("RPN", "ROI_HEADS"):
         missing = [name for name in model[key].IN_FEATURES if name not in levels]
@@ -197,9 +205,9 @@ def _check_levels(model: CfgNode, levels: list[str]) -> None:
             )
 
 
-class LastLevelMaxPoolOf(LastLevelMaxPool):
-    """detectron2's LastLevelMaxPool on the pyramid's own last level, whichever that is."""
+class LastLevelMaxPoolOn(LastLevelMaxPool):
+    """detectron2's LastLevelMaxPool on a pyramid's own last level, whichever that is."""
 
-    def __init__(self, scale_factors: list[float], patch_size: int) -> None:
+    def __init__(self, in_feature: str) -> None:
         super().__init__()
-        self.in_feature = f"p{int(math.log2(patch_size / scale_factors[-1]))}"
+        self.in_feature = in_feature

@@ -39,25 +39,7 @@ class TokenCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None  # detectron2 clears it only where all went well
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            if filename.endswith(".safetensors"):
-                loaded = load_file(filename)
-            else:
-                loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{filename}: not a file of plain weights ({reason.rstrip('.')}); it was not "
-                "executed. Give a .safetensors file or a .pth that holds tensors only."
-            ) from error
-        checkpoint = loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
-        weights = checkpoint["model"]
-        if not isinstance(weights, dict) or not all(
-            isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-        ):
-            raise InputError(f"{filename}: holds no tensors by name, itself or under 'model'.")
-        return checkpoint
+        return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         # detectron2 takes DDP's prefix off only where all names have it.
@@ -71,6 +53,35 @@ class TokenCheckpointer(DetectionCheckpointer):
                 f"{self._path}: these weights are of another architecture: {'; '.join(problems)}."
             )
         return super()._load_model(checkpoint)
+
+
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """A file of weights, which are a dict of tensors under "model"; nothing in it is executed.
+
+    mmdetection's files, which say "state_dict", and bare dicts of tensors are brought to that form.
+    Raises InputError for a file that holds anything else.
+    """
+    try:
+        if filename.endswith(".safetensors"):
+            loaded = load_file(filename)
+        else:
+            loaded = torch.load(filename, map_location="cpu", weights_only=True)
+    # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{filename}: not a file of plain weights ({reason.rstrip('.')}); it was not "
+            "executed. Give a .safetensors file or a .pth that holds tensors only."
+        ) from error
+    checkpoint = loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
+    if isinstance(loaded, dict) and "state_dict" in loaded:
+        checkpoint = {"model": loaded["state_dict"]}
+    weights = checkpoint["model"]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise InputError(f"{filename}: holds no tensors by name, itself or under 'model'.")
+    return checkpoint
 
 
 def architecture_mismatch(
@@ -100,6 +111,8 @@ def _module(name: str) -> str:
         return name
     if ".policy." in name:
         return "policy"
+    if ".trunk." in name:
+        return "trunk"  # a pretrained ViT comes without what stands beside it
     return ".".join(name.split(".")[:2])
 
 

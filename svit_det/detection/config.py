@@ -18,6 +18,7 @@ def add_svit_config(cfg: CfgNode) -> None:
     cfg.MODEL.VIT.NUM_HEADS = 3  # must divide EMBED_DIM; DeiT-T 3, DeiT-S 6
     cfg.MODEL.VIT.MLP_RATIO = 4.0  # hidden channels of the MLP over EMBED_DIM
     cfg.MODEL.VIT.DROP_PATH_RATE = 0.0  # stochastic depth of the last block; linear from 0
+    cfg.MODEL.VIT.LAYER_NORM_EPS = 1e-6  # in the blocks; the original SViT's own weights: 1e-5
     cfg.MODEL.VIT.PRETRAIN_GRID = [14, 14]  # tokens (rows, columns) of the stored pos_embed
     cfg.MODEL.VIT.POS_EMBED_INIT = "trunc_normal"  # or "sincos", for training from nothing
     # Precision in which the trunk trains on a CPU: "float32" or "bfloat16". train_net.py sets it
@@ -30,6 +31,21 @@ def add_svit_config(cfg: CfgNode) -> None:
     cfg.MODEL.SIMPLE_PYRAMID.OUT_CHANNELS = 256  # of every level
     cfg.MODEL.SIMPLE_PYRAMID.NORM = "LN"  # as in ViTDet
     cfg.MODEL.SIMPLE_PYRAMID.TOP_BLOCK = True  # one more level by max pooling
+
+    # ---------------------------------------------------------------- ViT-Adapter
+    # Under it detectron2's MODEL.FPN; FPN.IN_FEATURES [] means all maps of the adapter.
+    cfg.MODEL.ADAPTER = CfgNode()
+    # [first, last] block of each run between two exchanges; they cover the trunk in order.
+    cfg.MODEL.ADAPTER.INTERACTIONS = [[0, 2], [3, 5], [6, 8], [9, 11]]
+    cfg.MODEL.ADAPTER.DEFORM_NUM_HEADS = 6  # must divide EMBED_DIM
+    cfg.MODEL.ADAPTER.NUM_POINTS = 4  # that each head looks at, per level
+    cfg.MODEL.ADAPTER.FFN_RATIO = 0.25  # hidden channels of the extractors' ConvFFN over EMBED_DIM
+    cfg.MODEL.ADAPTER.STEM_WIDTH = 64  # channels of the first convolutions
+    cfg.MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS = 2  # after the last exchange
+    cfg.MODEL.ADAPTER.FINEST_MAP = True  # the map at a quarter of the patch size
+    # Of stem and maps: "SyncBN" (plain BN where one process runs), "BN", "FrozenBN", "GN".
+    cfg.MODEL.ADAPTER.NORM = "SyncBN"
+    cfg.MODEL.ADAPTER.TOP_BLOCK = True  # one more level of the FPN by max pooling
 
     # ---------------------------------------------------------------- who runs
     cfg.MODEL.TOKEN_POLICY = CfgNode()
@@ -48,6 +64,16 @@ def add_svit_config(cfg: CfgNode) -> None:
     cfg.MODEL.TOKEN_POLICY.SVIT.RATIO_PER_IMAGE = (
         False  # hold each image, not the batch, to KEEP_RATIOS
     )
+
+    # ---------------------------------------------------------------- training images
+    # DETR's augmentation: for every second image, resize its short side to one of MIN_SIZES and
+    # crop both sides to between the two CROP_SIZE before the usual resize; then, for all, crop
+    # to at most FINAL_SIZE. Crops may lose every object. All in pixels.
+    cfg.INPUT.DETR_CROP = CfgNode()
+    cfg.INPUT.DETR_CROP.ENABLED = False  # not together with INPUT.CROP
+    cfg.INPUT.DETR_CROP.MIN_SIZES = [400, 500, 600]  # short sides to choose from
+    cfg.INPUT.DETR_CROP.CROP_SIZE = [384, 600]  # smallest and largest side of the first crop
+    cfg.INPUT.DETR_CROP.FINAL_SIZE = 1024  # largest side of the second crop
 
     # ---------------------------------------------------------------- training and evaluation
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # or "SGD", detectron2's own

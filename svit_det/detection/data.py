@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import multiprocessing
+import sys
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class CropOfAtLeastOnePixel(T.RandomCrop):
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Crop (training, if `INPUT.CROP.ENABLED`), resize, flip: detectron2's keys, our resize."""
+    """Crop (training, where the config wants it), resize, flip: detectron2's keys, our resize."""
     if is_train:
         sizes, largest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
         resize = ResizeToAtLeastOnePixel(sizes, largest, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
@@ -61,12 +62,42 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         return augmentations
     if cfg.INPUT.CROP.ENABLED:
         augmentations.insert(0, CropOfAtLeastOnePixel(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    if cfg.INPUT.DETR_CROP.ENABLED:
+        augmentations = detr_crop(cfg, resize)
     flips = {"none": (), "horizontal": ("h",), "vertical": ("v",), "both": ("h", "v")}
     augmentations += [
         T.RandomFlip(horizontal=axis == "h", vertical=axis == "v")
         for axis in flips[cfg.INPUT.RANDOM_FLIP]
     ]
     return augmentations
+
+
+def detr_crop(cfg: CfgNode, resize: T.Augmentation) -> list[T.Augmentation]:
+    """The two branches of `INPUT.DETR_CROP`, the second of which is `resize` alone.
+
+    Source: DETR (Carion et al. 2020), and the final crop of SViT's recipe.
+    """
+    keys = cfg.INPUT.DETR_CROP
+    smallest, largest = keys.CROP_SIZE if len(keys.CROP_SIZE) == 2 else (0, 0)
+    if not 0 < smallest <= largest:
+        raise InputError(
+            f"INPUT.DETR_CROP.CROP_SIZE: {list(keys.CROP_SIZE)} must be [smallest, largest]."
+        )
+    if cfg.INPUT.CROP.ENABLED:
+        raise InputError("INPUT.DETR_CROP.ENABLED and INPUT.CROP.ENABLED: choose one of them.")
+    if not keys.MIN_SIZES or min(keys.MIN_SIZES) < 1 or keys.FINAL_SIZE < 1:
+        raise InputError(
+            f"INPUT.DETR_CROP: MIN_SIZES {list(keys.MIN_SIZES)} and FINAL_SIZE {keys.FINAL_SIZE} "
+            "must be numbers from 1 up."
+        )
+    first = T.AugmentationList(
+        [
+            ResizeToAtLeastOnePixel(tuple(keys.MIN_SIZES), sys.maxsize, "choice"),
+            T.RandomCrop("absolute_range", (smallest, largest)),
+        ]
+    )
+    final = T.RandomCrop("absolute", (keys.FINAL_SIZE, keys.FINAL_SIZE))
+    return [T.RandomApply(first, prob=0.5), resize, final]
 
 
 class TokenDatasetMapper(DatasetMapper):
@@ -91,7 +122,8 @@ class TokenDatasetMapper(DatasetMapper):
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
-            "recompute_boxes": cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON,
+            "recompute_boxes": cfg.MODEL.MASK_ON
+            and (cfg.INPUT.CROP.ENABLED or cfg.INPUT.DETR_CROP.ENABLED),
         }
 
     def __call__(self, dataset_dict: dict) -> dict | None:

@@ -47,7 +47,39 @@ class TokenRCNN(GeneralizedRCNN):
         """As GeneralizedRCNN's, each output with `token_usage` besides.
 
         `token_usage` is (L, h, w) bool: block l processed this token of the image, padding cut off.
+        Images of different size run one after the other: what is found in an image does not hang
+        on its neighbours.
         """
+        outputs: list = [None] * len(batched_inputs)
+        for members in self._equally_padded(batched_inputs):
+            given = [batched_inputs[index] for index in members]
+            known = None
+            if detected_instances is not None:
+                known = [detected_instances[index] for index in members]
+            found = self._inference_of_one_size(given, known, do_postprocess)
+            for index, output in zip(members, found, strict=True):
+                outputs[index] = output
+        return outputs
+
+    def _equally_padded(self, batched_inputs: list[dict]) -> list[list[int]]:
+        """Indices of images that are of one size once padded to the backbone's multiple.
+
+        Those run as one batch. Padding an image to a larger one's size would not only cost: its
+        tokens would look at the padding, and its positions would shift.
+        """
+        step = max(self.backbone.size_divisibility, 1)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, given in enumerate(batched_inputs):
+            size = tuple(-(-side // step) for side in given["image"].shape[-2:])
+            groups.setdefault(size, []).append(index)
+        return list(groups.values())
+
+    def _inference_of_one_size(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None,
+        do_postprocess: bool,
+    ) -> list[dict] | list[Instances]:
         with record_traces(self) as traces:
             outputs = super().inference(batched_inputs, detected_instances, do_postprocess)
         if not do_postprocess:

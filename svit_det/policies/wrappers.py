@@ -170,4 +170,6 @@ class Forgetful(PolicyWrapper):
             return replace(state, patches=state.patches * selection.keep.unsqueeze(-1))
         # gate * new + (1 - gate) * old, less its second half, has the gradient of gate * new.
         old_share = (1 - selection.gate).to(entered.patches.dtype).unsqueeze(-1) * entered.patches
-        return replace(state, patches=state.patches - old_share)
+        patches = state.patches - old_share
+        # One that went through the attention only is not what it was before; its value goes too.
+        return replace(state, patches=patches - (patches * ~selection.keep.unsqueeze(-1)).detach())

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from svit_det.errors import InputError
 from svit_det.tokens import Segments
 
-LAYER_NORM_EPS = 1e-6
-
 
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to tokens."""
@@ -150,11 +148,17 @@ class Block(nn.Module):
     """Pre-norm transformer block. It has no `forward`: `run_block` calls its parts in turn."""
 
     def __init__(
-        self, embed_dim: int, *, num_heads: int, mlp_ratio: float, drop_path_rate: float
+        self,
+        embed_dim: int,
+        *,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        layer_norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
         self.attn = Attention(embed_dim, num_heads)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)

@@ -35,6 +35,7 @@ class TokenTrunk(nn.Module):
         num_heads: int = 3,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        layer_norm_eps: float = 1e-6,
         pretrain_grid: tuple[int, int] = (14, 14),
         pos_embed_init: str = "trunc_normal",
     ) -> None:
@@ -61,7 +62,13 @@ class TokenTrunk(nn.Module):
         # Linear decay rule: the first block never drops, the last one at the full rate.
         rates = torch.linspace(0, drop_path_rate, depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path_rate=rate)
+            Block(
+                embed_dim,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                drop_path_rate=rate,
+                layer_norm_eps=layer_norm_eps,
+            )
             for rate in rates
         )
         self._init_weights(pos_embed_init)

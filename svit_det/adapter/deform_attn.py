@@ -1,0 +1,110 @@
+"""Multi-scale deformable attention in plain PyTorch.
+
+Source: Deformable DETR (Zhu et al. 2021), eq. 3; its compiled kernel computes the same sums.
+
+B images, Q queries, S value cells of all levels together, L levels, P points, h heads, C channels,
+d = C / h.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svit_det.errors import InputError
+
+Grid = tuple[int, int]
+
+
+def cell_centres(grid: Grid, stride: float, over: Sequence[tuple[Grid, float]]) -> Tensor:
+    """(H * W, L, 2): where the centres of `grid`'s cells lie on each level, as (x, y) in its size.
+
+    `over` holds (grid, stride) of the levels. With sides that the strides do not divide, a coarse
+    level sticks out of the picture, and the same place has another share of each level's width.
+    """
+    rows = (torch.arange(grid[0]) + 0.5) * stride
+    columns = (torch.arange(grid[1]) + 0.5) * stride
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    pixels = torch.stack([x.flatten(), y.flatten()], dim=-1)
+    extents = torch.tensor([[width * step, height * step] for (height, width), step in over])
+    return pixels[:, None] / extents
+
+
+def sample_deformable(
+    values: Tensor, grids: Sequence[Grid], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted sums of bilinear samples, in float32.
+
+    values (B, S, h, d); locations (B, Q, h, L, P, 2) as (x, y) in shares of a level's size, cells
+    having their centres at +.5 and zeros around the map; weights (B, Q, h, L, P) -> (B, Q, h * d).
+    """
+    batch, _, heads, channels = values.shape
+    maps = values.float().split([height * width for height, width in grids], dim=1)
+    places = (2 * locations.float() - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
+    shares = weights.float().permute(3, 0, 2, 1, 4).flatten(1, 2).unsqueeze(2)
+    total = None
+    for feature_map, grid, place, share in zip(maps, grids, places, shares, strict=True):
+        feature_map = feature_map.permute(0, 2, 3, 1).reshape(batch * heads, channels, *grid)
+        sampled = F.grid_sample(feature_map, place, align_corners=False)  # (B * h, d, Q, P)
+        level = (sampled * share).sum(dim=-1)
+        total = level if total is None else total + level
+    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at a few learned places around its reference point on every level."""
+
+    def __init__(self, embed_dim: int, *, num_heads: int, num_points: int, num_levels: int) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise InputError(
+                f"MODEL.ADAPTER.DEFORM_NUM_HEADS: {embed_dim} channels do not divide into "
+                f"{num_heads} heads."
+            )
+        if num_points < 1:
+            raise InputError(f"MODEL.ADAPTER.NUM_POINTS: {num_points} must be at least 1.")
+        self.num_heads = num_heads
+        self.shape = (num_heads, num_levels, num_points)
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, 2 * samples)
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal weights on points that walk away from the reference, each head its own way."""
+        heads, levels, points = self.shape
+        angles = torch.arange(heads) * (2 * math.pi / heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, points + 1).view(1, 1, points, 1)
+        with torch.no_grad():
+            bias = (directions.view(heads, 1, 1, 2) * steps).expand(-1, levels, -1, -1)
+            self.sampling_offsets.bias.copy_(bias.flatten())
+        for zero in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(zero)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, queries: Tensor, reference: Tensor, values: Tensor, grids: Sequence[Grid]
+    ) -> Tensor:
+        """queries (B, Q, C), reference (Q, L, 2), values (B, S, C) of `grids` -> (B, Q, C).
+
+        `reference` as from `cell_centres`; offsets are in cells of each level. The sampling runs in
+        float32 under autocast too, as the original's kernel does.
+        """
+        heads, levels, points = self.shape
+        offsets = self.sampling_offsets(queries).float().unflatten(-1, (heads, levels, points, 2))
+        sizes = offsets.new_tensor([[width, height] for height, width in grids])
+        locations = reference[:, None, :, None] + offsets / sizes[:, None]
+        weights = self.attention_weights(queries).float().unflatten(-1, (heads, levels * points))
+        weights = weights.softmax(dim=-1).unflatten(-1, (levels, points))
+        projected = self.value_proj(values).unflatten(-1, (heads, -1))
+        return self.output_proj(sample_deformable(projected, grids, locations, weights))

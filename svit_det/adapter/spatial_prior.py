@@ -1,0 +1,71 @@
+"""The convolutional stem beside the trunk: what a plain ViT does not see, at four scales.
+
+Source: ViT-Adapter (Chen et al. 2023), section 3.2. With patches of p pixels the maps have strides
+p / 4, p / 2, p and 2 p; the original's 4, 8, 16, 32 are those of p = 16.
+
+Departure: patches of 8 and 4 pixels work too; the stem then lacks its pooling, and with 4 its first
+stride as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from svit_det.errors import InputError
+
+PATCH_SIZES = (4, 8, 16)
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, stride: int, norm: Callable[[int], nn.Module]
+) -> list[nn.Module]:
+    """A 3 x 3 convolution without bias, its norm, and ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    return [conv, norm(out_channels), nn.ReLU(inplace=True)]
+
+
+class SpatialPrior(nn.Module):
+    """Images to maps of C channels. Sides that do not divide are rounded up."""
+
+    def __init__(
+        self,
+        *,
+        patch_size: int,
+        in_channels: int,
+        embed_dim: int,
+        width: int,
+        norm: Callable[[int], nn.Module],
+        finest_map: bool,
+    ) -> None:
+        super().__init__()
+        if patch_size not in PATCH_SIZES:
+            raise InputError(
+                f"MODEL.VIT.PATCH_SIZE: the ViT-Adapter's stem is made for patches of "
+                f"{', '.join(map(str, PATCH_SIZES))} pixels, not of {patch_size}."
+            )
+        if width < 1:
+            raise InputError(f"MODEL.ADAPTER.STEM_WIDTH: {width} must be at least 1.")
+        self.stem = nn.Sequential(
+            *conv_norm_relu(in_channels, width, 1 if patch_size == 4 else 2, norm),
+            *conv_norm_relu(width, width, 1, norm),
+            *conv_norm_relu(width, width, 1, norm),
+            *([nn.MaxPool2d(3, stride=2, padding=1)] if patch_size == 16 else []),
+        )
+        self.conv2 = nn.Sequential(*conv_norm_relu(width, 2 * width, 2, norm))
+        self.conv3 = nn.Sequential(*conv_norm_relu(2 * width, 4 * width, 2, norm))
+        self.conv4 = nn.Sequential(*conv_norm_relu(4 * width, 4 * width, 2, norm))
+        self.fc1 = nn.Conv2d(width, embed_dim, 1) if finest_map else None
+        self.fc2 = nn.Conv2d(2 * width, embed_dim, 1)
+        self.fc3 = nn.Conv2d(4 * width, embed_dim, 1)
+        self.fc4 = nn.Conv2d(4 * width, embed_dim, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """(B, 3, height, width) -> the finest map, if there is one, and the three others."""
+        c1 = self.stem(images)
+        c2 = self.conv2(c1)
+        c3 = self.conv3(c2)
+        c4 = self.conv4(c3)
+        finest = None if self.fc1 is None else self.fc1(c1)
+        return finest, [self.fc2(c2), self.fc3(c3), self.fc4(c4)]

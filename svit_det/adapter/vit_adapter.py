@@ -1,0 +1,202 @@
+"""ViTAdapter: a trunk with a convolutional side branch; four maps come out.
+
+Source: ViT-Adapter (Chen et al. 2023) with global attention in all blocks, as in SViT (Liu et al.
+2024), supplementary and released code. It has a trunk and asks it to run ranges of blocks; what
+happens to a token inside a block is not its business.
+
+B images, H x W token grid, N = H * W, C channels, p pixels per patch and side.
+
+Departures from the paper's code:
+
+- Sides need not be multiples of 2 p: each level's grid and its place on the others are exact.
+- Patches of 8 and 4 pixels, and a network without the finest map, for small images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from svit_det.adapter.deform_attn import DeformableAttention
+from svit_det.adapter.interaction import NUM_LEVELS, Extractor, Geometry, Injector
+from svit_det.adapter.spatial_prior import SpatialPrior
+from svit_det.errors import InputError
+from svit_det.tokens import TokenTrace
+from svit_det.vit.trunk import TokenTrunk
+
+
+class ViTAdapter(nn.Module):
+    """Spatial prior, then (inject, run blocks, extract) for each of `interactions`, then four maps.
+
+    `interactions` are pairs [first, last] of blocks, both included, that cover the trunk in order.
+    `norm` makes the batch norm for a number of channels. `drop_path_rate` is the side branch's own,
+    the same in every extractor. `finest_map` False leaves out the map at stride p / 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        trunk: TokenTrunk,
+        interactions: Sequence[Sequence[int]] = ((0, 2), (3, 5), (6, 8), (9, 11)),
+        num_heads: int = 6,
+        num_points: int = 4,
+        ffn_ratio: float = 0.25,
+        stem_width: int = 64,
+        num_extra_extractors: int = 2,
+        drop_path_rate: float = 0.0,
+        finest_map: bool = True,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        self.stages = stages_of(interactions, trunk.depth)
+        if int(trunk.embed_dim * ffn_ratio) < 1:
+            raise InputError(
+                f"MODEL.ADAPTER.FFN_RATIO: {ffn_ratio} of {trunk.embed_dim} channels is none."
+            )
+        if num_extra_extractors < 0:
+            raise InputError(
+                f"MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS: {num_extra_extractors} is below 0."
+            )
+        width = trunk.embed_dim
+        self.trunk = trunk
+        self.spatial_prior = SpatialPrior(
+            patch_size=trunk.patch_size,
+            in_channels=trunk.patch_embed.proj.in_channels,
+            embed_dim=width,
+            width=stem_width,
+            norm=norm,
+            finest_map=finest_map,
+        )
+        self.level_embed = nn.Parameter(torch.zeros(NUM_LEVELS, width))
+        looks = {"num_heads": num_heads, "num_points": num_points}
+        self.injectors = nn.ModuleList(Injector(width, **looks) for _ in self.stages)
+        self.extractors = nn.ModuleList(
+            Extractor(width, ffn_ratio=ffn_ratio, drop_path_rate=drop_path_rate, **looks)
+            for _ in range(len(self.stages) + num_extra_extractors)
+        )
+        self.up = nn.ConvTranspose2d(width, width, 2, stride=2) if finest_map else None
+        self.norms = nn.ModuleList(norm(width) for _ in self.strides)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        nn.init.normal_(self.level_embed)
+        ours = (self.spatial_prior, self.extractors, self.up)
+        for module in (m for part in ours if part is not None for m in part.modules()):
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels per cell of each output map; `res2` is the one at stride 4, and so on."""
+        patch = self.trunk.patch_size
+        strides = [patch // 4, patch // 2, patch, 2 * patch]
+        if self.up is None:
+            del strides[0]
+        return {f"res{int(math.log2(stride))}": stride for stride in strides}
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each output map."""
+        return dict.fromkeys(self.strides, self.trunk.embed_dim)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Image sides should be multiples of this many pixels, the coarsest stride.
+
+        Multiples of the patch size work as well; the coarsest map then sticks out of the image.
+        """
+        return 2 * self.trunk.patch_size
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], TokenTrace]:
+        """(B, 3, height, width), sides multiples of p -> maps by name and who ran where."""
+        state = self.trunk.embed(images)
+        finest, levels = self.spatial_prior(images)
+        geometry = Geometry.of(state.grid, [tuple(m.shape[2:]) for m in levels], images.device)
+        prior = torch.cat(
+            [
+                level.flatten(2).transpose(1, 2) + embedding
+                for level, embedding in zip(levels, self.level_embed, strict=True)
+            ],
+            dim=1,
+        )
+        for stage, injector, extractor in zip(self.stages, self.injectors, self.extractors):
+            state = replace(state, patches=injector(state.patches, prior, geometry))
+            state = self.trunk.run(state, stage.start, stage.stop)
+            prior = extractor(prior, state.patches, geometry)
+        for extractor in self.extractors[len(self.stages) :]:
+            prior = extractor(prior, state.patches, geometry)
+        maps = self._add_trunk(finest, prior, state.patches, geometry)
+        trace = TokenTrace(state.trace, state.grid, num_extra=state.extra.shape[1])
+        return maps, trace
+
+    def _add_trunk(
+        self, finest: Tensor | None, prior: Tensor, patches: Tensor, geometry: Geometry
+    ) -> dict[str, Tensor]:
+        """The side branch's maps, the trunk's resized map added to each, normalised."""
+        cells = prior.transpose(1, 2).split(geometry.sizes, dim=2)
+        maps = [level.unflatten(2, grid) for level, grid in zip(cells, geometry.levels)]
+        if finest is not None:
+            maps.insert(0, finest + self.up(maps[0]))
+        trunk_map = patches.transpose(1, 2).unflatten(2, geometry.trunk)
+        sums = []
+        for feature_map, stride in zip(maps, self.strides.values(), strict=True):
+            sums.append(feature_map + resize_map(trunk_map, stride / self.trunk.patch_size))
+        return {
+            name: norm(each)
+            for name, norm, each in zip(self.strides, self.norms, sums, strict=True)
+        }
+
+
+def resize_map(feature_map: Tensor, stride: float) -> Tensor:
+    """Bilinear, from stride 1 to `stride` patches: 1/4, 1/2, 1 or 2.
+
+    Halving is the mean of four cells, at an odd border of those that there are.
+    """
+    if stride == 1:
+        return feature_map
+    if stride == 2:
+        return F.avg_pool2d(feature_map, 2, ceil_mode=True, count_include_pad=False)
+    return F.interpolate(feature_map, scale_factor=1 / stride, mode="bilinear", align_corners=False)
+
+
+def stages_of(interactions: Sequence[Sequence[int]], depth: int) -> tuple[range, ...]:
+    """Pairs [first, last] -> ranges of blocks. Raises InputError unless they cover the trunk."""
+    stages = []
+    upcoming = 0
+    for pair in interactions:
+        if len(pair) != 2 or not all(isinstance(block, int) for block in pair):
+            raise InputError(f"MODEL.ADAPTER.INTERACTIONS: {pair} is not a pair [first, last].")
+        first, last = pair
+        problem = None
+        if last < first:
+            problem = "ends before it begins"
+        elif first < upcoming:
+            problem = f"overlaps what comes before it, which reaches block {upcoming - 1}"
+        elif first > upcoming:
+            problem = f"leaves a gap: block {upcoming} is in no interaction"
+        elif last >= depth:
+            problem = f"exceeds the trunk, whose {depth} blocks count from 0 to {depth - 1}"
+        if problem:
+            raise InputError(f"MODEL.ADAPTER.INTERACTIONS: {list(pair)} {problem}.")
+        stages.append(range(first, last + 1))
+        upcoming = last + 1
+    if upcoming != depth:
+        raise InputError(
+            f"MODEL.ADAPTER.INTERACTIONS: blocks {upcoming} to {depth - 1} are in no interaction."
+        )
+    return tuple(stages)

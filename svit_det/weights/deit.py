@@ -1,0 +1,44 @@
+"""DeiT, as timm and its authors name it, to our trunk.
+
+C channels, h x w the grid of the pre-training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from svit_det.errors import InputError
+from svit_det.weights.rename import Table, rename
+
+TABLE: Table = {
+    "patch_embed.proj.{}": "trunk.patch_embed.proj.{}",
+    "pos_embed": "trunk.pos_embed",
+    "blocks.{}.{}.{}": "trunk.blocks.{}.{}.{}",
+    "blocks.{}.{}.{}.{}": "trunk.blocks.{}.{}.{}.{}",
+    # A dense model has no class token; the policies that need one start it at random.
+    "cls_token": None,
+    "norm.{}": None,
+    "head.{}": None,
+}
+
+
+def from_deit(weights: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Tensor], int]:
+    """Our names, and the side of the square grid that its position embedding is for."""
+    if "dist_token" in weights:
+        raise InputError(
+            f"{source}: a distilled DeiT, whose two tokens share the position embedding; take the "
+            "plain one."
+        )
+    renamed = rename(weights, TABLE, source=source)
+    if "trunk.pos_embed" not in renamed:
+        raise InputError(f"{source}: no pos_embed; this is not a DeiT.")
+    count = renamed["trunk.pos_embed"].shape[1] - 1
+    side = math.isqrt(count)
+    if side**2 != count:
+        raise InputError(
+            f"{source}: pos_embed has {count} patches besides one class token, which is no square."
+        )
+    return renamed, side

@@ -1,0 +1,169 @@
+"""Multi-scale deformable attention: numbers worked out by hand, and a slow loop."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from svit_det.adapter.deform_attn import DeformableAttention, cell_centres, sample_deformable
+from svit_det.errors import InputError
+
+# ------------------------------------------------------------------ by hand
+
+
+def one_map(location, values=((1.0, 2.0), (3.0, 4.0))):
+    """One query, head, level, point and channel on a map of 2 x 2 cells."""
+    rows = torch.tensor(values).reshape(1, 4, 1, 1)
+    place = torch.tensor(location).view(1, 1, 1, 1, 1, 2)
+    return sample_deformable(rows, [(2, 2)], place, torch.ones(1, 1, 1, 1, 1)).item()
+
+
+@pytest.mark.parametrize(
+    ("location", "value"),
+    [
+        ((0.25, 0.25), 1.0),  # the centre of the first cell
+        ((0.75, 0.25), 2.0),  # x first: the cell to its right
+        ((0.25, 0.75), 3.0),
+        ((0.5, 0.5), 2.5),  # the middle of all four
+        ((0.375, 0.25), 1.25),  # a quarter of the way from 1 to 2
+        ((0.0, 0.25), 0.5),  # the border: half of it lies in the zeros outside
+        ((0.0, 0.0), 0.25),
+        ((-0.5, 0.5), 0.0),  # a whole cell outside
+    ],
+)
+def test_bilinear_by_hand(location, value):
+    assert one_map(location) == pytest.approx(value, abs=1e-6)
+
+
+def test_two_levels_two_points_by_hand():
+    """Level 0 is 1 x 2 cells (10, 20), level 1 one cell (100).
+
+    Level 0: its left centre with weight .1, its middle (15) with .2: 1 + 3. Level 1: its centre
+    with .3, and half outside (50) with .4: 30 + 20. In all 54.
+    """
+    values = torch.tensor([10.0, 20.0, 100.0]).view(1, 3, 1, 1)
+    level_0 = [[0.25, 0.5], [0.5, 0.5]]
+    level_1 = [[0.5, 0.5], [1.0, 0.5]]
+    locations = torch.tensor([level_0, level_1]).view(1, 1, 1, 2, 2, 2)
+    weights = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 1, 2, 2)
+    result = sample_deformable(values, [(1, 2), (1, 1)], locations, weights)
+    assert result.item() == pytest.approx(54.0, abs=1e-5)
+
+
+def test_centres_by_hand():
+    """A 1 x 2 grid of patches seen from the levels of an image of 16 x 32 pixels."""
+    levels = [((2, 4), 0.5), ((1, 2), 1.0), ((1, 1), 2.0)]
+    centres = cell_centres((1, 2), 1.0, levels)
+    # The coarsest level is one cell of 32 x 32 pixels: the image is the upper half of it.
+    assert centres.tolist() == [
+        [[0.25, 0.5], [0.25, 0.5], [0.25, 0.25]],
+        [[0.75, 0.5], [0.75, 0.5], [0.75, 0.25]],
+    ]
+
+
+def test_centres_on_an_even_grid_are_the_same_on_every_level():
+    centres = cell_centres((4, 6), 1.0, [((8, 12), 0.5), ((4, 6), 1.0), ((2, 3), 2.0)])
+    assert_close(centres[:, 0], centres[:, 1])
+    assert_close(centres[:, 0], centres[:, 2])
+    assert_close(centres[7, 1], torch.tensor([1.5 / 6, 1.5 / 4]))
+
+
+# ------------------------------------------------------------------ by a slow loop
+
+
+def slowly(values, grids, locations, weights):
+    """The sum of the paper, cell by cell."""
+    batch, _, heads, channels = values.shape
+    queries, levels, points = locations.shape[1], *locations.shape[3:5]
+    result = torch.zeros(batch, queries, heads, channels)
+    starts = [sum(h * w for h, w in grids[:level]) for level in range(levels)]
+    for b in range(batch):
+        for q in range(queries):
+            for k in range(heads):
+                for level, (height, width) in enumerate(grids):
+                    for p in range(points):
+                        x, y = locations[b, q, k, level, p].tolist()
+                        x, y = x * width - 0.5, y * height - 0.5
+                        for row in (math.floor(y), math.floor(y) + 1):
+                            for column in (math.floor(x), math.floor(x) + 1):
+                                if not (0 <= row < height and 0 <= column < width):
+                                    continue
+                                share = (1 - abs(y - row)) * (1 - abs(x - column))
+                                cell = values[b, starts[level] + row * width + column, k]
+                                result[b, q, k] += weights[b, q, k, level, p] * share * cell
+    return result.flatten(2)
+
+
+@pytest.mark.parametrize("grids", [[(3, 5)], [(6, 10), (3, 5), (2, 3)], [(1, 1), (4, 1)]])
+@pytest.mark.parametrize("points", [1, 3])
+def test_equals_the_slow_loop(grids, points):
+    cells = sum(height * width for height, width in grids)
+    values = torch.randn(2, cells, 2, 4)
+    locations = torch.rand(2, 5, 2, len(grids), points, 2) * 1.4 - 0.2
+    weights = torch.rand(2, 5, 2, len(grids), points)
+    expected = slowly(values, grids, locations, weights)
+    found = sample_deformable(values, grids, locations, weights)
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_module_is_the_formula():
+    """Offsets are in cells of each level, weights a softmax over levels and points together."""
+    module = DeformableAttention(8, num_heads=2, num_points=3, num_levels=2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+    grids = [(4, 6), (2, 3)]
+    queries, values = torch.randn(2, 5, 8), torch.randn(2, 30, 8)
+    reference = torch.rand(5, 2, 2)
+    offsets = module.sampling_offsets(queries).view(2, 5, 2, 2, 3, 2)
+    locations = torch.empty_like(offsets)
+    for level, (height, width) in enumerate(grids):
+        for axis, size in enumerate((width, height)):
+            place = reference[None, :, None, level, None, axis]
+            locations[:, :, :, level, :, axis] = place + offsets[:, :, :, level, :, axis] / size
+    weights = module.attention_weights(queries).view(2, 5, 2, 6).softmax(dim=-1)
+    projected = module.value_proj(values).view(2, 30, 2, 4)
+    looked_up = slowly(projected, grids, locations, weights.view(2, 5, 2, 2, 3))
+    expected = module.output_proj(looked_up)
+    assert_close(module(queries, reference, values, grids), expected, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------ start, precision, bad input
+
+
+def test_heads_start_in_different_directions():
+    """Six heads: (cos, sin) of multiples of 60 degrees, scaled to a largest entry of 1."""
+    module = DeformableAttention(12, num_heads=6, num_points=4, num_levels=3)
+    bias = module.sampling_offsets.bias.view(6, 3, 4, 2)
+    assert bias[0, 0].tolist() == [[1, 0], [2, 0], [3, 0], [4, 0]]
+    slope = 1 / math.tan(math.pi / 3)
+    assert bias[1, 2, 0].tolist() == pytest.approx([slope, 1.0], abs=1e-6)
+    assert bias[3, 1, 3].tolist() == pytest.approx([-4.0, 0.0], abs=1e-5)
+    assert not module.sampling_offsets.weight.any()
+    assert not module.attention_weights.weight.any() and not module.attention_weights.bias.any()
+
+
+def test_sampling_stays_in_float32_under_autocast():
+    module = DeformableAttention(8, num_heads=2, num_points=2, num_levels=1)
+    queries, values = torch.randn(1, 6, 8), torch.randn(1, 6, 8)
+    reference = cell_centres((2, 3), 1.0, [((2, 3), 1.0)])
+    seen = []
+    module.output_proj.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].dtype))
+    full = module(queries, reference, values, [(2, 3)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = module(queries, reference, values, [(2, 3)])
+    assert seen == [torch.float32, torch.float32]
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - full).norm() < 0.03 * full.norm()
+
+
+@pytest.mark.parametrize("heads", [0, 5, 7])
+def test_heads_that_do_not_divide_the_width(heads):
+    with pytest.raises(InputError, match=rf"MODEL\.ADAPTER\.DEFORM_NUM_HEADS.*24.*{heads}"):
+        DeformableAttention(24, num_heads=heads, num_points=4, num_levels=1)
+
+
+def test_no_points():
+    with pytest.raises(InputError, match=r"MODEL\.ADAPTER\.NUM_POINTS: 0"):
+        DeformableAttention(24, num_heads=3, num_points=0, num_levels=1)

@@ -1,0 +1,342 @@
+"""The adapter around a trunk: geometry, stages, every policy under it, what it costs in memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from svit_det.adapter import ViTAdapter
+from svit_det.adapter.interaction import Geometry
+from svit_det.adapter.vit_adapter import resize_map, stages_of
+from svit_det.errors import InputError
+from svit_det.policies import SViT
+
+PAIRS = [[0, 2], [3, 5], [6, 8], [9, 11]]
+TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
+
+
+@pytest.fixture
+def adapter(tiny_trunk):
+    """Factory: a small adapter over twelve blocks of 24 channels, no parameter at its first 0."""
+
+    def make(policy=None, *, interactions=PAIRS, trunk=None, **options):
+        trunk = {"patch_size": 8} | (trunk or {})
+        net = ViTAdapter(
+            trunk=tiny_trunk(policy, **trunk),
+            interactions=interactions,
+            num_heads=3,
+            num_points=2,
+            stem_width=4,
+            **options,
+        )
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                if not name.startswith("trunk."):
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+            for name, buffer in net.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.normal_(std=0.1)
+        return net.eval()
+
+    return make
+
+
+# ------------------------------------------------------------------ maps
+
+
+@pytest.mark.parametrize("patch", [4, 8, 16])
+@pytest.mark.parametrize("grid", [(4, 6), (3, 5), (1, 1), (5, 2)])
+def test_four_maps_at_their_strides_on_odd_grids_too(adapter, images, patch, grid):
+    net = adapter(trunk={"patch_size": patch})
+    maps, trace = net(images(2, grid, patch))
+    height, width = grid
+    sizes = [(4 * height, 4 * width), (2 * height, 2 * width), grid]
+    sizes.append((-(-height // 2), -(-width // 2)))
+    assert [tuple(each.shape) for each in maps.values()] == [(2, 24, *size) for size in sizes]
+    assert list(net.strides.values()) == [patch // 4, patch // 2, patch, 2 * patch]
+    assert list(maps) == list(net.strides) == list(net.channels)
+    assert trace.keep_maps().shape == (2, 12, *grid)
+    assert net.size_divisibility == 2 * patch
+
+
+def test_names_are_those_of_the_strides(adapter):
+    named = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+    assert adapter(trunk={"patch_size": 16}).strides == named
+    assert adapter(finest_map=False).strides == {"res2": 4, "res3": 8, "res4": 16}
+
+
+def test_without_the_finest_map_the_others_are_the_same(adapter, images):
+    whole = adapter()
+    coarse = adapter(finest_map=False)
+    state = whole.state_dict()
+    renamed = {
+        name.replace("norms.1", "norms.0")
+        .replace("norms.2", "norms.1")
+        .replace("norms.3", "norms.2"): value
+        for name, value in state.items()
+        if not name.startswith(("norms.0", "up.", "spatial_prior.fc1"))
+    }
+    coarse.load_state_dict(renamed)
+    batch = images(1, (4, 6), 8)
+    expected, _ = whole(batch)
+    found, _ = coarse(batch)
+    assert list(found) == ["res2", "res3", "res4"]
+    for name, each in found.items():
+        assert torch.equal(each, expected[name])
+
+
+def test_a_shift_by_whole_cells_shifts_the_maps(tiny_trunk):
+    """Reference points, level splits and row order all agree: what is at a place stays there."""
+    trunk = tiny_trunk(depth=2, patch_size=8, pretrain_grid=(48, 48))
+    with torch.no_grad():
+        trunk.pos_embed.copy_(trunk.pos_embed[:, :1].expand_as(trunk.pos_embed))
+        for block in trunk.blocks:  # only what is local: attention sees everything
+            for layer in (block.attn.proj, block.mlp.fc2):
+                layer.weight.zero_()
+                layer.bias.zero_()
+    net = ViTAdapter(
+        trunk=trunk, interactions=[[0, 1]], num_heads=3, num_points=1, stem_width=4
+    ).eval()
+    with torch.no_grad():
+        net.injectors[0].gamma.fill_(0.5)
+    picture = torch.zeros(1, 3, 384, 384)
+    spot = torch.randn(1, 3, 16, 16)
+    here, there = picture.clone(), picture.clone()
+    here[..., 192:208, 176:192] = spot
+    there[..., 192:208, 192:208] = spot
+    with torch.no_grad():
+        first, second = net(here)[0], net(there)[0]
+    for name, stride in net.strides.items():
+        shift = 16 // stride
+        middle = slice(160 // stride, 240 // stride)
+        assert not torch.equal(first[name], second[name])
+        moved = first[name].roll(shift, dims=3)[..., middle, middle]
+        assert_close(second[name][..., middle, middle], moved, atol=1e-5, rtol=1e-5)
+
+
+def test_resizing_by_hand():
+    """Halving is the mean of four, of two at an odd border; bilinear does that to even maps."""
+    feature_map = torch.tensor([[1.0, 3.0, 8.0], [5.0, 7.0, 2.0], [0.0, 4.0, 6.0]])[None, None]
+    assert resize_map(feature_map, 2)[0, 0].tolist() == [[4.0, 5.0], [2.0, 6.0]]
+    even = torch.randn(2, 3, 4, 6)
+    bilinear = nn.functional.interpolate(even, scale_factor=0.5, mode="bilinear")
+    assert_close(resize_map(even, 2), bilinear)
+    assert resize_map(even, 1) is even
+    assert resize_map(even, 0.25).shape == (2, 3, 16, 24)
+
+
+def test_geometry_of_an_odd_grid():
+    geometry = Geometry.of((3, 5), [(6, 10), (3, 5), (2, 3)], torch.device("cpu"))
+    assert geometry.sizes == [60, 15, 6]
+    assert geometry.to_levels.shape == (15, 3, 2) and geometry.to_trunk.shape == (81, 1, 2)
+    # The last cell of the coarsest level has its centre at 5 x 3 patches: the trunk's lower corner.
+    assert geometry.to_trunk[-1, 0].tolist() == pytest.approx([5 / 5, 3 / 3])
+
+
+# ------------------------------------------------------------------ stages
+
+
+def by_hand(net, images):
+    """The side branch's sums, written down once more: what the network should be."""
+    state = net.trunk.embed(images)
+    finest, levels = net.spatial_prior(images)
+    geometry = Geometry.of(state.grid, [tuple(m.shape[2:]) for m in levels], images.device)
+    tokens = [level.flatten(2).transpose(1, 2) for level in levels]
+    prior = torch.cat([t + net.level_embed[i] for i, t in enumerate(tokens)], dim=1)
+    for index, (first, last) in enumerate([(0, 2), (3, 5), (6, 8), (9, 11)]):
+        injected = net.injectors[index](state.patches, prior, geometry)
+        state = net.trunk.run(replace(state, patches=injected), first, last + 1)
+        prior = net.extractors[index](prior, state.patches, geometry)
+    for extra in net.extractors[4:]:
+        prior = extra(prior, state.patches, geometry)
+    return finest, prior, state, geometry
+
+
+def test_reads_as_the_figure(adapter, images):
+    net = adapter()
+    batch = images(1, (4, 6), 8)
+    finest, prior, state, geometry = by_hand(net, batch)
+    maps, _ = net(batch)
+    sizes = geometry.sizes
+    c2, c3, c4 = (
+        part.transpose(1, 2).unflatten(2, grid)
+        for part, grid in zip(prior.split(sizes, dim=1), geometry.levels)
+    )
+    trunk_map = state.patches.transpose(1, 2).unflatten(2, (4, 6))
+    for norm, own, stride, found in zip(
+        net.norms, (finest + net.up(c2), c2, c3, c4), (0.25, 0.5, 1, 2), maps.values()
+    ):
+        resized = nn.functional.interpolate(trunk_map, scale_factor=1 / stride, mode="bilinear")
+        assert_close(found, norm(own + resized), atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_adapter_leaves_the_trunk_alone(tiny_trunk, images, policy):
+    """`gamma` starts at 0: whatever ranges the blocks are run in, they are the trunk's own."""
+    trunk = tiny_trunk(policy, patch_size=8)
+    batch = images(2, (4, 6), 8)
+    alone = trunk(batch)
+    for interactions in (PAIRS, [[0, 0], [1, 11]], [[0, 11]]):
+        net = ViTAdapter(trunk=trunk, interactions=interactions, num_heads=3, stem_width=4).eval()
+        _, trace = net(batch)
+        for ours, theirs in zip(trace.selections, alone.trace, strict=True):
+            assert torch.equal(ours.keep, theirs.keep)
+        assert trace.num_extra == alone.extra.shape[1]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 5])
+def test_any_depth(adapter, images, depth):
+    middle = depth // 2
+    pairs = [[0, middle], [middle + 1, depth - 1]] if depth > 1 else [[0, 0]]
+    net = adapter(interactions=pairs, trunk={"depth": depth, "patch_size": 8})
+    _, trace = net(images(1, (2, 4), 8))
+    assert len(trace.selections) == depth
+    assert len(net.injectors) == len(pairs) and len(net.extractors) == len(pairs) + 2
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([[0, 2], [2, 11]], "overlaps"),
+        ([[0, 2], [4, 11]], "leaves a gap: block 3"),
+        ([[1, 11]], "leaves a gap: block 0"),
+        ([[0, 12]], "exceeds the trunk, whose 12 blocks"),
+        ([[0, 5]], "blocks 6 to 11 are in no interaction"),
+        ([], "blocks 0 to 11"),
+        ([[0, 5], [9, 6]], "ends before it begins"),
+        ([[0, 1, 2], [3, 11]], "not a pair"),
+        ([[0, 5.5], [6, 11]], "not a pair"),
+    ],
+)
+def test_wrong_interactions(pairs, said):
+    with pytest.raises(InputError, match=r"MODEL\.ADAPTER\.INTERACTIONS") as refusal:
+        stages_of(pairs, 12)
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"trunk": {"patch_size": 2}}, "MODEL.VIT.PATCH_SIZE"),
+        ({"ffn_ratio": 0.01}, "MODEL.ADAPTER.FFN_RATIO"),
+        ({"num_extra_extractors": -1}, "MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS"),
+    ],
+)
+def test_wrong_values(adapter, options, said):
+    with pytest.raises(InputError, match=said):
+        adapter(**options)
+
+
+def test_wrong_stem(tiny_trunk):
+    with pytest.raises(InputError, match=r"MODEL\.ADAPTER\.STEM_WIDTH: 0"):
+        ViTAdapter(trunk=tiny_trunk(patch_size=8), num_heads=3, stem_width=0)
+
+
+# ------------------------------------------------------------------ the laws, under the adapter
+
+
+def test_a_batch_of_two_is_two_batches_of_one(adapter, images, policy):
+    net = adapter(policy)
+    batch = images(2, (3, 5), 8)
+    with torch.no_grad():
+        together, trace = net(batch)
+        alone = [net(batch[index : index + 1]) for index in range(2)]
+    for name, each in together.items():
+        assert_close(each, torch.cat([maps[name] for maps, _ in alone]), **TOLERANCE)
+    singles = torch.cat([single.keep_maps() for _, single in alone])
+    assert torch.equal(trace.keep_maps(), singles)
+
+
+def test_trained_is_run(adapter, images, policy_case, forced):
+    """The selections that inference made, as gates: the same maps, computed for everyone."""
+    torch.manual_seed(5)
+    net = adapter(policy_case.build())
+    batch = images(2, (4, 6), 8)
+    with torch.no_grad():
+        packed, trace = net(batch)
+
+        def change(layer, stage, selection):
+            then = trace.selections[layer]
+            entering = stage == "enter" and then.entered is not None
+            keep = then.entered if entering else then.keep
+            return replace(selection, keep=keep, gate=keep.float(), whole=False)
+
+        net.trunk.policy = forced(net.trunk.policy, change).eval()
+        masked, _ = net(batch)
+    for name, each in packed.items():
+        assert_close(masked[name], each, atol=1e-4, rtol=1e-4)
+
+
+def test_every_parameter_learns(adapter, images, policy):
+    net = adapter(policy).train()
+    maps, trace = net(images(2, (4, 6), 8))
+    task = sum((each * torch.randn_like(each)).mean() for each in maps.values())
+    (task + sum(net.trunk.policy.losses(trace, {"loss_task": task}).values())).backward()
+    idle = [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    unused = {"trunk.pos_embed"}  # its first entry belongs to a class token; the rest learns
+    assert set(idle) <= unused
+    still = [
+        name
+        for name, parameter in net.named_parameters()
+        if parameter.grad is not None and not parameter.grad.any()
+    ]
+    assert still == []
+
+
+def test_class_and_other_extra_tokens_stay_off_the_maps(adapter, images, class_everyone):
+    """A class token takes part in the blocks and in nothing else: injectors see patches alone."""
+    net = adapter(class_everyone())
+    seen = []
+    for module in (*net.injectors, *net.extractors):
+        module.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[1]))
+    _, trace = net(images(1, (4, 6), 8))
+    assert trace.num_extra == 1
+    assert set(seen) == {24, 96 + 24 + 6}
+
+
+def test_drop_path_is_the_side_branchs_own_full_rate(adapter):
+    net = adapter(drop_path_rate=0.3, trunk={"drop_path_rate": 0.1, "patch_size": 8})
+    assert {extractor.drop_path.p for extractor in net.extractors} == {0.3}
+
+
+def test_the_norm_is_the_callers(adapter):
+    net = adapter(norm=lambda channels: nn.GroupNorm(2, channels))
+    kinds = {type(m) for m in net.modules() if "Norm" in type(m).__name__}
+    assert kinds == {nn.GroupNorm, nn.LayerNorm}
+
+
+# ------------------------------------------------------------------ memory
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most numbers that any operation returned, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for each in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(each, torch.Tensor):
+                self.numbers = max(self.numbers, each.untyped_storage().nbytes() // 4)
+        return out
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_no_attention_matrix_at_full_size(tiny_trunk, training):
+    """800 x 1344 pixels, 4,200 tokens: nothing as large as N x N is ever made, gates and all."""
+    policy = SViT(embed_dim=24, depth=2, layers=[1], keep_ratios=[0.7])
+    trunk = tiny_trunk(policy, depth=2, patch_size=16, pretrain_grid=(14, 14))
+    net = ViTAdapter(
+        trunk=trunk, interactions=[[0, 1]], num_heads=3, num_points=1, stem_width=4
+    ).train(training)
+    images = torch.randn(1, 3, 800, 1344)
+    with LargestTensor() as largest, torch.set_grad_enabled(training):
+        maps, _ = net(images)
+        if training:
+            sum(each.sum() for each in maps.values()).backward()
+    tokens = 50 * 84
+    assert largest.numbers < tokens**2 / 2

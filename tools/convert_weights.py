@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Weights with other people's names, as a checkpoint that a config of ours starts from.
+
+    python tools/convert_weights.py --from deit --weights deit_tiny_patch16_224.pth \
+        --config-file configs/dense_t.yaml --output weights/deit_tiny.pth
+
+--from deit          DeiT in timm's names: the trunk; class token, final norm and head are left out
+--from vit-adapter   a dense ViT-Adapter of mmdetection, backbone or whole detector: the backbone
+--from svit          the original SViT, backbone or whole detector: the backbone with its gates
+--from trunk         a model trained here, under any pyramid: its trunk, without the policy
+
+Every weight of the file must be known and every weight of the target found: nothing is half loaded.
+"""
+
+from __future__ import annotations
+
+from svit_det.startup import prepare_process
+
+prepare_process()
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from safetensors.torch import save_file
+from torch import Tensor
+
+from svit_det.detection import load_config
+from svit_det.detection.backbone import find_token_backbone
+from svit_det.detection.checkpoint import read_checkpoint
+from svit_det.errors import InputError
+from svit_det.vit.position import resize_pos_embed
+from svit_det.weights.deit import from_deit
+from svit_det.weights.mmdet import from_mmdet, svit_table, vit_adapter_table
+
+KINDS = ("deit", "vit-adapter", "svit", "trunk")
+ORIGINAL_SVIT_EPS = 1e-5
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--from", dest="kind", choices=KINDS, required=True, help="see above")
+    parser.add_argument("--weights", required=True, help=".pth or .safetensors to read")
+    parser.add_argument("--config-file", required=True, help="the model that will load the result")
+    parser.add_argument("--output", required=True, help=".pth or .safetensors to write")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read, rename, check against the model, write."""
+    output = Path(args.output)
+    if output.suffix not in (".pth", ".safetensors"):
+        raise InputError(f"--output {output}: name a .pth or a .safetensors file.")
+    if not Path(args.weights).is_file():
+        raise InputError(f"--weights {args.weights}: no such file.")
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    backbone = find_token_backbone(model)
+    prefix = next(name for name, module in model.named_modules() if module is backbone.net)
+    given = read_checkpoint(args.weights)["model"]
+    target = {name: value.cpu() for name, value in backbone.net.state_dict().items()}
+    renamed = convert(args.kind, given, cfg, target, source=args.weights)
+    wanted = [name for name in target if is_wanted(name, args.kind)]
+    check_complete(renamed, target, wanted, source=args.weights)
+    write({f"{prefix}.{name}": renamed[name].contiguous() for name in wanted}, output)
+    total = sum(renamed[name].numel() for name in wanted)
+    print(f"{len(wanted)} weights, {total:,} numbers of {prefix}: {output}")
+    left = len(target) - len(wanted)
+    if left:
+        print(f"{left} weights of that backbone are not in such a file and start as initialised.")
+    if args.kind == "svit":
+        print("The file has no thresholds: until training tracks them, mode threshold is argmax.")
+        if cfg.MODEL.VIT.LAYER_NORM_EPS != ORIGINAL_SVIT_EPS:
+            print("The original's blocks normalise with 1e-5: set MODEL.VIT.LAYER_NORM_EPS 1e-5.")
+
+
+def convert(
+    kind: str, given: dict[str, Tensor], cfg: CfgNode, target: dict[str, Tensor], *, source: str
+) -> dict[str, Tensor]:
+    """`given` under the names of our network."""
+    if kind == "deit":
+        renamed, side = from_deit(given, source=source)
+        positions = renamed["trunk.pos_embed"]
+        grid = tuple(cfg.MODEL.VIT.PRETRAIN_GRID)
+        patches = resize_pos_embed(positions[:, 1:], (side, side), grid)
+        renamed["trunk.pos_embed"] = torch.cat([positions[:, :1], patches], dim=1)
+        return renamed
+    if kind == "trunk":
+        parts = (name.partition(".trunk.") for name in given)
+        found = {"trunk." + name: "".join((a, b, name)) for a, b, name in parts if b}
+        return {new: given[old] for new, old in found.items() if is_wanted(new, kind)}
+    adapter = cfg.MODEL.ADAPTER
+    size = {
+        "num_interactions": len(adapter.INTERACTIONS),
+        "num_extra": adapter.NUM_EXTRA_EXTRACTORS,
+    }
+    if kind == "vit-adapter":
+        return from_mmdet(given, vit_adapter_table(**size), source=source)
+    table = svit_table(**size, layers=cfg.MODEL.TOKEN_POLICY.LAYERS)
+    renamed = from_mmdet(given, table, source=source)
+    fresh = {name: value for name, value in target.items() if ".policy.budget." in name}
+    return {**fresh, **renamed}
+
+
+def is_wanted(name: str, kind: str) -> bool:
+    """The weight of our network is one that such a file brings."""
+    if kind == "svit":
+        return True
+    ours = ".policy." in name or name == "trunk.cls_token"
+    return not ours and (kind == "vit-adapter" or name.startswith("trunk."))
+
+
+def check_complete(
+    renamed: dict[str, Tensor], target: dict[str, Tensor], wanted: list[str], *, source: str
+) -> None:
+    """Refuse a file that has too little, too much, or other shapes."""
+    problems = {
+        "is not in the file": [name for name in wanted if name not in renamed],
+        "is not in the model of --config-file": [name for name in renamed if name not in target],
+        "has another shape in the model of --config-file": [
+            name for name in wanted if name in renamed and renamed[name].shape != target[name].shape
+        ],
+    }
+    for problem, names in problems.items():
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise InputError(f"{source}: {names[0]}{more} {problem}.")
+
+
+def write(weights: dict[str, Tensor], output: Path) -> None:
+    """The file, complete or not at all."""
+    partial = output.with_name(output.name + ".partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.suffix == ".pth":
+            torch.save({"model": weights}, partial)
+        else:
+            save_file(weights, partial)
+        os.replace(partial, output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"--output {output}: cannot be written ({error}).") from error
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except InputError as problem:
+        sys.exit(f"convert_weights.py: {problem}")
