@@ -21,9 +21,11 @@ MAY_IMPORT = {
     "tokens": set(),
     "policies": {"tokens"},
     "vit": {"tokens", "policies"},
+    "adapter": {"tokens", "vit"},
+    "weights": set(),
     "visualization": set(),
-    "benchmark": {"tokens", "policies", "vit"},
-    "detection": {"results", "tokens", "policies", "vit", "visualization"},
+    "benchmark": {"tokens", "policies", "vit", "adapter"},
+    "detection": {"results", "tokens", "policies", "vit", "adapter", "visualization"},
 }
 MAY_IMPORT["tools"] = set(MAY_IMPORT)
 WITH_DETECTRON2 = {"detection", "tools"}
@@ -36,6 +38,8 @@ PACKAGES = {
     "tokens": {"torch"},
     "policies": {"torch", "fvcore"},
     "vit": {"torch"},
+    "adapter": {"torch", "torchvision"},
+    "weights": {"torch"},
     "visualization": {"numpy", "cv2", "matplotlib"},
 }
 # Modules of which one room may see a part only.
@@ -129,6 +133,9 @@ def test_nobody_imports_to_the_right():
         ("vit", "from svit_det.policies.svit import SViT"),
         ("vit", "from svit_det.policies import Dense"),
         ("vit", "def late():\n    from detectron2.layers import ShapeSpec"),
+        ("vit", "from svit_det.adapter import ViTAdapter"),
+        ("adapter", "from svit_det.policies import Dense"),
+        ("weights", "from svit_det.vit import TokenTrunk"),
         ("visualization", "import torch"),
         ("visualization", "from detectron2.utils.visualizer import Visualizer"),
         ("visualization", "from svit_det.tokens import TokenTrace"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import multiprocessing
-import sys
 
 import numpy as np
 import torch
@@ -22,6 +21,9 @@ from svit_det.detection.images import read_image
 from svit_det.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+LONGEST_BEFORE_CROP = 4200
+"""Pixels; the recipe sets no limit here, but a line of one pixel's height must not fill memory."""
 
 
 class ResizeToAtLeastOnePixel(T.ResizeShortestEdge):
@@ -92,7 +94,7 @@ def detr_crop(cfg: CfgNode, resize: T.Augmentation) -> list[T.Augmentation]:
         )
     first = T.AugmentationList(
         [
-            ResizeToAtLeastOnePixel(tuple(keys.MIN_SIZES), sys.maxsize, "choice"),
+            ResizeToAtLeastOnePixel(tuple(keys.MIN_SIZES), LONGEST_BEFORE_CROP, "choice"),
             T.RandomCrop("absolute_range", (smallest, largest)),
         ]
     )

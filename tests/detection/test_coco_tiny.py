@@ -23,7 +23,7 @@ FOLDER = os.environ.get("SVIT_COCO_TINY", "")
 pytestmark = pytest.mark.skipif(
     not FOLDER, reason="SVIT_COCO_TINY names no folder of photographs in COCO's layout"
 )
-PLAIN_SVIT_T = Path(__file__).resolve().parents[2] / "configs/plain_svit_t.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NUM_EVALUATED = 8
 
 
@@ -66,6 +66,7 @@ def cfg(small_sets, tmp_path):
         "DATASETS.TEST": ("tiny_few",),
         "INPUT.MIN_SIZE_TRAIN": (128, 160),
         "INPUT.MAX_SIZE_TRAIN": 224,
+        "INPUT.DETR_CROP.ENABLED": False,
         "INPUT.MIN_SIZE_TEST": 160,
         "INPUT.MAX_SIZE_TEST": 224,
         "DATALOADER.NUM_WORKERS": 0,
@@ -78,7 +79,7 @@ def cfg(small_sets, tmp_path):
         "OUTPUT_DIR": str(tmp_path / "out"),
     }
     pairs = [part for pair in options.items() for part in pair]
-    cfg = load_config(str(PLAIN_SVIT_T), pairs)
+    cfg = load_config(str(CONFIGS / "plain_svit_t.yaml"), pairs)
     prepare_datasets(cfg, training=True)
     return cfg
 
@@ -137,3 +138,57 @@ def test_evaluation_and_training(cfg, tmp_path):
     assert np.isfinite(losses["total_loss"]) and losses["loss_keep_ratio"] > 0
     moved = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters())]
     assert sum(moved) > 0.9 * len(moved)
+
+
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+    "TEST.DETECTIONS_PER_IMAGE": 10,
+    "DATASETS.TRAIN": "('tiny_train',)",
+    "DATASETS.TEST": "('tiny_few',)",
+    "INPUT.MIN_SIZE_TRAIN": "(96, 128)",
+    "INPUT.MAX_SIZE_TRAIN": 160,
+    "INPUT.DETR_CROP.FINAL_SIZE": 144,
+    "INPUT.MIN_SIZE_TEST": 128,
+    "INPUT.MAX_SIZE_TEST": 160,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.STEPS": "()",
+    "SOLVER.WARMUP_ITERS": 5,
+    "SOLVER.BASE_LR": 0.0001,
+    "SEED": 3,
+}
+
+
+@pytest.mark.parametrize("name", ["svit_t", "svit_s", "plain_svit_t", "plain_svit_s"])
+def test_twenty_iterations_evaluation_and_resuming(name, small_sets, fork_tool, tmp_path):
+    """The shipped network and recipe on small pictures, through the tool, stopped after ten steps.
+
+    On a CPU AMP is bfloat16 in the trunk, so that is tried here as well.
+    """
+    folder = tmp_path / "out"
+    options = SMALL | {"OUTPUT_DIR": folder, "DATASETS.COCO_FORMAT": str(small_sets)}
+    pairs = [part for pair in options.items() for part in pair]
+    config = ["--config-file", CONFIGS / f"{name}.yaml"]
+    halfway = ["SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 10]
+    first = fork_tool("train_net.py", *config, *pairs, *halfway, "TEST.EVAL_PERIOD", 0)
+    assert first.returncode == 0, first.stdout + first.stderr
+    (folder / "results.json").unlink()
+    second = fork_tool("train_net.py", *config, "--resume", *pairs, "SOLVER.MAX_ITER", 20)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "Starting training from iteration 10" in second.stdout
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    (last,) = [line for line in lines if line.get("iteration") == 19 and "total_loss" in line]
+    losses = {key: value for key, value in last.items() if "loss" in key}
+    assert "loss_keep_ratio" in losses and "loss_mask" in losses
+    assert all(np.isfinite(value) for value in losses.values())
+    results = json.loads((folder / "results.json").read_text())
+    assert {"bbox", "segm", "token_usage"} <= set(results)
+    assert 0 < results["token_usage"]["all"] < 100
+    saved = torch.load(folder / "model_final.pth", weights_only=True)
+    tracked = [n for n in saved["model"] if n.endswith("policy.budget.num_batches_tracked")]
+    assert saved["model"][tracked[0]] == 20
+    assert all(value.isfinite().all() for value in saved["model"].values())

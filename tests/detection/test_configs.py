@@ -12,12 +12,14 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from svit_det.adapter import ViTAdapter
 from svit_det.detection import add_svit_config, load_config
 from svit_det.detection import config as config_module
 from svit_det.detection.backbone import find_token_backbone
 from svit_det.errors import InputError
 from svit_det.policies import Dense, SViT
 from svit_det.policies.wrappers import PolicyWrapper
+from svit_det.vit import PlainViT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASES = sorted((CONFIGS / "base").glob("*.yaml"))
@@ -67,19 +69,59 @@ def test_config_builds_what_its_name_says(path):
     width = {"t": 192, "s": 384}[size]
     assert width == cfg.MODEL.VIT.EMBED_DIM
 
-    trunk = find_token_backbone(model).net.trunk
-    assert count(trunk) - count(policy) == trunk_size(cfg.MODEL.VIT)
+    net = find_token_backbone(model).net
+    assert count(net.trunk) - count(policy) == trunk_size(cfg.MODEL.VIT)
+    is_plain = "plain" in name or name in ("dense", "svit")
+    assert type(net) is (PlainViT if is_plain else ViTAdapter)
     millions = count(model) / 1e6
     if path.parent.name == "demo":
         assert 6 < millions < 9
     else:
         # A Mask R-CNN head has 17 million, each further box head of a cascade 14 million.
-        trunk_millions = 21.7 if cfg.MODEL.VIT.EMBED_DIM == 384 else 5.5
+        net_millions = 21.7 if cfg.MODEL.VIT.EMBED_DIM == 384 else 5.5
+        if not is_plain:
+            net_millions = 27.4 if cfg.MODEL.VIT.EMBED_DIM == 384 else 7.9
         heads = 46 if "cascade" in name else 18
-        assert trunk_millions + heads < millions < trunk_millions + heads + 6
+        assert net_millions + heads < millions < net_millions + heads + 6
     assert len(model.roi_heads.box_predictor if "cascade" in name else [0]) == (
         3 if "cascade" in name else 1
     )
+
+
+@pytest.mark.parametrize(("size", "millions"), [("t", 28.15), ("s", 48.13)], ids=["T", "S"])
+def test_the_whole_detector_is_as_large_as_the_papers(size, millions):
+    """methods of the original: 28.15 and 48.13 million for Mask R-CNN on SViT-Adapter."""
+    model = build_model(load_config(str(CONFIGS / f"svit_{size}.yaml"), ["MODEL.DEVICE", "cpu"]))
+    assert count(model) / 1e6 == pytest.approx(millions, abs=0.15)
+
+
+SCHEDULES = {
+    "dense_t": (36, [27, 33], 1e-4, 0.05, 0.1),
+    "dense_s": (36, [27, 33], 1e-4, 0.05, 0.2),
+    "svit_t": (6, [4], 1e-5, 1e-6, 0.1),
+    "svit_s": (4, [3], 1e-5, 1e-6, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, *(f"plain_{name}" for name in SCHEDULES)])
+def test_recipes(name):
+    """Epochs of COCO's 117,266 images with objects, at 16 a step, are so many steps."""
+    cfg = load_config(str(CONFIGS / f"{name}.yaml"))
+    epochs, falls, rate, decay, drop_path = SCHEDULES[name.removeprefix("plain_")]
+    steps = math.ceil(117_266 / cfg.SOLVER.IMS_PER_BATCH)
+    assert steps == 7_330
+    assert epochs * steps == cfg.SOLVER.MAX_ITER
+    assert tuple(fall * steps for fall in falls) == tuple(cfg.SOLVER.STEPS)
+    assert (rate, decay) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY)
+    assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR) == (500, 0.001)
+    assert cfg.SOLVER.AMP.ENABLED and not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+    assert drop_path == cfg.MODEL.VIT.DROP_PATH_RATE
+    assert cfg.MODEL.TOKEN_POLICY.LOSS_WEIGHT == 4.0
+    assert cfg.MODEL.ADAPTER.NORM == "SyncBN"
+    assert cfg.INPUT.DETR_CROP.ENABLED
+    assert list(cfg.INPUT.DETR_CROP.MIN_SIZES) == [400, 500, 600]
+    assert list(cfg.INPUT.DETR_CROP.CROP_SIZE) == [384, 600]
+    assert list(cfg.INPUT.MIN_SIZE_TRAIN) == list(range(480, 801, 32))
 
 
 def test_sizes_are_those_of_deit():

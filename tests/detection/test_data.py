@@ -130,6 +130,97 @@ def test_the_record_itself_stays_as_it_was(tiny_config, record):
     assert given["annotations"][0]["bbox"] == [12.0, 6.0, 30.0, 24.0]
 
 
+# ------------------------------------------------------------------ DETR's two branches
+
+DETR_CROP = (
+    *NO_FLIP,
+    *("INPUT.MIN_SIZE_TRAIN", "(64, 80)"),
+    *("INPUT.MAX_SIZE_TRAIN", 100),
+    *("INPUT.DETR_CROP.ENABLED", True),
+    *("INPUT.DETR_CROP.MIN_SIZES", "[40, 50]"),
+    *("INPUT.DETR_CROP.CROP_SIZE", "[30, 45]"),
+    *("INPUT.DETR_CROP.FINAL_SIZE", 90),
+)
+
+
+def test_half_of_the_images_are_cropped_before_the_resize(tiny_config, record):
+    """An uncropped image of 40 x 60 pixels ends up as wide as the last crop lets it be."""
+    mapper = TokenDatasetMapper(tiny_config(*DETR_CROP), True)
+    given = [mapper(record("rle")) for _ in range(200)]
+    whole = 0
+    for each in given:
+        height, width = each["image"].shape[1:]
+        assert max(height, width) <= 90  # the last crop
+        instances = each["instances"]
+        assert instances.image_size == (height, width)
+        # Uncropped at the first stage: 40 x 60 pixels at a short side of 64 (67 for the long 100).
+        whole += height in (64, 67) and width == 90
+        if len(instances):
+            white = each["image"][0] > 127
+            if white.sum() > 400:
+                assert agreement(each) > 0.85
+    assert 60 < whole < 140
+
+
+def test_the_first_branch_crops_between_the_two_sizes(tiny_config, record):
+    """Without a second resize to speak of, sides come straight from the crop."""
+    options = ("INPUT.MIN_SIZE_TRAIN", "(0,)", "INPUT.DETR_CROP.FINAL_SIZE", 1000)
+    mapper = TokenDatasetMapper(tiny_config(*DETR_CROP, *options), True)
+    sizes = {tuple(mapper(record())["image"].shape[1:]) for _ in range(600)}
+    assert (40, 60) in sizes  # the second branch leaves the image as it is
+    cropped = sizes - {(40, 60)}
+    assert all(30 <= height <= 45 and 30 <= width <= 45 for height, width in cropped)
+    # Both ends are reached, but of heights above 40 there are none at a short side of 40.
+    assert {30, 45} <= {width for _, width in cropped}
+    assert {30, 40, 45} <= {height for height, _ in cropped}
+
+
+def test_crops_may_lose_every_object(tiny_config, record):
+    mapper = TokenDatasetMapper(tiny_config(*DETR_CROP), True)
+    far = [mapper(record(column=4.0, row=4.0, radius=3.0)) for _ in range(100)]
+    counts = {len(each["instances"]) for each in far}
+    assert counts == {0, 1}
+
+
+def test_small_images_are_smaller_than_the_crop(tiny_config, record):
+    options = ("INPUT.DETR_CROP.MIN_SIZES", "[8]", "INPUT.DETR_CROP.CROP_SIZE", "[30, 45]")
+    mapper = TokenDatasetMapper(tiny_config(*DETR_CROP, *options), True)
+    for _ in range(20):
+        assert max(mapper(record())["image"].shape[1:]) <= 90
+
+
+@pytest.mark.parametrize("shape", [(1, 20000), (20000, 1), (1, 1)])
+def test_lines_of_one_pixel(tiny_config, tmp_path, shape):
+    """At the recipe's own sizes: 400 pixels of height would be 8 million of width."""
+    Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(tmp_path / "line.png")
+    size = {"height": shape[0], "width": shape[1], "image_id": 1, "annotations": []}
+    mapper = TokenDatasetMapper(tiny_config("INPUT.DETR_CROP.ENABLED", True), True)
+    for _ in range(10):
+        given = mapper({"file_name": str(tmp_path / "line.png"), **size})
+        assert min(given["image"].shape[1:]) >= 1 and max(given["image"].shape[1:]) <= 128
+
+
+def test_evaluation_crops_nothing(tiny_config, record):
+    given = TokenDatasetMapper(tiny_config(*DETR_CROP), False)(record())
+    assert given["image"].shape == (3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("INPUT.DETR_CROP.CROP_SIZE", "[45]"), "INPUT.DETR_CROP.CROP_SIZE"),
+        (("INPUT.DETR_CROP.CROP_SIZE", "[45, 30]"), "INPUT.DETR_CROP.CROP_SIZE"),
+        (("INPUT.DETR_CROP.MIN_SIZES", "[]"), "INPUT.DETR_CROP: MIN_SIZES"),
+        (("INPUT.DETR_CROP.FINAL_SIZE", 0), "FINAL_SIZE 0"),
+        (("INPUT.CROP.ENABLED", True), "choose one of them"),
+    ],
+)
+def test_wrong_detr_crop(tiny_config, options, said):
+    with pytest.raises(InputError) as refusal:
+        TokenDatasetMapper(tiny_config(*DETR_CROP, *options), True)
+    assert said in str(refusal.value)
+
+
 # ------------------------------------------------------------------ annotations of other kinds
 
 

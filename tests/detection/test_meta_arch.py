@@ -112,19 +112,20 @@ def test_training_is_tracked_for_the_thresholds(tiny_model, batch):
 
 
 def test_usage_of_two_pictures_without_their_padding(tiny_model, batch):
-    """50 x 77 pixels are 7 x 10 tokens of a batch that is 8 x 10 tokens."""
+    """50 x 77 pixels are 7 x 10 tokens, 8 x 10 with the padding to multiples of 16."""
     model = tiny_model().eval()
     batch[0]["height"], batch[0]["width"] = 128, 128
     with torch.no_grad(), record_traces(model) as traces:
         outputs = model(batch)
     assert [output["token_usage"].shape for output in outputs] == [(3, 8, 8), (3, 7, 10)]
-    maps = traces[0].keep_maps()
-    assert maps.shape == (2, 3, 8, 10)
-    assert torch.equal(outputs[0]["token_usage"], maps[0, :, :8, :8])
-    assert torch.equal(outputs[1]["token_usage"], maps[1, :, :7, :10])
+    first, second = (trace.keep_maps() for trace in traces)
+    assert first.shape == (1, 3, 8, 8) and second.shape == (1, 3, 8, 10)
+    assert torch.equal(outputs[0]["token_usage"], first[0])
+    assert torch.equal(outputs[1]["token_usage"], second[0, :, :7, :10])
     # A decision worth its name: neither everyone nor no one, and not the same for both pictures.
-    assert 0 < maps[:, 1:].float().mean() < 1
-    assert not torch.equal(maps[0], maps[1])
+    for maps in (first, second):
+        assert 0 < maps[:, 1:].float().mean() < 1
+    assert not torch.equal(first[0], second[0, :, :, :8])
     sizes = [output["instances"].image_size for output in outputs]
     assert sizes == [(128, 128), (50, 77)]
 
