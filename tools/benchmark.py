@@ -34,7 +34,14 @@ from tqdm import tqdm
 
 from svit_det.benchmark import arms as compared
 from svit_det.benchmark.memory import peak_memory
-from svit_det.benchmark.report import describe_machine, different_counts_table, summarise, table
+from svit_det.benchmark.report import (
+    describe_machine,
+    different_counts_table,
+    stages_table,
+    summarise,
+    table,
+)
+from svit_det.benchmark.stages import time_stages
 from svit_det.benchmark.timing import time_interleaved
 from svit_det.detection import load_config
 from svit_det.errors import InputError
@@ -81,6 +88,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--threads", type=int, help="of the CPU; default: torch's choice")
     add("--dtype", choices=DTYPES, default="float32")
     add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--stages", action="store_true", help="also where the backbone spends its time")
     add("--no-memory", action="store_true", help="skip peak memory: two more processes per row")
     add("--output", default="output/benchmark", help="folder for results.json")
     add("--memory-of", nargs=3, help=argparse.SUPPRESS)  # part, arm, batch size: see forward_memory
@@ -190,7 +198,23 @@ def measure(part: Part, cfg: CfgNode, args: argparse.Namespace, batch: int, size
         for arm in MEMORY_ARMS
     }
     found["raw_seconds_per_batch"] = timings.seconds
+    if args.stages and part.name == "backbone":
+        found["stage_seconds_per_batch"] = measure_stages(part, args, inputs, device)
     return found
+
+
+def measure_stages(part: Part, args: argparse.Namespace, inputs: list, device: str) -> dict:
+    """Raw seconds by arm and stage, dense and pruned in turn."""
+    turns = args.warmup + args.images * args.repeats
+    with tqdm(total=turns, desc="stages", unit="turn") as bar:
+        return time_stages(
+            {arm: part.models[arm] for arm in ("dense", "pruned")},
+            inputs,
+            repeats=args.repeats,
+            warmup=args.warmup,
+            device=device,
+            progress=bar.update,
+        )
 
 
 def add_schedules(
@@ -270,6 +294,9 @@ def main(args: argparse.Namespace) -> None:
             results["rows"].append(measure(part, cfg, args, batch, size))
             write_json(path, results)  # a run that is cut short keeps what it has
     print(f"\nPer image; medians, quartiles in brackets.\n{table(results['rows'])}")
+    stages = stages_table(results["rows"])
+    if stages:
+        print(f"\nWhere the backbone spends its time, ms per batch:\n{stages}")
     different = different_counts_table(results["rows"])
     if different:
         print(f"\nDifferent counts per image of the same total, no gates:\n{different}")

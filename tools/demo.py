@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The shipped SViT at work beside its dense parent, on the default set's validation tiles.
+"""The shipped models at work on the default set's validation tiles: dense, SViT, SViT-Adapter.
 
     python tools/demo.py [--output output/demo]
 
-Evaluates both (box and mask AP, who ran where), counts their arithmetic, times them, and draws
-detections, heat maps and keep maps. Ends with a table, results.json and where to look.
+Evaluates them (box and mask AP, who ran where), counts their arithmetic, times them, and draws
+detections, heat maps and keep maps of the plain SViT. Ends with a table, results.json and where to look.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.visualization.usage_chart import draw_usage_chart
-from svit_det.vit.flops import count_macs
+from svit_det.vit.flops import count_macs, trunk_macs
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs/demo"
-ARMS = ("dense", "svit")
+ARMS = ("dense", "svit", "adapter_svit")
+COMPARED = ("dense", "svit")
+"""The two that differ in nothing but pruning."""
 NUM_PICTURES = 10
 NUM_MEASURED = 10
 """Tiles whose arithmetic is counted, and that are timed."""
@@ -72,11 +74,11 @@ def main(args: argparse.Namespace) -> None:
 
     results = {}
     for number, (name, arm) in enumerate(arms.items(), start=1):
-        print(f"[{number}/4] {name}: AP and token usage on {len(tiles)} validation tiles")
+        print(f"[{number}/5] {name}: AP and token usage on {len(tiles)} validation tiles")
         results[name] = evaluate(arm, output / name)
-    print(f"[3/4] arithmetic and time, dense and pruned in turn, on {NUM_MEASURED} tiles")
+    print(f"[4/5] arithmetic and time, the models in turn, on {NUM_MEASURED} tiles")
     results["time"] = measure(arms, spread_out(tiles, NUM_MEASURED), results)
-    print(f"[4/4] pictures of {NUM_PICTURES} tiles")
+    print(f"[5/5] pictures of {NUM_PICTURES} tiles")
     draw(arms["svit"], spread_out(tiles, NUM_PICTURES), output / "pictures")
     draw_usage_chart(
         {
@@ -119,18 +121,20 @@ def evaluate(arm: TokenPredictor, folder: Path) -> dict:
 @torch.no_grad()
 def measure(arms: dict[str, TokenPredictor], tiles: list[Path], results: dict) -> dict:
     """Multiply-adds into `results`, and the times of trunk and detector, arms in turn."""
-    trunks = {name: find_token_backbone(arm.model).net for name, arm in arms.items()}
+    nets = {name: find_token_backbone(arm.model).net for name, arm in arms.items()}
     inputs, images = [], []
     for tile in tqdm(tiles, unit="tile"):
         inputs.append([arms["dense"].model_input(read_image(tile, "RGB"))])
         images.append(arms["dense"].model.preprocess_image(inputs[-1]).tensor)
         for name, arm in arms.items():
             counted = results[name].setdefault("gmacs", {"trunk": [], "detector": []})
-            counted["trunk"].append(count_macs(partial(trunks[name], images[-1])).total / 1e9)
+            trace = nets[name](images[-1])[1]
+            counted["trunk"].append(trunk_macs(nets[name].trunk, trace).total.item() / 1e9)
             counted["detector"].append(count_macs(partial(arm.model, inputs[-1])).total / 1e9)
     for name in arms:
         counted = results[name]["gmacs"]
         results[name]["gmacs"] = {part: float(np.mean(each)) for part, each in counted.items()}
+    trunks = {name: nets[name].trunk for name in COMPARED}
     models = {name: arm.model for name, arm in arms.items()}
     return {"trunk": compare(trunks, images), "detector": compare(models, inputs)}
 
@@ -145,7 +149,7 @@ def compare(models: dict, inputs: list) -> dict:
             device=next(models["svit"].parameters()).device,
             progress=progress.update,
         )
-    ratio = timed.ratio("dense", "svit")
+    ratio = timed.ratio(*COMPARED)
     return {
         "seconds": {name: timed.spread(name).median for name in models},
         "ratio": ratio.median,
@@ -168,6 +172,11 @@ def draw(arm: TokenPredictor, tiles: list[Path], folder: Path) -> None:
         )
 
 
+def milliseconds(timed: dict, name: str) -> float | None:
+    """Per tile; None for a part that was not timed on its own."""
+    return 1000 * timed["seconds"][name] if name in timed["seconds"] else None
+
+
 def report(results: dict, output: Path, dataset: str) -> None:
     """The tables for people, and where to look."""
     rows = []
@@ -184,13 +193,13 @@ def report(results: dict, output: Path, dataset: str) -> None:
                 arm["gmacs"]["trunk"],
                 arm["gmacs"]["detector"],
                 100 * kept.mean(),
-                *(1000 * results["time"][part]["seconds"][name] for part in ("trunk", "detector")),
+                *(milliseconds(results["time"][part], name) for part in ("trunk", "detector")),
             ]
         )
     headers = ["model", "box AP", "AP50", "mask AP", "AP50", "trunk GMACs", "all GMACs"]
     headers += ["tokens kept %", "trunk ms", "all ms"]
     print(f"\n{dataset}: AP against the masks of this set; arithmetic and time per tile, batch 1")
-    print(tabulate(rows, headers=headers, floatfmt=".1f"))
+    print(tabulate(rows, headers=headers, floatfmt=".1f", missingval="-"))
     for part, timed in results["time"].items():
         low, high = timed["quartiles"]
         print(f"{part}: dense / svit = x{timed['ratio']:.2f} (quartiles {low:.2f} to {high:.2f})")

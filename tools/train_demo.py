@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Train the demo's two models from nothing: the dense parent, then SViT from it.
+"""Train the demo's models from nothing: a dense parent, then SViT from it; the same with the adapter.
 
     python tools/train_demo.py [--output output/train_demo] [--steps N] [KEY VALUE ...]
 
-Reproduces the weights in configs/demo/ up to the floating-point differences between machines.
-Shipped weights are overwritten only with --install.
+The adapter's dense parent starts from the trunk of the first one. Reproduces the weights in
+configs/demo/ up to the floating-point differences between machines. Shipped weights are overwritten
+only with --install.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ import torch
 from safetensors.torch import save_file
 
 PROJECT = Path(__file__).resolve().parent.parent
-MODELS = ("dense", "svit")
+PARENTS = {
+    "dense": None,
+    "svit": "dense",
+    "adapter_dense": "dense",
+    "adapter_svit": "adapter_dense",
+}
+"""Models in the order of training, and whose weights each starts from."""
+SHIPPED = ("dense", "svit", "adapter_svit")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,14 +42,16 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Train, evaluate and export both models."""
+    """Train, evaluate and export all models."""
     output = Path(args.output).resolve()
-    parent = ""
-    for name in MODELS:
+    for name, parent in PARENTS.items():
         folder = output / name
+        weights = str(output / parent / "model_final.pth") if parent else ""
+        if name == "adapter_dense":
+            weights = convert_trunk(weights, output / "trunk.pth", name)
         command = [sys.executable, "tools/train_net.py", "--config-file"]
         command += [f"configs/demo/{name}.yaml", *args.opts]
-        command += ["OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", parent]
+        command += ["OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", weights]
         if args.steps:
             command += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", "()"]
         started = time.monotonic()
@@ -50,10 +60,18 @@ def main(args: argparse.Namespace) -> None:
             sys.exit(f"train_demo.py: training {name} failed; its log is {folder / 'log.txt'}.")
         minutes = (time.monotonic() - started) / 60
         print(f"Training and evaluating {name} took {minutes:.1f} minutes.", flush=True)
-        parent = str(folder / "model_final.pth")
-        to = (PROJECT / "configs/demo" if args.install else output) / f"{name}.safetensors"
-        export_weights(Path(parent), to)
+        install = args.install and name in SHIPPED
+        to = (PROJECT / "configs/demo" if install else output) / f"{name}.safetensors"
+        export_weights(folder / "model_final.pth", to)
         print(f"Weights in half precision: {to}", flush=True)
+
+
+def convert_trunk(weights: str, to: Path, name: str) -> str:
+    """The trunk of a trained model, for a model with another pyramid; returns its path."""
+    command = [sys.executable, "tools/convert_weights.py", "--from", "trunk", "--weights", weights]
+    command += ["--config-file", f"configs/demo/{name}.yaml", "--output", str(to)]
+    subprocess.run(command, cwd=PROJECT, check=True)
+    return str(to)
 
 
 def export_weights(checkpoint: Path, to: Path) -> None:

@@ -140,11 +140,11 @@ class ViTAdapter(nn.Module):
             prior = extractor(prior, state.patches, geometry)
         for extractor in self.extractors[len(self.stages) :]:
             prior = extractor(prior, state.patches, geometry)
-        maps = self._add_trunk(finest, prior, state.patches, geometry)
+        maps = self.add_trunk(finest, prior, state.patches, geometry)
         trace = TokenTrace(state.trace, state.grid, num_extra=state.extra.shape[1])
         return maps, trace
 
-    def _add_trunk(
+    def add_trunk(
         self, finest: Tensor | None, prior: Tensor, patches: Tensor, geometry: Geometry
     ) -> dict[str, Tensor]:
         """The side branch's maps, the trunk's resized map added to each, normalised."""

@@ -149,6 +149,21 @@ def different_counts_table(rows: Sequence[dict[str, Any]]) -> str:
     return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
 
 
+def stages_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Stages down, arms across, milliseconds per batch; empty where none was measured."""
+    lines = []
+    for row in rows:
+        arms = row.get("stage_seconds_per_batch", {})
+        for stage in next(iter(arms.values()), {}):
+            line = [row["batch_size"], stage]
+            for stages in arms.values():
+                spread = Spread.of([1000 * seconds for seconds in stages[stage]])
+                line.append(f"{spread.median:.1f} ({spread.low:.1f}-{spread.high:.1f})")
+            lines.append(line)
+    headers = ["batch", "stage", "dense ms", "pruned ms"]
+    return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
+
+
 def _spread(spread: dict[str, float] | None, sign: str = "") -> str:
     if spread is None:
         return "-"

@@ -106,3 +106,20 @@ def test_bad_input_ends_in_one_sentence(tmp_path, arguments, complaint):
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("benchmark.py: ") and complaint in last
+
+
+def test_stages_of_the_adapter(tmp_path):
+    done = benchmark(
+        *("--config-file", "configs/svit_t.yaml", "--threads", "1", "--tokens", "4", "6"),
+        *("--images", "1", "--repeats", "2", "--batch-sizes", "1", "--device", "cpu"),
+        *("--parts", "backbone", "--stages", "--no-memory"),
+        output=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    stages = {"embed", "blocks", "prior", "injectors", "extractors", "resizes", "pyramid"}
+    for arm in ("dense", "pruned"):
+        found = row["stage_seconds_per_batch"][arm]
+        assert set(found) == stages
+        assert all(len(each) == 2 and min(each) > 0 for each in found.values())
+    assert "extractors" in done.stdout

@@ -62,6 +62,13 @@ def test_pruning_saves_arithmetic(results):
     )
 
 
+def test_the_adapter_prunes_the_same_trunk(results):
+    """Its side branch comes on top and is not pruned."""
+    dense, svit, adapter = (results[n]["gmacs"] for n in ("dense", "svit", "adapter_svit"))
+    assert adapter["trunk"] < 0.6 * dense["trunk"]
+    assert adapter["detector"] - adapter["trunk"] > svit["detector"] - svit["trunk"]
+
+
 def test_there_are_pictures_of_at_least_eight_images(demo):
     strips = sorted((demo[0] / "pictures").glob("*_detections_heatmap.png"))
     keep_maps = sorted((demo[0] / "pictures").glob("*_keep_maps.png"))

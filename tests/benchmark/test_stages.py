@@ -1,0 +1,71 @@
+"""Stage times: every stage is there, they add up to the whole, and nothing is left on the model."""
+
+import pytest
+import torch
+from torch import nn
+
+from svit_det.adapter import ViTAdapter
+from svit_det.benchmark.stages import REST, find_stages, stage_clock, time_stages
+from svit_det.vit import PlainViT
+
+ADAPTER_STAGES = {"embed", "blocks", "prior", "injectors", "extractors", "resizes"}
+
+
+class Ticks:
+    """A clock that advances by one at each look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def nets(tiny_trunk):
+    trunk = tiny_trunk(depth=4, patch_size=8)
+    pairs = [[0, 0], [1, 3]]
+    adapter = ViTAdapter(trunk=trunk, interactions=pairs, num_heads=3, stem_width=4).eval()
+    return {"adapter": nn.Sequential(adapter), "plain": nn.Sequential(PlainViT(trunk=trunk))}
+
+
+def test_stages_by_network(nets):
+    assert set(find_stages(nets["adapter"])) == ADAPTER_STAGES
+    assert set(find_stages(nets["plain"])) == {"embed", "blocks"}
+
+
+def test_each_call_counts_once(nets):
+    """With a clock of ticks a stage's seconds are its calls: 2 interactions, 2 extras."""
+    with torch.no_grad(), stage_clock(nets["adapter"], "cpu", Ticks()) as spent:
+        nets["adapter"](torch.rand(1, 3, 16, 16))
+    calls = {"embed": 1, "blocks": 2, "prior": 1, "injectors": 2, "extractors": 4, "resizes": 1}
+    assert spent == calls
+
+
+def test_stages_and_rest_are_the_whole(nets):
+    images = [torch.rand(1, 3, 16, 16)] * 2
+    with torch.no_grad():
+        found = time_stages(
+            {"one": nets["adapter"], "two": nets["adapter"]},
+            images,
+            device="cpu",
+            repeats=3,
+            warmup=1,
+            clock=Ticks(),
+        )
+    for stages in found.values():
+        assert set(stages) == ADAPTER_STAGES | {REST}
+        assert all(len(seconds) == 6 for seconds in stages.values())
+        # 22 looks at the clock inside, one at the end: the whole is 23 ticks, 11 of them in stages.
+        assert [sum(call) for call in zip(*stages.values())] == [23] * 6
+
+
+def test_the_model_is_as_before(nets):
+    before = {name: dict(vars(module)) for name, module in nets["adapter"].named_modules()}
+    with pytest.raises(RuntimeError), stage_clock(nets["adapter"], "cpu"):
+        raise RuntimeError("in between")
+    after = {name: dict(vars(module)) for name, module in nets["adapter"].named_modules()}
+    assert {name: set(each) for name, each in after.items()} == {
+        name: set(each) for name, each in before.items()
+    }
