@@ -4,7 +4,8 @@
     python tools/demo.py [--output output/demo]
 
 Evaluates them (box and mask AP, who ran where), counts their arithmetic, times them, and draws
-detections, heat maps and keep maps of the plain SViT. Ends with a table, results.json and where to look.
+detections, heat maps and keep maps of the plain SViT. Ends with a table, results.json and where to
+look.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the demo's models from nothing: a dense parent, then SViT from it; the same with the adapter.
+"""Train the demo's models: a dense parent, then SViT from it; the same with the adapter.
 
     python tools/train_demo.py [--output output/train_demo] [--steps N] [KEY VALUE ...]
 
