@@ -64,8 +64,7 @@ class Injector(nn.Module):
         looked_up = self.attn(
             self.query_norm(patches), geometry.to_levels, self.feat_norm(prior), geometry.levels
         )
-        # Under autocast the attention is in half precision; the trunk's residual stays as it was.
-        return patches + (self.gamma * looked_up).to(patches.dtype)
+        return patches + self.gamma * looked_up
 
 
 class Extractor(nn.Module):

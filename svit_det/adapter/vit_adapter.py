@@ -170,7 +170,7 @@ def resize_map(feature_map: Tensor, stride: float) -> Tensor:
     if stride == 1:
         return feature_map
     if stride == 2:
-        return F.avg_pool2d(feature_map, 2, ceil_mode=True, count_include_pad=False)
+        return F.avg_pool2d(feature_map, 2, ceil_mode=True)
     return F.interpolate(feature_map, scale_factor=1 / stride, mode="bilinear", align_corners=False)
 
 

@@ -158,6 +158,13 @@ def test_sampling_stays_in_float32_under_autocast():
     assert (half.float() - full).norm() < 0.03 * full.norm()
 
 
+def test_values_in_half_precision_are_summed_in_float32():
+    values = torch.randn(1, 6, 2, 4).bfloat16()
+    locations, weights = torch.rand(1, 3, 2, 1, 2, 2), torch.rand(1, 3, 2, 1, 2)
+    found = sample_deformable(values, [(2, 3)], locations.bfloat16(), weights.bfloat16())
+    assert found.dtype == torch.float32
+
+
 @pytest.mark.parametrize("heads", [0, 5, 7])
 def test_heads_that_do_not_divide_the_width(heads):
     with pytest.raises(InputError, match=rf"MODEL\.ADAPTER\.DEFORM_NUM_HEADS.*24.*{heads}"):

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from svit_det.adapter import ViTAdapter
-from svit_det.adapter.interaction import Geometry
+from svit_det.adapter.deform_attn import DeformableAttention
+from svit_det.adapter.interaction import Extractor, Geometry
 from svit_det.adapter.vit_adapter import resize_map, stages_of
 from svit_det.errors import InputError
 from svit_det.policies import SViT
@@ -294,6 +295,43 @@ def test_class_and_other_extra_tokens_stay_off_the_maps(adapter, images, class_e
     _, trace = net(images(1, (4, 6), 8))
     assert trace.num_extra == 1
     assert set(seen) == {24, 96 + 24 + 6}
+
+
+def test_dropped_paths_are_those_of_the_convffn():
+    """At a rate of nearly 1 an extractor in training is its attention alone."""
+    extractor = Extractor(24, num_heads=3, num_points=2, ffn_ratio=0.5, drop_path_rate=0.999999)
+    geometry = Geometry.of((2, 3), [(4, 6), (2, 3), (1, 2)], torch.device("cpu"))
+    prior, patches = torch.randn(2, 32, 24), torch.randn(2, 6, 24)
+    looked = extractor.attn(
+        extractor.query_norm(prior), geometry.to_trunk, extractor.feat_norm(patches), [(2, 3)]
+    )
+    assert_close(extractor.train()(prior, patches, geometry), prior + looked)
+    assert not torch.allclose(extractor.eval()(prior, patches, geometry), prior + looked)
+
+
+@torch.no_grad()
+def test_the_start(tiny_trunk):
+    """Initialisation by the recipe: normal convolutions by fan-out, .02 for linear, looks ahead."""
+    trunk = tiny_trunk(embed_dim=96, num_heads=3, patch_size=8)
+    net = ViTAdapter(trunk=trunk, num_heads=6, stem_width=32)
+    for module in net.modules():
+        if isinstance(module, DeformableAttention):
+            pattern = DeformableAttention(
+                96, num_heads=6, num_points=4, num_levels=module.shape[1]
+            ).sampling_offsets.bias
+            assert torch.equal(module.sampling_offsets.bias, pattern)
+            assert not module.sampling_offsets.weight.any()
+            bound = (6 / (96 + 96)) ** 0.5  # Xavier's
+            assert 0.9 * bound < module.value_proj.weight.abs().max() <= bound
+    for extractor in net.extractors:
+        assert extractor.ffn.fc1.weight.std() == pytest.approx(0.02, rel=0.1)
+        assert not extractor.ffn.fc1.bias.any()
+    conv = net.spatial_prior.conv3[0]  # 3 x 3, to 128 channels
+    assert conv.weight.std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
+    assert net.up.weight.std() == pytest.approx((2 / (4 * 96)) ** 0.5, rel=0.05)
+    assert not net.up.bias.any()
+    assert net.level_embed.std() == pytest.approx(1, abs=0.15)
+    assert not any(injector.gamma.any() for injector in net.injectors)
 
 
 def test_drop_path_is_the_side_branchs_own_full_rate(adapter):

@@ -57,6 +57,36 @@ def test_some_of_the_maps(tiny_config):
     assert list(build_backbone(tiny_config(*options)).output_shape()) == ["p2", "p3", "p4"]
 
 
+def test_every_key_reaches_the_network(tiny_config):
+    options = (
+        *("MODEL.ADAPTER.NUM_POINTS", 3),
+        *("MODEL.ADAPTER.FFN_RATIO", 0.5),
+        *("MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS", 1),
+        *("MODEL.VIT.DROP_PATH_RATE", 0.3),
+        *("MODEL.VIT.LAYER_NORM_EPS", 1e-5),
+        *("MODEL.FPN.NORM", "GN"),
+        *("MODEL.FPN.OUT_CHANNELS", 32),
+        *("MODEL.FPN.FUSE_TYPE", "avg"),
+    )
+    backbone = build_backbone(tiny_config(*ADAPTER, *options))
+    net = find_token_backbone(backbone).net
+    assert [list(stage) for stage in net.stages] == [[0], [1, 2]]
+    assert {injector.attn.shape for injector in net.injectors} == {
+        (2, 3, 3)
+    }  # heads, levels, points
+    assert {extractor.attn.shape for extractor in net.extractors} == {(2, 1, 3)}
+    assert len(net.extractors) == 3
+    assert net.extractors[0].ffn.fc1.out_features == 16
+    assert {extractor.drop_path.p for extractor in net.extractors} == {0.3}
+    assert net.trunk.blocks[2].drop_path.rate == pytest.approx(0.3)
+    assert net.trunk.blocks[0].norm1.eps == 1e-5
+    assert net.spatial_prior.stem[0].out_channels == 4
+    assert net.up is None and net.spatial_prior.fc1 is None
+    assert type(backbone.lateral_convs[0].norm) is nn.GroupNorm
+    assert backbone.lateral_convs[0].out_channels == 32
+    assert backbone._fuse_type == "avg"
+
+
 # ------------------------------------------------------------------ norms
 
 

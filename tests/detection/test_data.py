@@ -159,6 +159,8 @@ def test_half_of_the_images_are_cropped_before_the_resize(tiny_config, record):
             white = each["image"][0] > 127
             if white.sum() > 400:
                 assert agreement(each) > 0.85
+            drawn = instances.gt_masks.get_bounding_boxes().tensor
+            assert torch.equal(instances.gt_boxes.tensor, drawn)  # cut with the mask, and tight
     assert 60 < whole < 140
 
 

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch.nn import LayerNorm
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
@@ -170,3 +171,12 @@ def test_the_plain_vit_returns_one_map_and_the_trace(tiny_trunk, images, class_e
     assert (len(trace.selections), trace.grid, trace.num_extra) == (2, (3, 5), 1)
     assert (net.strides, net.channels) == ({"last_feat": 4}, {"last_feat": 24})
     assert net.size_divisibility == 4
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-5])
+def test_layer_norm_eps_reaches_every_norm_of_the_blocks(tiny_trunk, eps):
+    norms = [m for m in tiny_trunk(layer_norm_eps=eps).blocks.modules() if isinstance(m, LayerNorm)]
+    assert len(norms) == 24
+    assert {norm.eps for norm in norms} == {eps}
+    default = [m for m in tiny_trunk().blocks.modules() if isinstance(m, LayerNorm)]
+    assert {norm.eps for norm in default} == {1e-6}
