@@ -149,10 +149,13 @@ class ViTAdapter(nn.Module):
     ) -> dict[str, Tensor]:
         """The side branch's maps, the trunk's resized map added to each, normalised."""
         cells = prior.transpose(1, 2).split(geometry.sizes, dim=2)
-        maps = [level.unflatten(2, grid) for level, grid in zip(cells, geometry.levels)]
+        # Rows of channels to maps, once and while they are small: mixed layouts cost a copy each.
+        maps = [
+            level.unflatten(2, grid).contiguous() for level, grid in zip(cells, geometry.levels)
+        ]
         if finest is not None:
             maps.insert(0, finest + self.up(maps[0]))
-        trunk_map = patches.transpose(1, 2).unflatten(2, geometry.trunk)
+        trunk_map = patches.transpose(1, 2).unflatten(2, geometry.trunk).contiguous()
         sums = []
         for feature_map, stride in zip(maps, self.strides.values(), strict=True):
             sums.append(feature_map + resize_map(trunk_map, stride / self.trunk.patch_size))
