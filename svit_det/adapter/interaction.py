@@ -103,7 +103,10 @@ class ConvFFN(nn.Module):
     def __init__(self, embed_dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(embed_dim, hidden_dim)
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        # The layout of its input, cells as rows of channels: its gradient has it too, and DDP would
+        # copy between two.
+        self.dwconv = dwconv.to(memory_format=torch.channels_last)
         self.fc2 = nn.Linear(hidden_dim, embed_dim)
 
     def forward(self, cells: Tensor, geometry: Geometry) -> Tensor:

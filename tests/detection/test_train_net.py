@@ -155,8 +155,22 @@ def test_mixed_precision_on_a_cpu_is_bfloat16_in_the_trunk(tiny_yaml, fork_tool,
 # ------------------------------------------------------------------ two processes
 
 
-def test_two_processes_do_what_one_does(fork_tool, tiny_yaml, discs, tmp_path):
+ADAPTER = {
+    "MODEL.BACKBONE.NAME": "build_vit_adapter_fpn_backbone",
+    "MODEL.ADAPTER.INTERACTIONS": "[[0, 0], [1, 2]]",
+    "MODEL.ADAPTER.DEFORM_NUM_HEADS": 2,
+    "MODEL.ADAPTER.STEM_WIDTH": 4,
+    "MODEL.ADAPTER.FINEST_MAP": False,
+    "MODEL.ADAPTER.TOP_BLOCK": False,
+    "MODEL.FPN.OUT_CHANNELS": 16,
+}
+
+
+@pytest.mark.parametrize("mouth", [{}, ADAPTER], ids=["pyramid", "adapter"])
+def test_two_processes_do_what_one_does(fork_tool, tiny_yaml, discs, tmp_path, mouth):
     """The same global batch gives the same RPN losses and, averaged, the same RPN gradients.
+
+    With the adapter that holds only where its batch norms see the batch of both processes.
 
     Nothing is drawn by chance: no flips, and so many anchors sampled that all are. The RPN's losses
     are divided by a fixed number, unlike those of the heads, and its weights learn from them alone.
@@ -176,7 +190,7 @@ def test_two_processes_do_what_one_does(fork_tool, tiny_yaml, discs, tmp_path):
         "SOLVER.MAX_ITER": 2,
         "SOLVER.CHECKPOINT_PERIOD": 1,
     }
-    pairs = [part for pair in options.items() for part in pair]
+    pairs = [part for pair in (options | mouth).items() for part in pair]
     one, two = tmp_path / "one", tmp_path / "two"
     runs = [
         fork_tool("train_net.py", *arguments, "OUTPUT_DIR", one, *pairs),
