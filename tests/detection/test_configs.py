@@ -90,7 +90,7 @@ def test_config_builds_what_its_name_says(path):
 
 @pytest.mark.parametrize(("size", "millions"), [("t", 28.15), ("s", 48.13)], ids=["T", "S"])
 def test_the_whole_detector_is_as_large_as_the_papers(size, millions):
-    """methods of the original: 28.15 and 48.13 million for Mask R-CNN on SViT-Adapter."""
+    """The original has 28.15 and 48.13 million parameters as Mask R-CNN on SViT-Adapter."""
     model = build_model(load_config(str(CONFIGS / f"svit_{size}.yaml"), ["MODEL.DEVICE", "cpu"]))
     assert count(model) / 1e6 == pytest.approx(millions, abs=0.15)
 

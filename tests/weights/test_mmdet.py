@@ -117,7 +117,7 @@ def test_sizes_are_those_of_the_original(width, heads, total, gates):
     assert sum(parameter.numel() for parameter in policy.gates.parameters()) == gates
     own = [name for name in net.state_dict() if ".budget." not in name]
     assert len(own) == 440
-    # The rows of methods' table that depend on heads, points and levels.
+    # Shapes that depend on heads, points and levels.
     shape = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     assert shape["injectors.0.attn.sampling_offsets.weight"] == (144, width)
     assert shape["injectors.3.attn.attention_weights.bias"] == (72,)
