@@ -39,7 +39,7 @@ PACKAGES = {
     "policies": {"torch", "fvcore"},
     "vit": {"torch"},
     "adapter": {"torch", "torchvision"},
-    "weights": {"torch"},
+    "weights": {"torch", "safetensors"},
     "visualization": {"numpy", "cv2", "matplotlib"},
 }
 # Modules of which one room may see a part only.

@@ -106,6 +106,8 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f"{name} {' '.join(map(str, values))}: give numbers from 1 up.")
     if args.warmup < 0:
         raise InputError(f"--warmup {args.warmup}: give 0 or more.")
+    if args.stages and "backbone" not in args.parts:
+        raise InputError("--stages are those of the backbone: name it in --parts.")
     if not 0 <= args.count_spread < 1:
         raise InputError(f"--count-spread {args.count_spread}: must lie in [0, 1).")
 

@@ -19,14 +19,12 @@ from svit_det.startup import prepare_process
 prepare_process()
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from safetensors.torch import save_file
 from torch import Tensor
 
 from svit_det.detection import load_config
@@ -35,6 +33,7 @@ from svit_det.detection.checkpoint import read_checkpoint
 from svit_det.errors import InputError
 from svit_det.vit.position import resize_pos_embed
 from svit_det.weights.deit import from_deit
+from svit_det.weights.files import write_weights
 from svit_det.weights.mmdet import from_mmdet, svit_table, vit_adapter_table
 
 KINDS = ("deit", "vit-adapter", "svit", "trunk")
@@ -70,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     renamed = convert(args.kind, given, cfg, target, source=args.weights)
     wanted = [name for name in target if is_wanted(name, args.kind)]
     check_complete(renamed, target, wanted, source=args.weights)
-    write({f"{prefix}.{name}": renamed[name].contiguous() for name in wanted}, output)
+    write_weights({f"{prefix}.{name}": renamed[name].contiguous() for name in wanted}, output)
     total = sum(renamed[name].numel() for name in wanted)
     print(f"{len(wanted)} weights, {total:,} numbers of {prefix}: {output}")
     left = len(target) - len(wanted)
@@ -94,9 +93,9 @@ def convert(
         renamed["trunk.pos_embed"] = torch.cat([positions[:, :1], patches], dim=1)
         return renamed
     if kind == "trunk":
-        parts = (name.partition(".trunk.") for name in given)
-        found = {"trunk." + name: "".join((a, b, name)) for a, b, name in parts if b}
-        return {new: given[old] for new, old in found.items() if is_wanted(new, kind)}
+        inside = {name.partition(".trunk.")[2]: value for name, value in given.items()}
+        trunk = {f"trunk.{name}": value for name, value in inside.items() if name}
+        return {name: value for name, value in trunk.items() if is_wanted(name, kind)}
     adapter = cfg.MODEL.ADAPTER
     size = {
         "num_interactions": len(adapter.INTERACTIONS),
@@ -133,21 +132,6 @@ def check_complete(
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise InputError(f"{source}: {names[0]}{more} {problem}.")
-
-
-def write(weights: dict[str, Tensor], output: Path) -> None:
-    """The file, complete or not at all."""
-    partial = output.with_name(output.name + ".partial")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.suffix == ".pth":
-            torch.save({"model": weights}, partial)
-        else:
-            save_file(weights, partial)
-        os.replace(partial, output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"--output {output}: cannot be written ({error}).") from error
 
 
 if __name__ == "__main__":

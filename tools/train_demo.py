@@ -11,14 +11,14 @@ only with --install.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+
+from svit_det.weights.files import write_weights
 
 PROJECT = Path(__file__).resolve().parent.parent
 PARENTS = {
@@ -84,11 +84,7 @@ def export_weights(checkpoint: Path, to: Path) -> None:
         if value.is_floating_point() and ".budget." not in name:
             value = value.half()
         model[name] = value.contiguous()
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_suffix(".partial")
-    save_file(model, partial)
-    partial.chmod(0o644)  # safetensors makes files that only their owner may read
-    os.replace(partial, to)
+    write_weights(model, to)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,26 @@ from svit_det.errors import InputError
 Grid = tuple[int, int]
 
 
-def cell_centres(grid: Grid, stride: float, over: Sequence[tuple[Grid, float]]) -> Tensor:
+def cell_centres(
+    grid: Grid,
+    stride: float,
+    over: Sequence[tuple[Grid, float]],
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """(H * W, L, 2): where the centres of `grid`'s cells lie on each level, as (x, y) in its size.
 
     `over` holds (grid, stride) of the levels. With sides that the strides do not divide, a coarse
     level sticks out of the picture, and the same place has another share of each level's width.
     """
-    rows = (torch.arange(grid[0]) + 0.5) * stride
-    columns = (torch.arange(grid[1]) + 0.5) * stride
+    rows = (torch.arange(grid[0], device=device) + 0.5) * stride
+    columns = (torch.arange(grid[1], device=device) + 0.5) * stride
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    pixels = torch.stack([x.flatten(), y.flatten()], dim=-1)
-    extents = torch.tensor([[width * step, height * step] for (height, width), step in over])
-    return pixels[:, None] / extents
+    x, y = x.flatten(), y.flatten()
+    places = [
+        torch.stack([x / (width * step), y / (height * step)], dim=-1)
+        for (height, width), step in over
+    ]
+    return torch.stack(places, dim=1)
 
 
 def sample_deformable(

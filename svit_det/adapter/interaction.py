@@ -37,9 +37,9 @@ class Geometry:
     def of(cls, trunk: Grid, levels: Sequence[Grid], device: torch.device) -> Geometry:
         """From the grids alone."""
         strided = list(zip(levels, (0.5, 1.0, 2.0), strict=True))
-        to_levels = cell_centres(trunk, 1.0, strided)
-        to_trunk = [cell_centres(grid, stride, [(trunk, 1.0)]) for grid, stride in strided]
-        return cls(trunk, tuple(levels), to_levels.to(device), torch.cat(to_trunk).to(device))
+        to_levels = cell_centres(trunk, 1.0, strided, device)
+        to_trunk = [cell_centres(grid, stride, [(trunk, 1.0)], device) for grid, stride in strided]
+        return cls(trunk, tuple(levels), to_levels, torch.cat(to_trunk))
 
     @property
     def sizes(self) -> list[int]:

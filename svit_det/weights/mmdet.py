@@ -46,7 +46,6 @@ def _adapter(num_interactions: int, num_extra: int) -> dict[str, str]:
 def vit_adapter_table(*, num_interactions: int, num_extra: int) -> Table:
     """The dense backbone, whose blocks have timm's names."""
     return _adapter(num_interactions, num_extra) | {
-        "cls_token": None,
         "blocks.{}.{}.{}": "trunk.blocks.{}.{}.{}",
         "blocks.{}.{}.{}.{}": "trunk.blocks.{}.{}.{}.{}",
     }

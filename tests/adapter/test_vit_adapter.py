@@ -276,13 +276,8 @@ def test_every_parameter_learns(adapter, images, policy):
     task = sum((each * torch.randn_like(each)).mean() for each in maps.values())
     (task + sum(net.trunk.policy.losses(trace, {"loss_task": task}).values())).backward()
     idle = [name for name, parameter in net.named_parameters() if parameter.grad is None]
-    unused = {"trunk.pos_embed"}  # its first entry belongs to a class token; the rest learns
-    assert set(idle) <= unused
-    still = [
-        name
-        for name, parameter in net.named_parameters()
-        if parameter.grad is not None and not parameter.grad.any()
-    ]
+    assert idle == []
+    still = [name for name, parameter in net.named_parameters() if not parameter.grad.any()]
     assert still == []
 
 

@@ -96,6 +96,7 @@ def test_peak_memory_is_that_of_one_forward_pass(tmp_path):
     [
         (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
         (["--tokens", "5", "7"], "--tokens 5 7"),
+        (["--stages", "--parts", "blocks"], "--stages"),
         (["--batch-sizes", "0"], "--batch-sizes 0"),
         (["--keep-ratios", "0.5"], "KEEP_RATIOS"),
     ],

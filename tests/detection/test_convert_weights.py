@@ -73,7 +73,7 @@ def test_a_trunk_moves_to_another_pyramid(convert, tiny_model, tmp_path):
         parameter.data.normal_()
     save_file(source.state_dict(), tmp_path / "trained.safetensors")
     output, _ = convert("trunk", tmp_path / "trained.safetensors", *ADAPTER, name="t.safetensors")
-    assert set(load_file(output)) < {f"{n}" for n in tiny_model(*ADAPTER).state_dict()}
+    assert set(load_file(output)) < set(tiny_model(*ADAPTER).state_dict())
     target = tiny_model(*ADAPTER)
     TokenCheckpointer(target).load(str(output))
     ours, theirs = trunk_of(target).state_dict(), trunk_of(source).state_dict()
