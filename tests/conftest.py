@@ -150,6 +150,9 @@ class GatedHalf(AttentiveHalf):
         keep, gate = straight_through(margin, logistic_noise(margin))
         return state, Selection(keep=keep, gate=gate, score=margin)
 
+    def decision_macs(self, num_tokens):
+        return dict.fromkeys((1, 2), num_tokens * self.scorers[0].in_features)
+
 
 def upper_half(score, among):
     """(B, N) bool: of the tokens `among` the half, rounded up, with the highest score."""
@@ -170,6 +173,11 @@ class Forced(PolicyWrapper):
     def before_block(self, layer, state):
         state, selection = self.policy.before_block(layer, state)
         return state, self.change(layer, "enter", selection)
+
+    def before_attention(self, layer, entered, selection, attention):
+        state, chosen = self.policy.before_attention(layer, entered, selection, attention)
+        # One that only looks at the scores drops nobody here.
+        return state, selection if chosen is selection else self.change(layer, "go on", chosen)
 
     def after_attention(self, layer, entered, attended, selection, attention):
         state, chosen = self.policy.after_attention(layer, entered, attended, selection, attention)
@@ -219,7 +227,7 @@ POLICY_CASES = [
     *(
         f"{wrapper}({inner})"
         for wrapper in sorted(name for name, _ in WRAPPER_REGISTRY)
-        for inner in ("SViT", *TEST_ONLY)
+        for inner in ("SViT", "ATS", "EViT", "EvoViT", *TEST_ONLY)
     ),
 ]
 

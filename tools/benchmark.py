@@ -4,9 +4,9 @@
     python tools/benchmark.py --config-file configs/plain_svit_s.yaml --threads 2
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
-take turns; times are medians of turns, ratios medians of pairs. The pruned arm is SViT in `quota`
-mode: a fixed keep schedule, because random weights would decide at random. Writes results.json
-with every raw time.
+take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
+policy; SViT in `quota` mode, a fixed keep schedule, because random weights would decide at random.
+A dense config is compared with SViT. Writes results.json with every raw time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from svit_det.benchmark import arms as compared
+from svit_det.benchmark.decisions import time_decisions
 from svit_det.benchmark.memory import peak_memory
 from svit_det.benchmark.report import (
+    decisions_table,
     describe_machine,
     different_counts_table,
     stages_table,
@@ -89,6 +91,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--dtype", choices=DTYPES, default="float32")
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--stages", action="store_true", help="also where the backbone spends its time")
+    add("--decisions", action="store_true", help="also what deciding costs in each block")
     add("--no-memory", action="store_true", help="skip peak memory: two more processes per row")
     add("--output", default="output/benchmark", help="folder for results.json")
     add("--memory-of", nargs=3, help=argparse.SUPPRESS)  # part, arm, batch size: see forward_memory
@@ -108,16 +111,20 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--warmup {args.warmup}: give 0 or more.")
     if args.stages and "backbone" not in args.parts:
         raise InputError("--stages are those of the backbone: name it in --parts.")
+    if args.decisions and "blocks" not in args.parts:
+        raise InputError("--decisions are those of the blocks: name them in --parts.")
     if not 0 <= args.count_spread < 1:
         raise InputError(f"--count-spread {args.count_spread}: must lie in [0, 1).")
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config, with SViT in quota mode whatever its policy was."""
+    """The config, its policy without wrappers; SViT, also in place of Dense, in quota mode."""
     device = ["MODEL.DEVICE", args.device] if args.device else []
     cfg = load_config(args.config_file, [*args.opts, *device])
     policy = cfg.MODEL.TOKEN_POLICY
-    policy.NAME, policy.WRAPPERS, policy.SVIT.MODE = "SViT", [], "quota"
+    policy.WRAPPERS, policy.SVIT.MODE = [], "quota"
+    if policy.NAME in ("Dense", "AttentionProbe"):
+        policy.NAME = "SViT"
     if args.keep_ratios:
         policy.KEEP_RATIOS = args.keep_ratios
     return cfg
@@ -175,21 +182,14 @@ def measure(part: Part, cfg: CfgNode, args: argparse.Namespace, batch: int, size
         for arm in ("dense", "pruned"):
             macs[arm] = count_macs(lambda arm=arm: runs[arm](inputs[0])).total
     if batch > 1:
-        del runs["keep_all"]  # said once, at batch 1
+        runs.pop("keep_all", None)  # said once, at batch 1
         runs["one_by_one"] = compared.one_by_one(runs["pruned"], part.split)
     if batch > 1 and part.name == "blocks":
         macs |= add_schedules(part.models["dense"], runs, found, inputs[0], args)
     found["macs_per_image"] = {arm: value / batch for arm, value in macs.items()}
     turns = args.warmup + args.images * args.repeats
     with tqdm(total=turns, desc=f"{part.name}, batch {batch}", unit="turn") as bar:
-        timings = time_interleaved(
-            runs,
-            inputs,
-            repeats=args.repeats,
-            warmup=args.warmup,
-            device=device,
-            progress=bar.update,
-        )
+        timings = time_interleaved(runs, inputs, **turning(args, bar))
     found |= summarise(timings, macs=macs, batch_size=batch)
     found["host_syncs_per_forward"] = {
         arm: compared.count_host_syncs(lambda arm=arm: runs[arm](inputs[0]), device)
@@ -201,29 +201,28 @@ def measure(part: Part, cfg: CfgNode, args: argparse.Namespace, batch: int, size
     }
     found["raw_seconds_per_batch"] = timings.seconds
     if args.stages and part.name == "backbone":
-        found["stage_seconds_per_batch"] = measure_stages(part, args, inputs, device)
+        models = {arm: part.models[arm] for arm in MEMORY_ARMS}
+        with tqdm(total=turns, desc="stages", unit="turn") as bar:
+            found["stage_seconds_per_batch"] = time_stages(models, inputs, **turning(args, bar))
+    if args.decisions and part.name == "blocks":
+        trunks = [part.models[arm] for arm in MEMORY_ARMS]
+        with tqdm(total=turns, desc="decisions", unit="turn") as bar:
+            timed = time_decisions(*trunks, inputs, **turning(args, bar))
+        found["decision_seconds_per_batch"] = timed
     return found
 
 
-def measure_stages(part: Part, args: argparse.Namespace, inputs: list, device: str) -> dict:
-    """Raw seconds by arm and stage, dense and pruned in turn."""
-    turns = args.warmup + args.images * args.repeats
-    with tqdm(total=turns, desc="stages", unit="turn") as bar:
-        return time_stages(
-            {arm: part.models[arm] for arm in ("dense", "pruned")},
-            inputs,
-            repeats=args.repeats,
-            warmup=args.warmup,
-            device=device,
-            progress=bar.update,
-        )
+def turning(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The options of `time_interleaved`."""
+    options = {"repeats": args.repeats, "warmup": args.warmup, "device": args.measured_on}
+    return {**options, "progress": bar.update}
 
 
 def add_schedules(
     trunk, runs: dict, found: dict, state: TokenState, args: argparse.Namespace
 ) -> dict:
     """Put the arms with equal and different counts into `runs`; returns their multiply-adds."""
-    batch, num_tokens = state.patches.shape[:2]
+    (batch, num_tokens), num_extra = state.patches.shape[:2], state.extra.shape[1]
     mean_counts = [round(count) for count in found["kept_tokens_per_block"]]
     schedules, counts = compared.schedule_arms(
         trunk, mean_counts, batch, num_tokens, args.count_spread
@@ -232,7 +231,7 @@ def add_schedules(
     found["different_counts_kept"] = counts.tolist()
     equal = torch.tensor(mean_counts).repeat(batch, 1)
     return {
-        name: compared.stack_macs_of_counts(trunk, kept)
+        name: compared.stack_macs_of_counts(trunk, kept + num_extra)
         for name, kept in (("equal", equal), ("different", counts))
     }
 
@@ -258,6 +257,7 @@ def main(args: argparse.Namespace) -> None:
     """Measure everything that was asked for."""
     check(args)
     cfg = read_config(args)
+    args.measured_on = cfg.MODEL.DEVICE
     if args.threads:
         torch.set_num_threads(args.threads)
     parts, step = build_parts(cfg, args)
@@ -275,7 +275,7 @@ def main(args: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be written ({error}).") from error
-    policy = cfg.MODEL.TOKEN_POLICY
+    policy = compared.find_trunk(next(iter(parts.values())).models["pruned"]).policy
     patch = cfg.MODEL.VIT.PATCH_SIZE
     results = {
         "command": shlex.join(["python", "tools/benchmark.py", *args.argv]),
@@ -284,8 +284,9 @@ def main(args: argparse.Namespace) -> None:
         "dtype": args.dtype,
         "image_size": size,
         "token_grid": [side // patch for side in size],
-        "layers": list(policy.LAYERS),
-        "keep_ratios": list(policy.KEEP_RATIOS),
+        "policy": cfg.MODEL.TOKEN_POLICY.NAME,
+        "layers": list(policy.layers),
+        "keep_ratios": list(policy.keep_ratios),
         "count_spread": args.count_spread,
         "rows": [],
     }
@@ -299,6 +300,9 @@ def main(args: argparse.Namespace) -> None:
     stages = stages_table(results["rows"])
     if stages:
         print(f"\nWhere the backbone spends its time, ms per batch:\n{stages}")
+    decisions = decisions_table(results["rows"])
+    if decisions:
+        print(f"\nWhat deciding costs, per batch:\n{decisions}")
     different = different_counts_table(results["rows"])
     if different:
         print(f"\nDifferent counts per image of the same total, no gates:\n{different}")

@@ -141,7 +141,7 @@ class ViTAdapter(nn.Module):
         for extractor in self.extractors[len(self.stages) :]:
             prior = extractor(prior, state.patches, geometry)
         maps = self.add_trunk(finest, prior, state.patches, geometry)
-        trace = TokenTrace(state.trace, state.grid, num_extra=state.extra.shape[1])
+        trace = TokenTrace(state.trace, state.grid)
         return maps, trace
 
     def add_trunk(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from svit_det.benchmark.schedule import FixedSchedule, spread_counts
-from svit_det.policies import Dense, SViT, TokenPolicy
+from svit_det.policies import ATS, Dense, TokenPolicy
 from svit_det.tokens import TokenState, TokenTrace
 from svit_det.vit import TokenTrunk
 from svit_det.vit.flops import TrunkMacs, block_macs, trunk_macs
@@ -38,16 +38,18 @@ def with_policy(model: Model, policy: TokenPolicy) -> Model:
 
 
 def policy_arms(model: Model) -> dict[str, Model]:
-    """`keep_all` (SViT at keep = 1.0), `dense`, and `pruned`, the model under its own SViT."""
+    """`dense`, `pruned`, the model under its own policy, and `keep_all`, that policy at keep = 1.
+
+    Dense has the class token that the policy needs. ATS, which always drops someone, has no
+    `keep_all`.
+    """
     policy = find_trunk(model).policy
-    assert isinstance(policy, SViT)
+    arms = {"dense": with_policy(model, Dense()), "pruned": model.eval()}
+    if isinstance(policy, ATS):
+        return arms
     keep_all = copy.deepcopy(policy)
     keep_all.set_keep_ratio(1.0)
-    return {
-        "keep_all": with_policy(model, keep_all),
-        "dense": with_policy(model, Dense()),
-        "pruned": model.eval(),
-    }
+    return {"keep_all": with_policy(model, keep_all), **arms}
 
 
 def run_stack(trunk: TokenTrunk) -> Callable[[TokenState], TokenState]:
@@ -104,12 +106,12 @@ def schedule_arms(
 def stack_macs(trunk: TokenTrunk, state: TokenState) -> tuple[TrunkMacs, TokenTrace]:
     """Run the blocks once on `state` and count what ran."""
     done = run_stack(trunk)(state)
-    trace = TokenTrace(done.trace, done.grid, num_extra=done.extra.shape[1])
+    trace = TokenTrace(done.trace, done.grid)
     return trunk_macs(trunk, trace), trace
 
 
 def stack_macs_of_counts(trunk: TokenTrunk, counts: Tensor) -> int:
-    """All blocks on (B, L) kept tokens, decisions free."""
+    """All blocks on (B, L) tokens, those off the grid among them, decisions free."""
     mlp_ratio = trunk.blocks[0].mlp.fc1.out_features / trunk.embed_dim
     macs = block_macs(counts, counts, embed_dim=trunk.embed_dim, mlp_ratio=mlp_ratio)
     return int(macs.sum())

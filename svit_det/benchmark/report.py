@@ -15,6 +15,8 @@ from tabulate import tabulate
 
 from svit_det.benchmark.timing import Spread, Timings
 
+NEGLIGIBLE = 0.2
+"""Percent of a dense block that only saying "everyone" or "as before" may cost."""
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "svit_det")
 
 
@@ -161,6 +163,28 @@ def stages_table(rows: Sequence[dict[str, Any]]) -> str:
                 line.append(f"{spread.median:.1f} ({spread.low:.1f}-{spread.high:.1f})")
             lines.append(line)
     headers = ["batch", "stage", "dense ms", "pruned ms"]
+    return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
+
+
+def decisions_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Blocks down: what deciding costs, and that in percent of a dense block; empty if unmeasured.
+
+    Blocks in which nothing is decided are left out.
+    """
+    lines = []
+    for row in rows:
+        found = row.get("decision_seconds_per_batch")
+        if found is None:
+            continue
+        block = Spread.of(found["dense_block"]).median
+        for layer, seconds in enumerate(found["decision_by_block"]):
+            spread = _scaled(Spread.of(seconds), 1000)
+            share = spread.median / (10 * block)
+            if share >= NEGLIGIBLE:
+                line = [row["batch_size"], layer, f"{1000 * block:.1f}"]
+                line += [f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"]
+                lines.append([*line, f"{share:.2f} %"])
+    headers = ["batch", "block", "dense block ms", "decision ms", "of a dense block"]
     return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from svit_det.adapter import ViTAdapter
+from svit_det.benchmark.clock import method_clock
 from svit_det.benchmark.timing import Timings, time_interleaved
 from svit_det.vit import PlainViT
 
@@ -36,35 +37,16 @@ def find_stages(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 def stage_clock(
     model: nn.Module, device: torch.device | str, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[dict[str, float]]:
-    """Seconds that each stage of `model` takes within the with-block, REST not among them.
-
-    A GPU is waited for at both ends of a stage, so that the whole may take longer than without.
-    """
-    on_gpu = torch.device(device).type == "cuda"
+    """Seconds that each stage of `model` takes within the with-block, REST not among them."""
     stages = find_stages(model)
-    spent = dict.fromkeys(stages, 0.0)
-
-    def timed(run: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        def run_timed(*args: Any, **kwargs: Any) -> Any:
-            if on_gpu:
-                torch.cuda.synchronize(device)
-            start = clock()
-            result = run(*args, **kwargs)
-            if on_gpu:
-                torch.cuda.synchronize(device)
-            spent[stage] += clock() - start
-            return result
-
-        return run_timed
-
-    watched = [(module, name, stage) for stage, each in stages.items() for module, name in each]
-    for module, name, stage in watched:
-        setattr(module, name, timed(getattr(module, name), stage))
-    try:
+    watched = [
+        (module, name, lambda *_, stage=stage: stage)
+        for stage, each in stages.items()
+        for module, name in each
+    ]
+    with method_clock(watched, device, clock) as spent:
+        spent.update(dict.fromkeys(stages, 0.0))
         yield spent
-    finally:
-        for module, name, _ in watched:
-            delattr(module, name)
 
 
 def time_stages(

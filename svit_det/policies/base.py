@@ -33,12 +33,27 @@ class TokenPolicy(nn.Module):
     needs_class_token: ClassVar[bool] = False
     preserves: ClassVar[bool] = True
     """A skipped token is bit-identical afterwards."""
+    adds_tokens: ClassVar[bool] = False
+    """It puts tokens of its own beside the grid: keeping everyone is not the dense model."""
+    score_layers: frozenset[int] = frozenset()
+    """Blocks whose class-token attention is handed to `before_attention`."""
     attention_layers: frozenset[int] = frozenset()
-    """Blocks whose class-token attention is handed to `after_attention`."""
+    """Blocks whose class-token attention is handed to `after_attention`; none of `score_layers`."""
 
     def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
         """Say who enters block `layer`. Default: everyone."""
         return state, everyone(state)
+
+    def before_attention(
+        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+    ) -> tuple[TokenState, Selection]:
+        """Say who asks in the attention and goes on to the MLP. Default: those who entered.
+
+        Called for `score_layers` only, when keys, values and the class token's row of attention are
+        known and nothing else. Whom it drops answers as a key, but its own row is never computed:
+        it keeps the value it came with. Only the state's `memory` may change.
+        """
+        return entered, selection
 
     def after_attention(
         self,
@@ -51,7 +66,8 @@ class TokenPolicy(nn.Module):
         """Say who goes on from the attention to the MLP. Default: those who entered.
 
         Called for `attention_layers` only. `entered` is the state before the attention, `attended`
-        after it; what is returned is what the MLP works on.
+        after it; what is returned is what the MLP works on, tokens off the grid included. Whom it
+        drops keeps the value from after the attention.
         """
         return attended, selection
 
@@ -117,3 +133,11 @@ def keep_top(score: Tensor, count: int) -> Tensor:
     """(B, N) scores -> (B, N) bool with exactly the `count` highest of each image."""
     top = score.topk(count, dim=1, sorted=False).indices
     return torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True)
+
+
+def keep_highest(score: Tensor, among: Tensor, counts: Tensor) -> Tensor:
+    """(B, N) scores -> (B, N) bool with the `counts` (B,) highest of those `among` (B, N) bool."""
+    order = score.masked_fill(~among, float("-inf")).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(score.shape[1], device=score.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
+    return among & (rank < counts.unsqueeze(1))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from svit_det.policies.gating import mean_over_processes
+from svit_det.policies.keep_schedule import with_mean
 
 NUM_LEVELS = 129
 """Points of the tracked quantile curve of each gate's margins."""
@@ -37,7 +38,7 @@ class KeepBudget(nn.Module):
         self.register_buffer("margin_quantiles", torch.zeros(num_gates, NUM_LEVELS))
         # Derived from the other three. Before any training they are 0: keep the more probable.
         self.register_buffer("thresholds", torch.zeros(num_gates), persistent=False)
-        self.quota_ratios = _with_mean(self.targets, test_keep_ratio)
+        self.quota_ratios = with_mean(self.targets, test_keep_ratio)
         self.register_load_state_dict_post_hook(_refresh)
 
     @torch.no_grad()
@@ -73,10 +74,10 @@ class KeepBudget(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Derive the thresholds anew from what was tracked and the wanted budget."""
-        self.quota_ratios = _with_mean(self.targets, self.test_keep_ratio)
+        self.quota_ratios = with_mean(self.targets, self.test_keep_ratio)
         shares = self.kept_share
         if self.test_keep_ratio is not None:
-            shares = shares.new_tensor(_with_mean(shares.tolist(), self.test_keep_ratio))
+            shares = shares.new_tensor(with_mean(shares.tolist(), self.test_keep_ratio))
         position = (1 - shares) * (NUM_LEVELS - 1)
         below = position.floor().long().clamp(0, NUM_LEVELS - 2)
         low = self.margin_quantiles.gather(1, below.unsqueeze(1)).squeeze(1)
@@ -86,21 +87,3 @@ class KeepBudget(nn.Module):
 
 def _refresh(module: KeepBudget, _: Any) -> None:
     module.refresh()
-
-
-def _with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
-    """`shares` raised to the one power that gives them this `mean`; None: as they are."""
-    if mean is None:
-        return tuple(shares)
-    if mean >= 1:
-        return (1.0,) * len(shares)
-    # No power moves a share of 0 or 1.
-    inside = [min(max(share, 1e-6), 1 - 1e-6) for share in shares]
-    low, high = 0.0, 1e9
-    for _ in range(200):
-        power = (low + high) / 2
-        if sum(share**power for share in inside) > mean * len(shares):
-            low = power
-        else:
-            high = power
-    return tuple(share**low for share in inside)

@@ -31,8 +31,12 @@ from svit_det.policies.gating import (
     logistic_noise,
     straight_through,
 )
+from svit_det.policies.keep_schedule import check_schedule, check_test_keep_ratio
 from svit_det.tokens import Selection, TokenState, TokenTrace
 
+LAYERS = tuple(range(3, 12))
+KEEP_RATIOS = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
+"""The paper's: the first three blocks stay dense."""
 MODES = ("threshold", "argmax", "sample", "quota")
 
 
@@ -67,7 +71,8 @@ class SViT(TokenPolicy):
         sample_seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(depth, layers, keep_ratios, mode, test_keep_ratio)
+        check_schedule(layers, keep_ratios, depth)
+        _check_mode(mode, test_keep_ratio)
         self.layers = tuple(layers)
         self.keep_ratios = tuple(keep_ratios)
         self.loss_weight = loss_weight
@@ -84,8 +89,8 @@ class SViT(TokenPolicy):
         return cls(
             embed_dim=embed_dim,
             depth=depth,
-            layers=cfg.LAYERS,
-            keep_ratios=cfg.KEEP_RATIOS,
+            layers=LAYERS if cfg.LAYERS is None else cfg.LAYERS,
+            keep_ratios=KEEP_RATIOS if cfg.KEEP_RATIOS is None else cfg.KEEP_RATIOS,
             loss_weight=cfg.LOSS_WEIGHT,
             test_keep_ratio=cfg.TEST_KEEP_RATIO,
             ratio_per_image=cfg.SVIT.RATIO_PER_IMAGE,
@@ -146,7 +151,7 @@ class SViT(TokenPolicy):
 
     def set_keep_ratio(self, ratio: float | None) -> None:
         """Move a trained model to another mean share over the gated blocks; None: as trained."""
-        _check_knob(self.mode, ratio)
+        _check_mode(self.mode, ratio)
         self.budget.set_keep_ratio(ratio)
 
     def decision_macs(self, num_tokens: int) -> dict[int, int]:
@@ -158,42 +163,13 @@ class SViT(TokenPolicy):
         }
 
 
-def _check(
-    depth: int,
-    layers: Sequence[int],
-    keep_ratios: Sequence[float],
-    mode: str,
-    test_keep_ratio: float | None,
-) -> None:
-    if len(keep_ratios) != len(layers):
-        raise InputError(
-            f"MODEL.TOKEN_POLICY.KEEP_RATIOS has {len(keep_ratios)} targets for {len(layers)} "
-            "LAYERS; give one target per gated block."
-        )
-    outside = [layer for layer in layers if not 0 <= layer < depth]
-    if outside:
-        raise InputError(
-            f"MODEL.TOKEN_POLICY.LAYERS: {outside} not in the trunk, whose {depth} blocks count "
-            f"from 0 to {depth - 1}."
-        )
-    if len(set(layers)) != len(layers):
-        raise InputError(f"MODEL.TOKEN_POLICY.LAYERS names a block twice: {list(layers)}.")
-    wrong = [ratio for ratio in keep_ratios if not 0 < ratio <= 1]
-    if wrong:
-        raise InputError(f"MODEL.TOKEN_POLICY.KEEP_RATIOS: {wrong} must lie in (0, 1].")
+def _check_mode(mode: str, test_keep_ratio: float | None) -> None:
     if mode not in MODES:
         raise InputError(
             f"MODEL.TOKEN_POLICY.SVIT.MODE: no mode '{mode}'; choose one of {', '.join(MODES)}."
         )
-    _check_knob(mode, test_keep_ratio)
-
-
-def _check_knob(mode: str, ratio: float | None) -> None:
-    if ratio is None:
-        return
-    if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
-        raise InputError(f"MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: {ratio} must lie in (0, 1].")
-    if mode not in ("threshold", "quota"):
+    check_test_keep_ratio(test_keep_ratio)
+    if test_keep_ratio is not None and mode not in ("threshold", "quota"):
         raise InputError(
             f"MODEL.TOKEN_POLICY.TEST_KEEP_RATIO works in the modes threshold and quota, not in "
             f"{mode}: unset it or change MODEL.TOKEN_POLICY.SVIT.MODE."

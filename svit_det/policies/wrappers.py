@@ -26,13 +26,29 @@ class PolicyWrapper(TokenPolicy):
         self.policy = policy
         self.needs_class_token = policy.needs_class_token
         self.preserves = policy.preserves
-        self.attention_layers = policy.attention_layers
+        self.adds_tokens = policy.adds_tokens
         self.register_state_dict_post_hook(_drop_inner_prefix)
         self.register_load_state_dict_pre_hook(_add_inner_prefix)
+
+    @property
+    def score_layers(self) -> frozenset[int]:
+        """Those of the policy inside."""
+        return self.policy.score_layers
+
+    @property
+    def attention_layers(self) -> frozenset[int]:
+        """Those of the policy inside."""
+        return self.policy.attention_layers
 
     def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
         """Ask the policy inside."""
         return self.policy.before_block(layer, state)
+
+    def before_attention(
+        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+    ) -> tuple[TokenState, Selection]:
+        """Ask the policy inside."""
+        return self.policy.before_attention(layer, entered, selection, attention)
 
     def after_attention(
         self,
@@ -107,6 +123,13 @@ class Monotone(PolicyWrapper):
         )
         return replace(inner, memory=memory, allowed=state.allowed), selection
 
+    def before_attention(
+        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+    ) -> tuple[TokenState, Selection]:
+        """Whom the policy inside drops here is gone for the later blocks too."""
+        inner, chosen = self.policy.before_attention(layer, _unwrap(entered), selection, attention)
+        return self._outlive(entered.memory, inner, chosen), chosen
+
     def after_attention(
         self,
         layer: int,
@@ -115,17 +138,20 @@ class Monotone(PolicyWrapper):
         selection: Selection,
         attention: ClassAttention,
     ) -> tuple[TokenState, Selection]:
-        """Whom the policy inside drops here is gone for the later blocks too."""
-        alive: _Alive = attended.memory
+        """The same after the attention."""
         inner, chosen = self.policy.after_attention(
             layer, _unwrap(entered), _unwrap(attended), selection, attention
         )
+        return self._outlive(attended.memory, inner, chosen), chosen
+
+    @staticmethod
+    def _outlive(alive: _Alive, inner: TokenState, chosen: Selection) -> TokenState:
         memory = _Alive(
             keep=None if chosen.whole else chosen.keep,
             gate=None if alive.gate is None else alive.gate * chosen.keep,
             inner=inner.memory,
         )
-        return replace(inner, memory=memory), chosen
+        return replace(inner, memory=memory)
 
     def after_block(
         self, layer: int, entered: TokenState, processed: TokenState, selection: Selection

@@ -35,16 +35,31 @@ class PackIndex:
     """(T',) positions of the kept patches in the flattened (B * N) grid."""
     counts: tuple[int, ...]
     """Kept patches per image, summing to T'."""
+    extra_counts: tuple[int, ...]
+    """Extra tokens per image."""
+    extra_rows: Tensor | None = None
+    """Positions of the extra tokens in the flattened (B * E); None: all of them."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Rows per image."""
+        return tuple(map(sum, zip(self.extra_counts, self.counts, strict=True)))
 
 
-def pack_index(keep: Tensor) -> PackIndex:
-    """The rows that `keep` (B, N) selects.
+def pack_index(keep: Tensor, num_extra: int, present: Tensor | None = None) -> PackIndex:
+    """The rows that `keep` (B, N) selects, and the extra tokens that are `present` (B, E).
 
     Asks the device once: the counts say how long the index is, so nothing has to be asked again.
     """
-    counts = tuple(keep.sum(dim=1).tolist())
+    if present is None:
+        counts = tuple(keep.sum(dim=1).tolist())
+        extra_counts, extra_rows = (num_extra,) * len(counts), None
+    else:
+        both = torch.stack([keep.sum(dim=1), present.sum(dim=1)]).tolist()
+        counts, extra_counts = map(tuple, both)
+        extra_rows = torch.nonzero_static(present.flatten(), size=sum(extra_counts)).squeeze(1)
     rows = torch.nonzero_static(keep.flatten(), size=sum(counts)).squeeze(1)
-    return PackIndex(rows, counts)
+    return PackIndex(rows, counts, extra_counts, extra_rows)
 
 
 def gather_tokens(patches: Tensor, extra: Tensor, index: PackIndex) -> Tensor:
@@ -52,22 +67,33 @@ def gather_tokens(patches: Tensor, extra: Tensor, index: PackIndex) -> Tensor:
     kept = patches.flatten(0, 1).index_select(0, index.rows)
     if extra.shape[1] == 0:
         return kept
-    parts = zip(extra.unbind(0), kept.split(index.counts), strict=True)
+    beside = extra.flatten(0, 1)
+    if index.extra_rows is not None:
+        beside = beside.index_select(0, index.extra_rows)
+    parts = zip(beside.split(index.extra_counts), kept.split(index.counts), strict=True)
     return torch.cat([piece for pair in parts for piece in pair])
 
 
 def scatter_tokens(
     packed: Tensor, patches: Tensor, extra: Tensor, index: PackIndex
 ) -> tuple[Tensor, Tensor]:
-    """(T, C) packed rows -> new (patches, extra); patches that were not packed stay bit-identical.
+    """(T, C) packed rows -> new (patches, extra); what was not packed stays bit-identical.
 
     Values come back in the dtype of `patches`: under autocast a block returns half precision.
     """
-    num_extra = extra.shape[1]
     packed = packed.to(patches.dtype)
-    if num_extra:
-        images = packed.split([num_extra + count for count in index.counts])
-        extra = torch.stack([image[:num_extra] for image in images])
-        packed = torch.cat([image[num_extra:] for image in images])
+    if extra.shape[1]:
+        beside, packed = split_extra(packed, index)
+        if index.extra_rows is None:
+            extra = beside.view_as(extra)
+        else:
+            extra = extra.flatten(0, 1).index_copy(0, index.extra_rows, beside).view_as(extra)
     written = patches.flatten(0, 1).index_copy(0, index.rows, packed)
     return written.view_as(patches), extra
+
+
+def split_extra(packed: Tensor, index: PackIndex) -> tuple[Tensor, Tensor]:
+    """(T, ...) packed rows -> those of the extra tokens and those of the patches."""
+    lengths = [n for pair in zip(index.extra_counts, index.counts, strict=True) for n in pair]
+    pieces = packed.split(lengths)
+    return torch.cat(pieces[::2]), torch.cat(pieces[1::2])

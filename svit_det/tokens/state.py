@@ -30,14 +30,19 @@ class Selection:
     entered: Tensor | None = None
     """(B, N) bool, who took part in the block's attention, where fewer went on to its MLP.
     None: the same tokens did both."""
+    extra_counts: Tensor | None = None
+    """(B, 2) int64, tokens off the grid in the block's attention and in its MLP. Filled in by the
+    executor."""
 
 
 @dataclass(frozen=True)
 class ClassAttention:
-    """The class token's view of the patch tokens in one block, in grid coordinates."""
+    """The class token's view of the other tokens in one block, patches in grid coordinates."""
 
     weights: Tensor
     """(B, num_heads, N) softmax weights over all keys; 0 for a token that was not in the block."""
+    extra_weights: Tensor
+    """(B, num_heads, E) the same for the tokens off the grid, the class token itself first."""
     value_norm: Tensor
     """(B, N) L2 norm of each token's value vector, all heads together; 0 likewise."""
 
@@ -49,9 +54,12 @@ class TokenState:
     patches: Tensor
     """(B, N, C) every patch token, row-major; a token that is skipped stays as it is."""
     extra: Tensor
-    """(B, E, C) tokens off the grid (class, package, representative); always processed."""
+    """(B, E, C) tokens off the grid (class, fused, representative); always processed. The class
+    token, where there is one, comes first."""
     grid: tuple[int, int]
     """(H, W)."""
+    present: Tensor | None = None
+    """(B, E) bool, the tokens off the grid that an image has. None: all; the class token always."""
     allowed: Tensor | None = None
     """(B, N) bool, the patch tokens a policy may choose from. None: all."""
     memory: Any = None

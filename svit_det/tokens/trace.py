@@ -22,8 +22,6 @@ class TokenTrace:
     """One per block, in order."""
     grid: tuple[int, int]
     """(H, W) of the batch, padding included."""
-    num_extra: int = 0
-    """Tokens off the grid that every block processed besides."""
 
     def keep_maps(self) -> Tensor:
         """(B, L, H, W) bool: block l processed this token."""
@@ -48,6 +46,18 @@ class TokenTrace:
         """(B, L) int: patch tokens that took part in each block's attention."""
         return torch.stack(
             [(s.keep if s.entered is None else s.entered).sum(dim=1) for s in self.selections],
+            dim=1,
+        )
+
+    def extra_counts(self) -> Tensor:
+        """(B, L, 2) int: tokens off the grid in each block's attention and in its MLP."""
+        return torch.stack(
+            [
+                s.keep.new_zeros(len(s.keep), 2, dtype=torch.int64)
+                if s.extra_counts is None
+                else s.extra_counts
+                for s in self.selections
+            ],
             dim=1,
         )
 

@@ -21,14 +21,22 @@ from svit_det.vit.trunk import TokenTrunk
 Count = TypeVar("Count", int, Tensor)
 
 
-def block_macs(attended: Count, mlp: Count, *, embed_dim: int, mlp_ratio: float = 4.0) -> Count:
-    """Of one transformer block: `attended` tokens in its attention, `mlp` tokens in its MLP.
+def block_macs(
+    attended: Count,
+    mlp: Count,
+    asking: Count | None = None,
+    *,
+    embed_dim: int,
+    mlp_ratio: float = 4.0,
+) -> Count:
+    """Of one block: n `attended` tokens in its attention, q of them `asking`, m in its MLP.
 
-    4 n C^2 for queries, keys, values and projection, 2 n^2 C for the two products with the
-    attention matrix, 2 r m C^2 for an MLP of r C hidden channels.
+    2 n C^2 for keys and values, 2 q C^2 for queries and projection, 2 q n C for the two products
+    with the attention matrix, 2 r m C^2 for an MLP of r C hidden channels. Default: all ask.
     """
-    projections = 4 * attended * embed_dim**2
-    products = 2 * attended * attended * embed_dim
+    asking = attended if asking is None else asking
+    projections = 2 * (attended + asking) * embed_dim**2
+    products = 2 * asking * attended * embed_dim
     return projections + products + 2 * mlp * embed_dim * int(embed_dim * mlp_ratio)
 
 
@@ -86,18 +94,23 @@ def trunk_macs(trunk: TokenTrunk, trace: TokenTrace) -> TrunkMacs:
     embed_dim = trunk.embed_dim
     mlp_ratio = trunk.blocks[0].mlp.fc1.out_features / embed_dim
     blended = torch.tensor([selection.gate is not None for selection in trace.selections])
+    extra = trace.extra_counts().cpu()
     attended, mlp = (
-        counts.cpu().masked_fill(blended, num_tokens) + trace.num_extra
-        for counts in (trace.attention_counts(), trace.counts())
+        counts.cpu().masked_fill(blended, num_tokens) + extra[..., part]
+        for part, counts in enumerate((trace.attention_counts(), trace.counts()))
     )
-    blocks = block_macs(attended, mlp, embed_dim=embed_dim, mlp_ratio=mlp_ratio)
-    for layer in trunk.policy.attention_layers:
-        # The class token's own row of attention, once more, for the policy to look at.
-        blocks[:, layer] += attended[:, layer] * embed_dim
+    policy = trunk.policy
+    asking = attended.clone()
+    for layer in policy.score_layers:
+        asking[:, layer] = mlp[:, layer]
+    blocks = block_macs(attended, mlp, asking, embed_dim=embed_dim, mlp_ratio=mlp_ratio)
+    for layer in policy.score_layers | policy.attention_layers:
+        # The class token's query and row of attention, once more, for the policy to look at.
+        blocks[:, layer] += embed_dim**2 + attended[:, layer] * embed_dim
     decisions = torch.zeros(len(trace.selections), dtype=torch.int64)
-    for layer, macs in trunk.policy.decision_macs(num_tokens).items():
+    for layer, macs in policy.decision_macs(num_tokens).items():
         decisions[layer] = macs
-    everyone = num_tokens + trace.num_extra
+    everyone = num_tokens + int(policy.needs_class_token)
     return TrunkMacs(
         embedding=num_tokens * trunk.patch_embed.proj.weight.numel(),
         blocks=blocks,

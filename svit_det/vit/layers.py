@@ -6,6 +6,8 @@ Source: DeiT (Touvron et al. 2021) and its names: a DeiT state dict fits as it i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,16 @@ class PatchEmbed(nn.Module):
         return self.proj(images).contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class Queries:
+    """The rows that ask, where not all that answer do."""
+
+    rows: Tensor
+    """(T',) their positions among the packed rows, image by image."""
+    lengths: tuple[int, ...]
+    """How many per image, summing to T'."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention within each image's rows."""
 
@@ -50,55 +62,95 @@ class Attention(nn.Module):
         self.proj = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, rows: Tensor, segments: Segments, class_row: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """(T, C) -> (T, C), and with `class_row` what each image's first row looked at.
+        self,
+        rows: Tensor,
+        segments: Segments,
+        *,
+        key_value: Tensor | None = None,
+        queries: Queries | None = None,
+    ) -> Tensor:
+        """(T, C) -> (T, C), or (T', C) where only the T' rows of `queries` ask.
 
-        That is (weights (h, T) softmax over the image's own rows, value_norm (T,)): one row per
-        head and image, no N x N matrix.
+        `key_value` are the keys and values of `rows` where `keys_values` made them already.
         """
-        qkv = self.qkv(rows).unflatten(-1, (3, self.num_heads, -1))
-        if segments.uniform:
-            attended = self._attend_together(qkv, segments)
+        if key_value is None:
+            query, key, value = self.qkv(rows).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         else:
-            attended = self._attend_one_by_one(qkv, segments)
-        looked_at = self._class_row(qkv.detach(), segments) if class_row else None
-        return self.proj(attended), looked_at
+            query = self._project(rows if queries is None else rows[queries.rows], 0, 1)[:, 0]
+            key, value = key_value.unbind(1)
+        asking = segments.lengths if queries is None else queries.lengths
+        if segments.uniform and all(length == asking[0] for length in asking):
+            attended = self._attend_together(query, key, value, segments)
+        else:
+            attended = self._attend_one_by_one(query, key, value, asking, segments.lengths)
+        return self.proj(attended)
 
-    def _attend_together(self, qkv: Tensor, segments: Segments) -> Tensor:
-        """Images of equal length are a plain batch: (T, 3, h, d) -> (T, C)."""
-        batch = qkv.unflatten(0, (len(segments.lengths), -1))
-        query, key, value = batch.permute(2, 0, 3, 1, 4)
+    def keys_values(self, rows: Tensor) -> Tensor:
+        """(T, C) -> (T, 2, h, d): what `class_row` and then `forward` need, before any query."""
+        return self._project(rows, 1, 3)
+
+    def _project(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """Of queries, keys, values parts `start` to `stop`: (T, C) -> (T, stop - start, h, d)."""
+        width = rows.shape[1]
+        weight = self.qkv.weight[start * width : stop * width]
+        bias = self.qkv.bias[start * width : stop * width]
+        return F.linear(rows, weight, bias).unflatten(-1, (stop - start, self.num_heads, -1))
+
+    def class_row(
+        self, rows: Tensor, key_value: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """What each image's first row looks at, and how long each row's value is.
+
+        (weights (h, T) softmax over the image's own rows, value_norm (T,)): one row per head and
+        image, no N x N matrix.
+        """
+        firsts, end = [], 0
+        for length in segments.lengths:
+            firsts.append(rows[end])
+            end += length
+        query = self._project(torch.stack(firsts), 0, 1)[:, 0].float()
+        key, value = key_value.float().unbind(1)
+        scale = query.shape[-1] ** -0.5
+        weights = []
+        for image, keys in enumerate(key.split(segments.lengths)):
+            # Not a matrix product, which autocast would round; a ranking hangs on it.
+            logits = (query[image] * scale * keys).sum(dim=-1).T
+            if segments.key_mask is not None:
+                logits = logits.masked_fill(~segments.key_mask[image], float("-inf"))
+            weights.append(logits.softmax(dim=-1))
+        return torch.cat(weights, dim=1), value.flatten(1).norm(dim=1)
+
+    def _attend_together(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments
+    ) -> Tensor:
+        """Images of equal length are a plain batch: (T', h, d), (T, h, d) twice -> (T', C)."""
+        num_images = len(segments.lengths)
+        query, key, value = (
+            each.unflatten(0, (num_images, -1)).transpose(1, 2) for each in (query, key, value)
+        )
         mask = segments.key_mask
         if mask is not None:
             mask = mask[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return attended.transpose(1, 2).flatten(2).flatten(0, 1)
 
-    def _attend_one_by_one(self, qkv: Tensor, segments: Segments) -> Tensor:
+    def _attend_one_by_one(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        asking: tuple[int, ...],
+        answering: tuple[int, ...],
+    ) -> Tensor:
         """A loop over the images: on CPU faster than padding and than jagged nested tensors."""
         images = []
-        for image in qkv.split(segments.lengths):
-            if len(image):
-                query, key, value = image.permute(1, 2, 0, 3).unsqueeze(1)
-                attended = F.scaled_dot_product_attention(query, key, value)
+        parts = (query.split(asking), key.split(answering), value.split(answering))
+        for image in zip(*parts, strict=True):
+            if len(image[0]):
+                heads = (each.transpose(0, 1).unsqueeze(0) for each in image)
+                attended = F.scaled_dot_product_attention(*heads)
                 images.append(attended[0].transpose(0, 1).flatten(1))
         return torch.cat(images)
-
-    def _class_row(self, qkv: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-        """(T, 3, h, d) -> the first row's softmax weights (h, T) and the value norms (T,)."""
-        query, key, value = qkv.float().unbind(1)
-        scale = query.shape[-1] ** -0.5
-        weights, first = [], 0
-        for image, length in enumerate(segments.lengths):
-            keys = key[first : first + length]
-            # Not a matrix product, which autocast would round; a ranking hangs on it.
-            logits = (query[first] * scale * keys).sum(dim=-1).T
-            if segments.key_mask is not None:
-                logits = logits.masked_fill(~segments.key_mask[image], float("-inf"))
-            weights.append(logits.softmax(dim=-1))
-            first += length
-        return torch.cat(weights, dim=1), value.flatten(1).norm(dim=1)
 
 
 CPU_ROWS = 2048

@@ -34,5 +34,5 @@ class PlainViT(nn.Module):
         """(B, 3, height, width) -> {"last_feat": (B, C, H, W)} and who ran where."""
         state = self.trunk(images)
         feature_map = state.patches.transpose(1, 2).unflatten(2, state.grid)
-        trace = TokenTrace(state.trace, state.grid, num_extra=state.extra.shape[1])
+        trace = TokenTrace(state.trace, state.grid)
         return {"last_feat": feature_map.contiguous()}, trace

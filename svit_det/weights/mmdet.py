@@ -1,4 +1,4 @@
-"""ViT-Adapter and SViT, as their mmdetection projects name them, to our ViTAdapter.
+"""ViT-Adapter, SViT and Evo-ViT, as mmdetection projects name them, to our ViTAdapter.
 
 Source: state dicts of the released uzh-rpg/svit backbones, which have `backbone.` before every name
 when they stand in a detector's checkpoint.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from svit_det.errors import InputError
 from svit_det.weights.rename import Table, rename
 
 LOOK = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
@@ -70,6 +72,41 @@ def svit_table(*, num_interactions: int, num_extra: int, layers: Sequence[int]) 
     return table
 
 
+def evo_vit_table(*, num_interactions: int, num_extra: int) -> Table:
+    """The dense Evo-ViT's backbone, whose blocks are lists of their parts; see `join_qkv`."""
+    ours = "trunk.blocks.{}"
+    return _adapter(num_interactions, num_extra) | {
+        "cls_token": "trunk.cls_token",
+        "qkvs.{}.{}": f"{ours}.attn.qkv.{{}}",
+        "projs.{}.{}": f"{ours}.attn.proj.{{}}",
+        "norms.{}.{}": f"{ours}.norm1.{{}}",
+        "blocks.{}.norm2.{}": f"{ours}.norm2.{{}}",
+        "blocks.{}.mlp.{}.{}": f"{ours}.mlp.{{}}.{{}}",
+    }
+
+
+def join_qkv(weights: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Evo-ViT's `qks.{}.qk` (2 C rows) above its `vs.{}.v` (C rows) as one `qkvs.{}` (3 C rows).
+
+    Raises InputError where one of the two is missing.
+    """
+    joined = {}
+    for name, value in weights.items():
+        list_name, _, rest = name.partition(".")
+        if list_name == "vs":
+            partner = "qks." + rest.replace(".v.", ".qk.")
+            if partner not in weights:
+                raise InputError(f"{source}: {name} without {partner}.")
+            joined["qkvs." + rest.replace(".v.", ".")] = torch.cat([weights[partner], value])
+        elif list_name == "qks":
+            partner = "vs." + rest.replace(".qk.", ".v.")
+            if partner not in weights:
+                raise InputError(f"{source}: {name} without {partner}.")
+        else:
+            joined[name] = value
+    return joined
+
+
 def backbone_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The backbone of a detector's state dict, its prefix gone; a bare backbone as it is."""
     inside = {
@@ -82,4 +119,5 @@ def backbone_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def from_mmdet(weights: Mapping[str, Tensor], table: Table, *, source: str) -> dict[str, Tensor]:
     """Our names. Heads and neck, which are built differently here, are left out."""
-    return rename(backbone_of(weights), table, source=source)
+    backbone = join_qkv(backbone_of(weights), source=source)
+    return rename(backbone, table, source=source)

@@ -266,7 +266,7 @@ def test_the_gradient_of_forgetting_is_that_of_gate_times_new(scripted, tiny_tru
     with torch.no_grad():
         tokens = MaskedTokens.enter(trunk.embed(batch), Selection(keep=keep, gate=keep.float()))
         rows = tokens.rows()
-        rows = rows + block.attn(block.norm1(rows), tokens.segments)[0]
+        rows = rows + block.attn(block.norm1(rows), tokens.segments)
         new = (rows + block.mlp(block.norm2(rows))).unflatten(0, (2, 15))
         # d (gate * new) / d gate = new
         assert_close(gate.grad, (new * weights).sum(dim=-1), atol=1e-5, rtol=1e-5)

@@ -54,8 +54,8 @@ EXTRAS = pytest.mark.parametrize(
 )
 
 
-def index_of(keep):
-    return pack_index(keep.flatten(1))
+def index_of(keep, extra=NO_EXTRA, present=None):
+    return pack_index(keep.flatten(1), extra.shape[1], present)
 
 
 def values(tokens):
@@ -80,7 +80,7 @@ def test_the_index_names_rows_image_by_image():
     ],
 )
 def test_gather(keep, extra, packed):
-    assert values(gather_tokens(PATCHES, extra, index_of(keep))) == packed
+    assert values(gather_tokens(PATCHES, extra, index_of(keep, extra))) == packed
 
 
 def test_scatter_puts_rows_back_where_they_came_from():
@@ -95,7 +95,7 @@ def test_scatter_puts_rows_back_where_they_came_from():
 
 def test_scatter_with_extra_tokens():
     packed = torch.tensor([-10.0, -20, 501, 508, 510, -30, -40]).unsqueeze(-1)
-    patches, extra = scatter_tokens(packed, PATCHES, EXTRA, index_of(THREE_AND_NONE))
+    patches, extra = scatter_tokens(packed, PATCHES, EXTRA, index_of(THREE_AND_NONE, EXTRA))
     assert values(patches) == [
         [0, 501, 2, 3, 4, 5, 6, 7, 508, 9, 510, 11],
         [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111],
@@ -103,12 +103,24 @@ def test_scatter_with_extra_tokens():
     assert values(extra) == [[-10, -20], [-30, -40]]
 
 
+def test_an_image_may_lack_an_extra_token():
+    """The second image has the first of two only; its place for the other stays as it is."""
+    present = torch.tensor([[1, 1], [1, 0]]).bool()
+    index = index_of(FOUR_AND_TWO, EXTRA, present)
+    assert index.lengths == (6, 3)
+    packed = gather_tokens(PATCHES, EXTRA, index)
+    assert values(packed) == [-1, -2, 0, 3, 5, 11, -3, 104, 105]
+    patches, extra = scatter_tokens(packed + 1000, PATCHES, EXTRA, index)
+    assert values(extra) == [[999, 998], [997, -4]]
+    assert values(patches)[1] == [100, 101, 102, 103, 1104, 1105, *range(106, 112)]
+
+
 @KEEPS
 @EXTRAS
 def test_round_trip_is_bit_identical(keep, extra):
     patches = torch.randn(2, 12, 5)
     extra = torch.randn(2, extra.shape[1], 5)
-    index = index_of(keep)
+    index = index_of(keep, extra)
     packed = gather_tokens(patches, extra, index)
     new_patches, new_extra = scatter_tokens(packed, patches, extra, index)
     assert torch.equal(new_patches, patches)
@@ -118,7 +130,7 @@ def test_round_trip_is_bit_identical(keep, extra):
 @KEEPS
 @EXTRAS
 def test_half_precision_comes_back_in_the_dtype_of_the_map(keep, extra):
-    index = index_of(keep)
+    index = index_of(keep, extra)
     packed = gather_tokens(PATCHES, extra, index).half()
     patches, new_extra = scatter_tokens(packed, PATCHES, extra, index)
     assert patches.dtype == new_extra.dtype == torch.float32
@@ -128,7 +140,7 @@ def test_half_precision_comes_back_in_the_dtype_of_the_map(keep, extra):
 
 def test_scatter_leaves_its_inputs_alone():
     patches, extra = PATCHES.clone(), EXTRA.clone()
-    index = index_of(FOUR_AND_TWO)
+    index = index_of(FOUR_AND_TWO, EXTRA)
     scatter_tokens(gather_tokens(patches, extra, index) + 1, patches, extra, index)
     assert torch.equal(patches, PATCHES)
     assert torch.equal(extra, EXTRA)

@@ -49,7 +49,7 @@ def block(tiny_trunk):
 def run_alone(block, rows):
     """The block on the rows of one image, without any of our executors."""
     segments = Segments((len(rows),))
-    rows = rows + block.attn(block.norm1(rows), segments)[0]
+    rows = rows + block.attn(block.norm1(rows), segments)
     return rows + block.mlp(block.norm2(rows))
 
 
@@ -157,7 +157,9 @@ def test_the_trace_grows_by_what_was_selected(run):
     earlier = Selection(keep=EVERYONE, whole=True)
     selection = Selection(keep=SOME)
     after = run(a_state(trace=(earlier,)), selection)
-    assert after.trace == (earlier, selection)
+    assert after.trace[0] is earlier
+    assert torch.equal(after.trace[1].keep, SOME)
+    assert after.trace[1].extra_counts.tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
@@ -166,21 +168,51 @@ def test_values_per_row_come_back_to_the_grid(masked):
     selection = gated(SOME) if masked else Selection(keep=SOME)
     tokens = enter(a_state(num_extra=1), selection)
     values = 10 + torch.arange(float(len(tokens.rows())))
-    expected = (
-        [[11, 0, 0, 14, 15, 0], [0, 0, 20, 0, 0, 0]]
+    patches, extra = tokens.to_grid(torch.stack([values, -values], dim=1))
+    expected, beside = (
+        ([[11, 0, 0, 14, 15, 0], [0, 0, 20, 0, 0, 0]], [[10], [17]])
         if masked
-        else [[11, 0, 0, 12, 13, 0], [0, 0, 15, 0, 0, 0]]
+        else ([[11, 0, 0, 12, 13, 0], [0, 0, 15, 0, 0, 0]], [[10], [14]])
     )
-    assert tokens.to_grid(values).tolist() == expected
-    heads = torch.stack([values, -values])  # (h, T) -> (B, h, N)
-    assert tokens.to_grid(heads)[:, 0].tolist() == expected
-    assert torch.equal(tokens.to_grid(heads)[:, 1], -tokens.to_grid(heads)[:, 0])
+    assert patches[..., 0].tolist() == expected
+    assert extra[..., 0].tolist() == beside
+    assert torch.equal(patches[..., 1], -patches[..., 0])
 
 
 def test_values_of_a_whole_selection_come_back_without_an_index():
     tokens = enter(a_state(num_extra=1), Selection(keep=EVERYONE, whole=True))
-    expected = [[1, 2, 3, 4, 5, 6], [8, 9, 10, 11, 12, 13]]
-    assert tokens.to_grid(torch.arange(14.0)).tolist() == expected
+    patches, extra = tokens.to_grid(torch.arange(14.0).unsqueeze(1))
+    assert patches.squeeze(-1).tolist() == [[1, 2, 3, 4, 5, 6], [8, 9, 10, 11, 12, 13]]
+    assert extra.squeeze(-1).tolist() == [[0], [7]]
+
+
+@KEEPS
+@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
+def test_an_extra_token_that_an_image_lacks_takes_no_part(run, keep, masked):
+    """The second image lacks the second extra token: it computes what it would without a place."""
+    present = torch.tensor([[1, 1], [1, 0]]).bool()
+    state = a_state(num_extra=2, present=present)
+    selection = gated(keep) if masked else Selection(keep=keep)
+    after = run(state, selection)
+    for image in range(2):
+        own = replace(
+            state,
+            patches=state.patches[image : image + 1],
+            extra=state.extra[image : image + 1, : 2 - image],
+            present=None,
+        )
+        alone = run(own, Selection(keep=keep[image : image + 1]))
+        assert_close(after.patches[image], alone.patches[0], **TOLERANCE)
+        assert_close(after.extra[image, : 2 - image], alone.extra[0], **TOLERANCE)
+    assert torch.equal(after.extra[1, 1], state.extra[1, 1])
+    assert after.trace[0].extra_counts.tolist() == [[2, 2], [1, 1]]
+
+
+def test_everyone_is_not_taken_at_its_word_where_an_extra_token_is_missing(run):
+    present = torch.tensor([[1, 1], [1, 0]]).bool()
+    state = a_state(num_extra=2, present=present)
+    whole = run(state, Selection(keep=EVERYONE, whole=True))
+    assert_close(whole.patches, run(state, Selection(keep=EVERYONE)).patches, **TOLERANCE)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
@@ -212,7 +244,7 @@ def test_the_policy_hears_what_the_class_token_saw(block, scripted, masked):
         )
         assert not attention.value_norm[image][~kept].any()
         attended_rows = torch.cat([state.extra[image], state.patches[image][kept]])
-        mixed = attended_rows + block.attn(rows, Segments((len(rows),)))[0]
+        mixed = attended_rows + block.attn(rows, Segments((len(rows),)))
         assert_close(attended.extra[image], mixed[:1], **TOLERANCE)
         assert_close(attended.patches[image][kept], mixed[1:], **TOLERANCE)
 
@@ -236,13 +268,63 @@ def test_fewer_may_go_on_to_the_mlp(block, scripted, masked):
     for image in range(2):
         kept = SOME[image]
         rows = torch.cat([state.extra[image], state.patches[image][kept]])
-        attended = rows + block.attn(block.norm1(rows), Segments((len(rows),)))[0]
+        attended = rows + block.attn(block.norm1(rows), Segments((len(rows),)))
         finished = attended + block.mlp(block.norm2(attended))
         on = fewer[image][kept]
         assert_close(after.extra[image], finished[:1], **TOLERANCE)
         assert_close(after.patches[image][kept][on], finished[1:][on], **TOLERANCE)
         assert_close(after.patches[image][kept][~on], attended[1:][~on], **TOLERANCE)
         assert torch.equal(after.patches[image][~kept], state.patches[image][~kept])
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_fewer_may_ask(block, scripted, masked, whole):
+    """Dropped before the attention: still a key, but not a query, and as it was afterwards."""
+    entering = EVERYONE if whole else SOME
+    fewer = torch.tensor([[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+
+    class AsksFewer(scripted):
+        score_layers = frozenset({0})
+
+        def before_attention(self, layer, entered, selection, attention):
+            gate = fewer.float() if masked else None
+            return replace(entered, memory="seen"), Selection(keep=fewer, gate=gate)
+
+    state = a_state(num_extra=1)
+    selection = gated(entering) if masked else Selection(keep=entering, whole=whole)
+    after = run_block(block, 0, AsksFewer([selection]), state)
+    assert after.memory == "seen"
+    assert torch.equal(after.trace[0].keep, fewer)
+    assert torch.equal(after.trace[0].entered, entering)
+    for image in range(2):
+        kept = entering[image]
+        finished = run_alone(block, torch.cat([state.extra[image], state.patches[image][kept]]))
+        on = fewer[image][kept]
+        assert_close(after.extra[image], finished[:1], **TOLERANCE)
+        assert_close(after.patches[image][kept][on], finished[1:][on], **TOLERANCE)
+        assert torch.equal(after.patches[image][~fewer[image]], state.patches[image][~fewer[image]])
+
+
+def test_rows_that_nobody_asks_for_are_not_computed(block, scripted):
+    """Of six patches and a class token two ask: three rows reach projection and MLP."""
+    fewer = torch.tensor([[1, 0, 0, 0, 1, 0]]).bool()
+    seen = {}
+    for name in ("proj", "fc1"):
+        module = block.attn.proj if name == "proj" else block.mlp.fc1
+        module.register_forward_hook(
+            lambda _m, inputs, _o, name=name: seen.update({name: len(inputs[0])})
+        )
+
+    class AsksFewer(scripted):
+        score_layers = frozenset({0})
+
+        def before_attention(self, layer, entered, selection, attention):
+            return entered, Selection(keep=fewer)
+
+    state = TokenState(patches=torch.randn(1, 6, 24), extra=torch.randn(1, 1, 24), grid=(2, 3))
+    run_block(block, 0, AsksFewer([Selection(keep=~fewer | fewer, whole=True)]), state)
+    assert seen == {"proj": 3, "fc1": 3}
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
@@ -277,7 +359,7 @@ def test_either_branch_is_dropped_by_itself(tiny_trunk, scripted):
     old, segments = state.patches[0], Segments((6,))
 
     def attended(rows):
-        return rows + 2 * block.attn(block.norm1(rows), segments)[0]  # 1 of 2 survives
+        return rows + 2 * block.attn(block.norm1(rows), segments)  # 1 of 2 survives
 
     def fed(rows):
         return rows + 2 * block.mlp(block.norm2(rows))

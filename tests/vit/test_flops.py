@@ -16,7 +16,7 @@ GATED = range(3, 12)
 
 
 def trace_of(state):
-    return TokenTrace(state.trace, state.grid, num_extra=state.extra.shape[1])
+    return TokenTrace(state.trace, state.grid)
 
 
 def svit(**changes):
@@ -133,13 +133,25 @@ def test_extra_tokens_count(tiny_trunk, images, class_everyone):
     assert trunk_macs(trunk, trace).total.sum() == counted.total
 
 
-def test_attention_before_the_choice_is_counted(tiny_trunk, images, make_policy):
-    trunk = tiny_trunk(make_policy("AttentiveHalf"))
-    trace, counted = executed(trunk, images(2))
-    # The row that the policy looks at is computed elementwise, which torch's counter leaves out.
-    rows = trace.attention_counts()[:, [2, 5]] + 1
-    assert trunk_macs(trunk, trace).total.sum() - rows.sum() * 24 == counted.total
-    assert (trace.counts() < trace.attention_counts()).any()
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_every_policy_is_counted_exactly(policy, tiny_trunk, images, training):
+    trunk = tiny_trunk(policy).train(training)
+    trace, counted = executed(trunk, images(2, (5, 7)))
+    macs = trunk_macs(trunk, trace)
+    # The row that a policy looks at is computed elementwise, which torch's counter leaves out.
+    looking = sorted(policy.score_layers | policy.attention_layers)
+    attended = trace.attention_counts()
+    if training:
+        blended = [selection.gate is not None for selection in trace.selections]
+        attended[:, blended] = 35
+    rows = (attended + trace.extra_counts()[..., 0])[:, looking]
+    assert macs.total.sum() - rows.sum() * 24 == counted.total
+
+
+def test_those_who_do_not_ask_are_saved():
+    # 3 keys, 2 queries, 2 channels: keys and values 2*3*4, queries and projection 2*2*4,
+    # scores and mix 2*2*3*2; MLP of 2 tokens.
+    assert block_macs(3, 2, 2, embed_dim=2) == 24 + 16 + 24 + 64
 
 
 # ------------------------------------------------------------------ count_macs on anything

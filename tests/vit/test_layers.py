@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from svit_det.errors import InputError
 from svit_det.tokens import Segments
 from svit_det.vit import layers
-from svit_det.vit.layers import Attention, DropPath, Mlp, PatchEmbed
+from svit_det.vit.layers import Attention, DropPath, Mlp, PatchEmbed, Queries
 from svit_det.vit.position import resize_pos_embed, sincos_pos_embed
 
 HEADS = 3
@@ -23,6 +23,10 @@ def attention():
         for parameter in module.parameters():
             parameter.copy_(0.3 * torch.randn_like(parameter))
     return module
+
+
+def class_row(attention, rows, segments):
+    return attention.class_row(rows, attention.keys_values(rows), segments)
 
 
 def explicit(attention, rows):
@@ -60,15 +64,14 @@ def test_an_image_that_does_not_divide_into_patches(height, width):
 
 def test_attention_is_the_textbooks(attention):
     rows = torch.randn(7, WIDTH)
-    attended, looked_at = attention(rows, Segments((7,)))
+    attended = attention(rows, Segments((7,)))
     assert_close(attended, explicit(attention, rows)[2], atol=1e-5, rtol=1e-5)
-    assert looked_at is None
 
 
 @pytest.mark.parametrize("lengths", [(3, 5), (1, 6, 2), (4, 4), (0, 5), (3, 0, 4), (1, 1)])
 def test_an_image_attends_to_itself_only(attention, lengths):
     images = [torch.randn(length, WIDTH) for length in lengths]
-    attended, _ = attention(torch.cat(images), Segments(lengths))
+    attended = attention(torch.cat(images), Segments(lengths))
     alone = [explicit(attention, image)[2] for image in images]
     assert_close(attended, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
@@ -76,7 +79,7 @@ def test_an_image_attends_to_itself_only(attention, lengths):
 def test_a_hidden_row_is_as_good_as_gone(attention):
     images = torch.randn(2, 5, WIDTH)
     seen = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1]]).bool()
-    attended, _ = attention(images.flatten(0, 1), Segments((5, 5), key_mask=seen))
+    attended = attention(images.flatten(0, 1), Segments((5, 5), key_mask=seen))
     for image in range(2):
         alone = explicit(attention, images[image][seen[image]])[2]
         ours = attended.unflatten(0, (2, 5))[image][seen[image]]
@@ -86,7 +89,7 @@ def test_a_hidden_row_is_as_good_as_gone(attention):
 @pytest.mark.parametrize("lengths", [(6,), (4, 4), (3, 5), (1, 7, 2)])
 def test_the_class_row_is_the_first_row_of_the_softmax(attention, lengths):
     images = [torch.randn(length, WIDTH) for length in lengths]
-    _, (weights, value_norm) = attention(torch.cat(images), Segments(lengths), class_row=True)
+    weights, value_norm = class_row(attention, torch.cat(images), Segments(lengths))
     expected = [explicit(attention, image)[:2] for image in images]
     rows = torch.cat([softmax[:, 0] for softmax, _ in expected], dim=1)
     norms = torch.cat([values.flatten(1).norm(dim=1) for _, values in expected])
@@ -97,27 +100,36 @@ def test_the_class_row_is_the_first_row_of_the_softmax(attention, lengths):
 def test_the_class_row_gives_hidden_rows_nothing(attention):
     images = torch.randn(2, 5, WIDTH)
     seen = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 1]]).bool()
-    _, (weights, _) = attention(
-        images.flatten(0, 1), Segments((5, 5), key_mask=seen), class_row=True
-    )
+    weights, _ = class_row(attention, images.flatten(0, 1), Segments((5, 5), key_mask=seen))
     assert not weights[:, ~seen.flatten()].any()
     for image, row in enumerate(weights.split(5, dim=1)):
         alone = explicit(attention, images[image][seen[image]])[0][:, 0]
         assert_close(row[:, seen[image]], alone, atol=1e-6, rtol=1e-5)
 
 
-def test_the_class_row_is_a_score_and_no_path_for_gradients(attention):
-    rows = torch.randn(5, WIDTH, requires_grad=True)
-    _, (weights, value_norm) = attention(rows, Segments((5,)), class_row=True)
-    assert not weights.requires_grad
-    assert not value_norm.requires_grad
+@pytest.mark.parametrize("lengths", [(9,), (4, 4), (3, 5, 1)])
+def test_keys_made_beforehand_change_nothing(attention, lengths):
+    rows, segments = torch.randn(sum(lengths), WIDTH), Segments(lengths)
+    beforehand = attention(rows, segments, key_value=attention.keys_values(rows))
+    assert_close(beforehand, attention(rows, segments), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asking", "lengths"), [([0, 2, 4, 7], (2, 2)), ([1, 4, 5, 6], (1, 3)), ([5, 7], (0, 2))]
+)
+def test_rows_that_do_not_ask_still_answer(attention, asking, lengths):
+    rows, segments = torch.randn(8, WIDTH), Segments((4, 4))
+    asking = torch.tensor(asking)
+    key_value = attention.keys_values(rows)
+    some = attention(rows, segments, key_value=key_value, queries=Queries(asking, lengths))
+    assert_close(some, attention(rows, segments)[asking], atol=1e-6, rtol=1e-5)
 
 
 def test_the_class_row_is_not_rounded_under_autocast(attention):
     rows = torch.randn(40, WIDTH)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         qkv = attention.qkv(rows).float()
-        _, (weights, _) = attention(rows, Segments((40,)), class_row=True)
+        weights, _ = class_row(attention, rows, Segments((40,)))
     query, key, _ = (part.unflatten(1, (HEADS, -1)) for part in qkv.chunk(3, dim=1))
     logits = torch.stack([query[0, h] @ key[:, h].T for h in range(HEADS)]) / 8**0.5
     assert weights.dtype == torch.float32

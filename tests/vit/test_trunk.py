@@ -168,7 +168,8 @@ def test_the_plain_vit_returns_one_map_and_the_trace(tiny_trunk, images, class_e
     assert maps["last_feat"].is_contiguous()
     assert torch.equal(maps["last_feat"][1, :, 2, 4], tokens[1, 14])
     assert torch.equal(maps["last_feat"][0, :, 1, 0], tokens[0, 5])
-    assert (len(trace.selections), trace.grid, trace.num_extra) == (2, (3, 5), 1)
+    assert (len(trace.selections), trace.grid) == (2, (3, 5))
+    assert trace.extra_counts().tolist() == [[[1, 1]] * 2] * 2
     assert (net.strides, net.channels) == ({"last_feat": 4}, {"last_feat": 24})
     assert net.size_divisibility == 4
 

@@ -14,9 +14,9 @@ import torch
 
 from svit_det.adapter import ViTAdapter
 from svit_det.errors import InputError
-from svit_det.policies import Dense, SViT
+from svit_det.policies import Dense, EvoViT, SViT
 from svit_det.vit import TokenTrunk
-from svit_det.weights.mmdet import from_mmdet, svit_table, vit_adapter_table
+from svit_det.weights.mmdet import evo_vit_table, from_mmdet, svit_table, vit_adapter_table
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 GATED = range(3, 12)
@@ -24,6 +24,7 @@ SIZE = {"num_interactions": 4, "num_extra": 2}
 TABLES = {
     "vit_adapter_t": vit_adapter_table(**SIZE),
     "svit_adapter_t": svit_table(**SIZE, layers=GATED),
+    "evo_vit_adapter_t": evo_vit_table(**SIZE),
 }
 
 
@@ -63,6 +64,8 @@ def build(name, *, embed_dim=192, num_heads=3):
         policy = SViT(
             embed_dim=embed_dim, depth=12, layers=GATED, keep_ratios=ratios, mode="argmax"
         )
+    if name.startswith("evo"):
+        policy = EvoViT(embed_dim=embed_dim, depth=12)
     trunk = TokenTrunk(
         policy=policy,
         embed_dim=embed_dim,

@@ -1,0 +1,171 @@
+"""ATS: the sampling by hand, and what only ATS does."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from svit_det.policies.ats import ATS, inverse_transform_sample
+
+# Scores of one image, points of the grid (the original counts the class token too: one more), and
+# the patches that its class keeps, counted from 1.
+ORIGINAL = [
+    ([0.10, 0.30, 0.02, 0.15, 0.06, 0.25, 0.04, 0.08], 8, {1, 2, 4, 6, 7, 8}),
+    ([0.7, 0.2, 0.05, 0.03, 0.02], 5, {1, 2, 4}),
+    ([0.4, 0.1, 0.3, 0.05, 0.15], 5, {1, 2, 3, 5}),
+    ([0.4, 0.1, 0.3, 0.05, 0.15], 8, {1, 2, 3, 5}),
+]
+
+
+def kept(score, num_points, among=None):
+    """Patches that are sampled from one image, counted from 1."""
+    score = torch.tensor([score])
+    among = torch.ones_like(score, dtype=torch.bool) if among is None else among
+    sampled = inverse_transform_sample(score, among, num_points)
+    return {place + 1 for place in sampled[0].nonzero().flatten().tolist()}
+
+
+@pytest.mark.parametrize(("score", "num_points", "patches"), ORIGINAL)
+def test_the_originals_samples(score, num_points, patches):
+    assert kept(score, num_points) == patches
+
+
+def test_the_nearest_is_found_as_by_comparing_all_with_all():
+    """The original's way: every grid point against every value of the distribution."""
+    for num_points in (3, 7, 20, 45):
+        score = torch.rand(1, 40, dtype=torch.float64) ** 3
+        score[0, 5:9] = score[0, 4]  # equal scores, equal steps
+        ascending, order = (score / score.sum()).sort(dim=1)
+        total = ascending.cumsum(dim=1)
+        value = (total - total.min()) / (total.max() - total.min())
+        start = value[value > 0].min()
+        grid = start + torch.arange(num_points) * (1 - start) / (num_points - 1)
+        nearest = (grid[:, None] - value).abs().argmin(dim=1)
+        expected = {place + 1 for place in order[0, nearest.unique()].tolist()}
+        assert kept(score[0].tolist(), num_points) == expected
+
+
+def test_tokens_of_score_zero_are_never_sampled():
+    """Their F equals that of their neighbour, and of equals the first is meant."""
+    assert kept([0.0, 0.0, 0.5, 0.0, 0.5], 8) == {3, 5}
+
+
+def test_the_weakest_is_always_dropped():
+    for num_points in (2, 7, 50, 1000):
+        score = torch.rand(3, 21)
+        sampled = inverse_transform_sample(score, torch.ones(3, 21).bool(), num_points)
+        assert not sampled[torch.arange(3), score.argmin(dim=1)].any()
+        assert (sampled.sum(dim=1) <= num_points).all()
+        assert sampled[torch.arange(3), score.argmax(dim=1)].all()
+
+
+def test_more_points_keep_more():
+    score, everyone = torch.rand(4, 60) ** 2, torch.ones(4, 60).bool()
+    counts = [
+        inverse_transform_sample(score, everyone, num_points).sum(dim=1)
+        for num_points in (5, 10, 20, 40, 80, 160)
+    ]
+    assert all((more >= fewer).all() for fewer, more in pairwise(counts))
+    assert (counts[-1] > counts[0]).all()
+
+
+def test_only_those_alive_are_sampled_each_image_by_itself():
+    """An image's tokens that are gone neither count nor come back."""
+    score = torch.rand(2, 12)
+    among = torch.rand(2, 12) < 0.6
+    sampled = inverse_transform_sample(score, among, 6)
+    assert not (sampled & ~among).any()
+    for image in range(2):
+        alive = score[image : image + 1, among[image]]
+        alone = inverse_transform_sample(alive, torch.ones_like(alive).bool(), 6)
+        assert torch.equal(sampled[image][among[image]], alone[0])
+
+
+@pytest.mark.parametrize(
+    "score", [[[0.3]], [[0.0, 0.0, 0.0]], [[float("1e-30"), 0.0]]], ids=["one", "zeros", "tiny"]
+)
+def test_what_cannot_be_decided_is_finite(score):
+    score = torch.tensor(score)
+    sampled = inverse_transform_sample(score, torch.ones_like(score).bool(), 7)
+    assert sampled.any()
+    nobody = inverse_transform_sample(score, torch.zeros_like(score).bool(), 7)
+    assert not nobody.any()
+
+
+def test_thousands_of_tiny_scores_are_told_apart():
+    """In single precision the steps of this distribution would vanish near its end."""
+    score = torch.rand(1, 200_000) * 1e-6 + 1e-9
+    sampled = inverse_transform_sample(score, torch.ones_like(score).bool(), 100_000)
+    assert sampled.sum() > 65_000  # nearly as many as distinct nearest points
+
+
+# ------------------------------------------------------------------ in the trunk
+
+
+def ats(**changes):
+    options = {"layers": [1, 2], "keep_ratios": [0.8, 0.5]}
+    return ATS(depth=3, **options | changes)
+
+
+def test_who_is_sampled_hangs_on_attention_and_values(tiny_trunk, images, scripted):
+    """By hand: S = sum over heads of the class token's attention, times the value's norm."""
+    trunk = tiny_trunk(ats(), depth=3)
+    with torch.no_grad():
+        state = trunk.run(trunk.embed(images(2, (5, 7))), 0, 1)
+        attn, norm = trunk.blocks[1].attn, trunk.blocks[1].norm1
+        rows = norm(torch.cat([state.extra, state.patches], dim=1))
+        query, key, value = attn.qkv(rows).unflatten(-1, (3, 3, 8)).unbind(2)
+        weights = (torch.einsum("bhd,bnhd->bhn", query[:, 0], key) / 8**0.5).softmax(dim=-1)
+        score = weights.sum(dim=1) * value.flatten(2).norm(dim=2)
+        after = trunk.run(state, 1, 2)
+    assert_close(after.trace[1].score, score[:, 1:], atol=1e-6, rtol=1e-5)
+    sampled = inverse_transform_sample(score[:, 1:], torch.ones(2, 35).bool(), 28)
+    assert torch.equal(after.trace[1].keep, sampled)
+
+
+def test_the_dropped_are_as_they_came_and_stay_out(tiny_trunk, images):
+    trunk = tiny_trunk(ats(), depth=3)
+    with torch.no_grad():
+        before = trunk.run(trunk.embed(images(2, (5, 7))), 0, 1)
+        state = trunk.run(before, 1, 3)
+    first, second = state.trace[1:]
+    dropped = ~first.keep
+    assert dropped.any(dim=1).all()
+    assert torch.equal(state.patches[dropped], before.patches[dropped])
+    assert first.entered.all() and torch.equal(second.entered, first.keep)
+    assert not (second.keep & ~first.keep).any()
+
+
+def test_the_count_varies_by_image_and_is_bounded_by_the_grid(tiny_trunk, images):
+    trunk = tiny_trunk(ats(), depth=3, spread=0.5)
+    with torch.no_grad():
+        state = trunk(images(8, (8, 10)))
+    counts = state.trace[2].keep.sum(dim=1)
+    assert len(counts.unique()) > 1
+    assert (state.trace[1].keep.sum(dim=1) <= 64).all() and (counts <= 40).all()
+
+
+def test_it_has_no_parameters_and_runs_on_dense_weights(tiny_trunk, images):
+    assert list(ats().parameters()) == []
+    dense = tiny_trunk(depth=3)
+    sparse = tiny_trunk(ats(), depth=3)
+    missing = sparse.load_state_dict(dense.state_dict(), strict=False)
+    assert (missing.missing_keys, missing.unexpected_keys) == (["cls_token"], [])
+    with torch.no_grad():
+        assert sparse(images(1)).patches.isfinite().all()
+
+
+def test_a_smaller_budget_at_inference_samples_fewer(tiny_trunk, images):
+    trunk = tiny_trunk(ats(), depth=3)
+    kept_by = []
+    for ratio in (None, 0.4, 0.2):
+        trunk.policy.set_keep_ratio(ratio)
+        with torch.no_grad():
+            kept_by.append(trunk(images(1, (10, 10))).trace[2].keep.sum())
+        torch.manual_seed(0)
+    assert kept_by[0] > kept_by[1] > kept_by[2]
+    trunk.train()
+    trunk.policy.set_keep_ratio(0.2)
+    with torch.no_grad():
+        assert trunk(images(1, (10, 10))).trace[2].keep.sum() > kept_by[2]
