@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from svit_det.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CLASS_TOKEN = ".trunk.cls_token"
 
 
 class TokenCheckpointer(DetectionCheckpointer):
@@ -52,6 +57,9 @@ class TokenCheckpointer(DetectionCheckpointer):
             raise InputError(
                 f"{self._path}: these weights are of another architecture: {'; '.join(problems)}."
             )
+        for name in shapes:
+            if name.endswith(CLASS_TOKEN) and name not in weights:
+                logger.info("%s has no class token: %s starts at random.", self._path, name)
         return super()._load_model(checkpoint)
 
 
@@ -107,8 +115,8 @@ def architecture_mismatch(
 
 def _module(name: str) -> str:
     """The part of the model that is loaded whole or not at all."""
-    if name.startswith(("pixel_mean", "pixel_std")):
-        return name
+    if name.startswith(("pixel_mean", "pixel_std")) or name.endswith(CLASS_TOKEN):
+        return name  # a dense model has no class token
     if ".policy." in name:
         return "policy"
     if ".trunk." in name:

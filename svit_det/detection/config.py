@@ -51,13 +51,13 @@ def add_svit_config(cfg: CfgNode) -> None:
     cfg.MODEL.TOKEN_POLICY = CfgNode()
     cfg.MODEL.TOKEN_POLICY.NAME = "Dense"  # a policy of POLICY_REGISTRY
     cfg.MODEL.TOKEN_POLICY.WRAPPERS = []  # of WRAPPER_REGISTRY, innermost first: "Monotone", ...
-    # Blocks with a decision. None: the policy's own, SViT and ATS 3 to 11, EViT 3, 6 and 9, Evo-ViT
-    # 4 to 11 (its stages begin at 4 and 8).
-    cfg.MODEL.TOKEN_POLICY.LAYERS = None
+    # Blocks with a decision. []: the policy's own, SViT and ATS 3 to 11, EViT 3, 6 and 9, Evo-ViT
+    # 4 to 11.
+    cfg.MODEL.TOKEN_POLICY.LAYERS = []
     # Share of an image's tokens that each of LAYERS keeps, in (0, 1]: a target for SViT, exact for
-    # EViT and Evo-ViT, an upper bound (the grid's points) for ATS. None: the policy's own, .7, .49,
+    # EViT and Evo-ViT, an upper bound (the grid's points) for ATS. []: the policy's own, .7, .49,
     # .343 (three blocks each, or one for EViT), Evo-ViT .5 throughout.
-    cfg.MODEL.TOKEN_POLICY.KEEP_RATIOS = None
+    cfg.MODEL.TOKEN_POLICY.KEEP_RATIOS = []
     cfg.MODEL.TOKEN_POLICY.LOSS_WEIGHT = 4.0  # of the policy's auxiliary loss
     # Mean share over LAYERS at inference, in (0, 1]; None: as trained. No retraining needed.
     cfg.MODEL.TOKEN_POLICY.TEST_KEEP_RATIO = None
@@ -71,19 +71,18 @@ def add_svit_config(cfg: CfgNode) -> None:
 
     cfg.MODEL.TOKEN_POLICY.EVIT = CfgNode()
     cfg.MODEL.TOKEN_POLICY.EVIT.FUSE = True  # the dropped tokens into one more token
-    # Training steps with all tokens, then steps over which the shares fall to KEEP_RATIOS along a
-    # cosine. 0 and 0: KEEP_RATIOS at once, as in fine-tuning.
-    cfg.MODEL.TOKEN_POLICY.EVIT.WARMUP_START = 0
+    cfg.MODEL.TOKEN_POLICY.EVIT.WARMUP_START = 0  # first training steps, with all tokens
+    # Steps after those over which the shares fall to KEEP_RATIOS along a cosine. 0: at once.
     cfg.MODEL.TOKEN_POLICY.EVIT.WARMUP_STEPS = 0
 
     cfg.MODEL.TOKEN_POLICY.EVO_VIT = CfgNode()
     # False: every block of LAYERS selects anew. True: the first of each STAGES does, and its blocks
     # up to the next one keep to that.
     cfg.MODEL.TOKEN_POLICY.EVO_VIT.STAGE_WISE = False
-    cfg.MODEL.TOKEN_POLICY.EVO_VIT.STAGES = [4, 8]
-    # Weight of a block's own class attention in the running score, in (0, 1]: in LAYERS, and in the
-    # blocks before them (1: the last block before LAYERS alone counts, as in classification).
+    cfg.MODEL.TOKEN_POLICY.EVO_VIT.STAGES = [4, 8]  # the first is the first of LAYERS
+    # Weight of a block's own class attention in the running score, in (0, 1].
     cfg.MODEL.TOKEN_POLICY.EVO_VIT.SCORE_UPDATE = 0.5
+    # The same in the blocks before LAYERS. 1: only the last of them counts, as in classification.
     cfg.MODEL.TOKEN_POLICY.EVO_VIT.SCORE_UPDATE_BEFORE = 0.5
     # One token that stands for the skipped, and whose change in a block they all get.
     cfg.MODEL.TOKEN_POLICY.EVO_VIT.REPRESENTATIVE = False

@@ -115,6 +115,10 @@ def _unknown(key: str, known: Sequence[str]) -> str:
     return f"no config key '{key}'; the nearest is '{nearest}'."
 
 
+NUMBERS = ("MODEL.TOKEN_POLICY.LAYERS", "MODEL.TOKEN_POLICY.KEEP_RATIOS")
+"""Lists of numbers whose default is empty."""
+
+
 def _check_numbers(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
     """yacs lets None and lists of anything pass where the default is a number or numbers."""
     for name, default in defaults.items():
@@ -122,6 +126,8 @@ def _check_numbers(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
         if isinstance(default, CfgNode):
             _check_numbers(value, default, f"{prefix}{name}.")
             continue
+        if default == [] and f"{prefix}{name}" in NUMBERS:
+            default = [0]
         expected = list(_leaves(default))
         if expected and all(map(_is_number, expected)):
             wrong = [leaf for leaf in _leaves(value) if not _is_number(leaf)]

@@ -35,8 +35,9 @@ class TokenUsageEvaluator(DatasetEvaluator):
     """Kept share per block and set of tokens, over all images and image by image.
 
     `evaluate` returns {"token_usage": {set: percent of its tokens, mean over blocks}}, logs the
-    table by block, and writes `token_usage.json` with that table and the images' own counts. A
-    predicted object counts from `min_score` on. Crowd regions count as objects.
+    table by block, and writes `token_usage.json` with that table, how far each block's tokens are
+    those of the block before, and the images' own counts. A predicted object counts from
+    `min_score` on. Crowd regions count as objects.
     """
 
     def __init__(
@@ -73,7 +74,12 @@ class TokenUsageEvaluator(DatasetEvaluator):
                 counts[f"inside_{name}"] = _count(usage, inside)
                 counts[f"outside_{name}"] = _count(usage, ~inside)
             self._images.append(
-                {"image_id": given.get("image_id"), "file_name": given.get("file_name"), **counts}
+                {
+                    "image_id": given.get("image_id"),
+                    "file_name": given.get("file_name"),
+                    **counts,
+                    "kept_twice": (usage[1:] & usage[:-1]).sum(dim=(1, 2)).tolist(),
+                }
             )
 
     def _annotated(self, given: dict) -> Tensor | None:
@@ -107,12 +113,17 @@ class TokenUsageEvaluator(DatasetEvaluator):
         if self._output_dir:
             content = {
                 "kept_share_per_block": {name: each.tolist() for name, each in usage.items()},
+                "overlap_with_block_before": overlaps(images).tolist() if images else [],
                 "images": images,
             }
             write_json(Path(self._output_dir) / "token_usage.json", content)
         if not usage:
             return OrderedDict(token_usage={})
-        logger.info("Kept tokens in percent, by block and set:\n%s", usage_table(usage))
+        logger.info(
+            "Kept tokens in percent, by block and set, and how far they are those of the block "
+            "before (both over either):\n%s",
+            usage_table(usage, overlaps(images)),
+        )
         means = {name: 100 * float(shares.mean()) for name, shares in usage.items()}
         return OrderedDict(token_usage=means)
 
@@ -124,14 +135,27 @@ def kept_shares(images: list[dict], name: str) -> np.ndarray:
     return kept / total if total else np.full(len(kept), np.nan)
 
 
-def usage_table(usage: dict[str, np.ndarray]) -> str:
+def overlaps(images: list[dict]) -> np.ndarray:
+    """(L - 1,) over all images: tokens that block l and l + 1 both kept, over those either did.
+
+    1 where the set stays the same; with shares p and q it cannot exceed the smaller over the larger.
+    """
+    both = np.sum([image["kept_twice"] for image in images], axis=0)
+    kept = np.sum([image["all"]["kept"] for image in images], axis=0)
+    either = kept[:-1] + kept[1:] - both
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:
     """Blocks down, sets across, percent of tokens kept, the mean over the blocks last."""
     rows = [
         [index, *(100 * column[index] for column in usage.values())]
         for index in range(len(next(iter(usage.values()))))
     ]
+    for row, value in zip(rows, [None, *(100 * overlap)], strict=True):
+        row.append(value)
     rows.append(["mean", *(100 * column.mean() for column in usage.values())])
-    headers = ["block", *(name.replace("_", " ") for name in usage)]
+    headers = ["block", *(name.replace("_", " ") for name in usage), "overlap"]
     return tabulate(rows, headers=headers, floatfmt=".1f")
 
 

@@ -67,8 +67,8 @@ class ATS(TokenPolicy):
         """Build from the node `MODEL.TOKEN_POLICY`."""
         return cls(
             depth=depth,
-            layers=LAYERS if cfg.LAYERS is None else cfg.LAYERS,
-            keep_ratios=KEEP_RATIOS if cfg.KEEP_RATIOS is None else cfg.KEEP_RATIOS,
+            layers=cfg.LAYERS or LAYERS,
+            keep_ratios=cfg.KEEP_RATIOS or KEEP_RATIOS,
             test_keep_ratio=cfg.TEST_KEEP_RATIO,
         )
 

@@ -89,8 +89,8 @@ class EViT(TokenPolicy):
         return cls(
             embed_dim=embed_dim,
             depth=depth,
-            layers=LAYERS if cfg.LAYERS is None else cfg.LAYERS,
-            keep_ratios=KEEP_RATIOS if cfg.KEEP_RATIOS is None else cfg.KEEP_RATIOS,
+            layers=cfg.LAYERS or LAYERS,
+            keep_ratios=cfg.KEEP_RATIOS or KEEP_RATIOS,
             fuse=cfg.EVIT.FUSE,
             warmup_start=cfg.EVIT.WARMUP_START,
             warmup_steps=cfg.EVIT.WARMUP_STEPS,

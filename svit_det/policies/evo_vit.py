@@ -107,8 +107,8 @@ class EvoViT(TokenPolicy):
         return cls(
             embed_dim=embed_dim,
             depth=depth,
-            layers=LAYERS if cfg.LAYERS is None else cfg.LAYERS,
-            keep_ratios=cfg.KEEP_RATIOS,
+            layers=cfg.LAYERS or LAYERS,
+            keep_ratios=cfg.KEEP_RATIOS or None,
             stage_wise=cfg.EVO_VIT.STAGE_WISE,
             stages=cfg.EVO_VIT.STAGES,
             score_update=cfg.EVO_VIT.SCORE_UPDATE,

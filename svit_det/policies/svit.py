@@ -89,8 +89,8 @@ class SViT(TokenPolicy):
         return cls(
             embed_dim=embed_dim,
             depth=depth,
-            layers=LAYERS if cfg.LAYERS is None else cfg.LAYERS,
-            keep_ratios=KEEP_RATIOS if cfg.KEEP_RATIOS is None else cfg.KEEP_RATIOS,
+            layers=cfg.LAYERS or LAYERS,
+            keep_ratios=cfg.KEEP_RATIOS or KEEP_RATIOS,
             loss_weight=cfg.LOSS_WEIGHT,
             test_keep_ratio=cfg.TEST_KEEP_RATIO,
             ratio_per_image=cfg.SVIT.RATIO_PER_IMAGE,

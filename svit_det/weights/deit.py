@@ -18,21 +18,28 @@ TABLE: Table = {
     "pos_embed": "trunk.pos_embed",
     "blocks.{}.{}.{}": "trunk.blocks.{}.{}.{}",
     "blocks.{}.{}.{}.{}": "trunk.blocks.{}.{}.{}.{}",
-    # A dense model has no class token; the policies that need one start it at random.
-    "cls_token": None,
+    "cls_token": "trunk.cls_token",
     "norm.{}": None,
     "head.{}": None,
 }
 
 
-def from_deit(weights: Mapping[str, Tensor], *, source: str) -> tuple[dict[str, Tensor], int]:
-    """Our names, and the side of the square grid that its position embedding is for."""
+def from_deit(
+    weights: Mapping[str, Tensor], *, source: str, class_token: bool = False
+) -> tuple[dict[str, Tensor], int]:
+    """Our names, and the side of the square grid that its position embedding is for.
+
+    Its class token comes along only if asked for: a dense model has none, and the policies that
+    need one start it at random, as the paper does.
+    """
     if "dist_token" in weights:
         raise InputError(
             f"{source}: a distilled DeiT, whose two tokens share the position embedding; take the "
             "plain one."
         )
     renamed = rename(weights, TABLE, source=source)
+    if not class_token:
+        renamed.pop("trunk.cls_token", None)
     if "trunk.pos_embed" not in renamed:
         raise InputError(f"{source}: no pos_embed; this is not a DeiT.")
     count = renamed["trunk.pos_embed"].shape[1] - 1

@@ -120,6 +120,29 @@ def test_a_wrapped_policy_shares_its_files(tiny_model, tmp_path):
     assert torch.equal(gate.fc2.bias, weights[f"{POLICY}gates.2.fc2.bias"])
 
 
+def test_a_class_token_that_is_not_in_the_file_starts_at_random(tiny_model, tmp_path, caplog):
+    """The paper's way from a dense model to EViT, ATS and Evo-ViT; one line says so."""
+    dense = tiny_model("MODEL.TOKEN_POLICY.NAME", "Dense")
+    path = save(random_weights(dense), tmp_path / "dense.pth")
+    model = tiny_model("MODEL.TOKEN_POLICY.NAME", "EvoViT")
+    trunk = find_token_backbone(model).net.trunk
+    fresh = trunk.cls_token.clone()
+    with caplog.at_level(logging.INFO):
+        TokenCheckpointer(model).load(path)
+    lines = [line for line in caplog.messages if "has no class token" in line]
+    assert lines == [
+        f"{path} has no class token: backbone.net.net.trunk.cls_token starts at random."
+    ]
+    assert torch.equal(trunk.cls_token, fresh) and fresh.any()
+    assert trunk.blocks[1].norm1.bias.any()  # the rest is loaded
+
+
+def test_a_class_token_has_no_place_in_a_dense_model(tiny_model, tmp_path, refuses):
+    options = ("MODEL.TOKEN_POLICY.NAME", "EvoViT")
+    said = refuses(save(random_weights(tiny_model(*options)), tmp_path / "evo.pth"))
+    assert "trunk.cls_token" in said and "not in the model" in said
+
+
 def test_a_head_that_is_not_in_the_file_starts_fresh_and_is_named(tiny_model, tmp_path, caplog):
     model = tiny_model()
     fresh = model.roi_heads.mask_head.predictor.weight.detach().clone()

@@ -17,12 +17,14 @@ from svit_det.detection import add_svit_config, load_config
 from svit_det.detection import config as config_module
 from svit_det.detection.backbone import find_token_backbone
 from svit_det.errors import InputError
-from svit_det.policies import Dense, SViT
+from svit_det.policies import ATS, Dense, EViT, EvoViT, SViT
 from svit_det.policies.wrappers import PolicyWrapper
 from svit_det.vit import PlainViT
+from svit_det.vit.flops import block_macs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASES = sorted((CONFIGS / "base").glob("*.yaml"))
+POLICIES = {"svit": SViT, "evit": EViT, "ats": ATS, "evo_vit": EvoViT}
 MODELS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "base")
 
 
@@ -58,20 +60,22 @@ def test_config_builds_what_its_name_says(path):
         wrappers.append(type(policy).__name__.lower())
         policy = policy.policy
     name = path.stem
-    assert type(policy) is (SViT if "svit" in name else Dense)
+    words = f"_{name}_"
+    assert type(policy) is next((p for key, p in POLICIES.items() if f"_{key}_" in words), Dense)
     assert wrappers == [word for word in ("monotone", "forgetful") if word in name]
     if "ratio_per_image" in name:
         assert policy.ratio_per_image
     if isinstance(policy, SViT):
-        assert len(policy.gates) == len(cfg.MODEL.TOKEN_POLICY.LAYERS)
+        assert len(policy.gates) == (3 if "monotone" in name else 9)
 
     size = next((word for word in name.split("_") if word in ("t", "s")), "t")
     width = {"t": 192, "s": 384}[size]
     assert width == cfg.MODEL.VIT.EMBED_DIM
 
     net = find_token_backbone(model).net
-    assert count(net.trunk) - count(policy) == trunk_size(cfg.MODEL.VIT)
-    is_plain = "plain" in name or name in ("dense", "svit")
+    class_token = cfg.MODEL.VIT.EMBED_DIM if policy.needs_class_token else 0
+    assert count(net.trunk) - count(policy) == trunk_size(cfg.MODEL.VIT) + class_token
+    is_plain = "plain" in name or name in ("dense", *POLICIES)
     assert type(net) is (PlainViT if is_plain else ViTAdapter)
     millions = count(model) / 1e6
     if path.parent.name == "demo":
@@ -95,11 +99,34 @@ def test_the_whole_detector_is_as_large_as_the_papers(size, millions):
     assert count(model) / 1e6 == pytest.approx(millions, abs=0.15)
 
 
+@pytest.mark.parametrize("size", ["t", "s"])
+def test_the_policies_cost_about_the_same(size):
+    """Blocks on the 50 x 84 tokens of COCO's usual size; ATS by its grids, its upper bound."""
+    width = {"t": 192, "s": 384}[size]
+    dense = 12 * block_macs(4200, 4200, embed_dim=width)
+    shares = {}
+    for name in POLICIES:
+        cfg = load_config(str(CONFIGS / f"plain_{name}_{size}.yaml"), ["MODEL.DEVICE", "cpu"])
+        policy = find_token_backbone(build_model(cfg)).policy.eval()
+        kept, before = 4200, 0
+        ratios = dict(zip(policy.layers, policy.keep_ratios, strict=True))
+        for layer in range(12):
+            after = round(4200 * ratios[layer]) if layer in ratios else kept
+            inside = isinstance(policy, (EViT, ATS))  # the choice falls in the block's middle
+            attended, kept = (kept if inside else after), after
+            asking = after if isinstance(policy, ATS) else attended
+            before += block_macs(attended, after, asking, embed_dim=width)
+        shares[name] = before / dense
+    assert all(0.49 < share < 0.59 for share in shares.values()), shares
+
+
 SCHEDULES = {
     "dense_t": (36, [27, 33], 1e-4, 0.05, 0.1),
     "dense_s": (36, [27, 33], 1e-4, 0.05, 0.2),
     "svit_t": (6, [4], 1e-5, 1e-6, 0.1),
     "svit_s": (4, [3], 1e-5, 1e-6, 0.2),
+    **{f"{name}_t": (6, [4], 1e-5, 1e-6, 0.1) for name in ("evit", "ats", "evo_vit")},
+    **{f"{name}_s": (4, [3], 1e-5, 1e-6, 0.2) for name in ("evit", "ats", "evo_vit")},
 }
 
 

@@ -1,10 +1,14 @@
 """tools/convert_weights.py: a file with other names becomes one that a config starts from."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 from safetensors.torch import load_file, save_file
 
+from svit_det.detection import load_config
 from svit_det.detection.backbone import find_token_backbone
 from svit_det.detection.checkpoint import TokenCheckpointer
 
@@ -65,6 +69,48 @@ def test_deit_becomes_the_trunk(convert, deit, tiny_model, tmp_path, options):
     for name, value in model.state_dict().items():
         if ".trunk." not in name or ".policy." in name:
             assert torch.equal(value, fresh[name]), name
+
+
+def test_deits_class_token_is_an_option(convert, deit, tiny_model, tmp_path, refused, tiny_yaml):
+    deit["cls_token"] = torch.randn(1, 1, 32)
+    torch.save(deit, tmp_path / "deit.pth")
+    for option, theirs in (("--class-token", True), ("--", False)):
+        policy = ("MODEL.TOKEN_POLICY.NAME", "AttentionProbe")
+        flags = (option, *policy) if theirs else policy
+        output, _ = convert("deit", tmp_path / "deit.pth", *flags, name=f"{theirs}.pth")
+        model = tiny_model(*policy)
+        fresh = trunk_of(model).cls_token.clone()
+        TokenCheckpointer(model).load(str(output))
+        expected = deit["cls_token"] if theirs else fresh
+        assert torch.equal(trunk_of(model).cls_token, expected)
+    arguments = ["--from", "deit", "--weights", tmp_path / "deit.pth", "--config-file", tiny_yaml]
+    arguments += ["--output", tmp_path / "out.pth", "--class-token"]
+    said = refused("convert_weights.py", *arguments)
+    assert "trunk.cls_token is not in the model of --config-file" in said
+    arguments[1] = "trunk"
+    assert "--class-token goes with --from deit" in refused("convert_weights.py", *arguments)
+
+
+def test_the_originals_evo_vit_becomes_the_whole_backbone(fork_tool, tmp_path):
+    fixtures = Path(__file__).resolve().parents[1] / "fixtures"
+    shapes = dict(json.loads((fixtures / "evo_vit_adapter_t.keys.json").read_text()))
+    theirs = {name: torch.randn(shape) for name, shape in shapes.items()}
+    for name in theirs:  # what batch norms count is a whole number
+        if name.endswith("num_batches_tracked"):
+            theirs[name] = torch.tensor(3)
+    torch.save({"state_dict": theirs}, tmp_path / "evo.pth")
+    root = Path(__file__).resolve().parents[2]
+    config, output = str(root / "configs/evo_vit_t.yaml"), tmp_path / "out.pth"
+    arguments = ["--from", "evo-vit", "--weights", tmp_path / "evo.pth", "--config-file", config]
+    done = fork_tool("convert_weights.py", *arguments, "--output", output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = build_model(load_config(config, ["MODEL.DEVICE", "cpu"]))
+    TokenCheckpointer(model).load(str(output))
+    trunk = trunk_of(model)
+    assert torch.equal(trunk.cls_token, theirs["cls_token"])
+    joined = torch.cat([theirs["qks.7.qk.weight"], theirs["vs.7.v.weight"]])
+    assert torch.equal(trunk.blocks[7].attn.qkv.weight, joined)
+    assert torch.equal(trunk.blocks[7].norm1.bias, theirs["norms.7.bias"])
 
 
 def test_a_trunk_moves_to_another_pyramid(convert, tiny_model, tmp_path):

@@ -21,7 +21,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from svit_det.detection.token_usage import TokenUsageEvaluator
+from svit_det.detection.token_usage import TokenUsageEvaluator, overlaps
 
 T, F = True, False
 
@@ -106,6 +106,7 @@ def test_shares_by_hand(evaluator, pictures, tmp_path, caplog):
     assert list(written["kept_share_per_block"]) == list(SHARES)
     for name, shares in SHARES.items():
         assert written["kept_share_per_block"][name] == pytest.approx(shares)
+    assert written["overlap_with_block_before"] == [4 / 8]
     first, second = written["images"]
     assert (first["image_id"], first["file_name"]) == (1, "NaN 1.png")
     assert first["inside_gt"] == {"tokens": 4, "kept": [4, 2]}
@@ -116,8 +117,20 @@ def test_shares_by_hand(evaluator, pictures, tmp_path, caplog):
 
     table = [line.split() for line in caplog.text.splitlines()]
     assert ["0", *["100.0"] * 5] in table
-    assert ["1", "50.0", "40.0", "66.7", "75.0", "25.0"] in table
+    assert ["1", "50.0", "40.0", "66.7", "75.0", "25.0", "50.0"] in table
     assert ["mean", "75.0", "70.0", "83.3", "87.5", "62.5"] in table
+
+
+def test_overlap_by_hand():
+    """Of six tokens blocks 0, 1, 2 and 3 keep 1 2 3 4, then 3 4 5, the same again, then nobody."""
+    counts = {"tokens": 6, "kept": [4, 3, 3, 0]}
+    images = [{"all": counts, "kept_twice": [2, 3, 0]}]
+    assert overlaps(images).tolist() == pytest.approx([2 / 5, 1.0, 0.0])
+    # Over two images: tokens count, not images.
+    other = {"all": {"tokens": 1, "kept": [1, 1, 0, 0]}, "kept_twice": [1, 0, 0]}
+    assert overlaps([*images, other]).tolist() == pytest.approx([3 / 6, 3 / 4, 0.0])
+    nobody = [{"all": {"tokens": 2, "kept": [0, 0]}, "kept_twice": [0]}]
+    assert overlaps(nobody).tolist() == [1.0]
 
 
 def test_one_by_one_is_the_same_and_reset_forgets(evaluator, pictures):

@@ -39,11 +39,13 @@ def deit():
     return {name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
 
 
-def tokens_of(weights, images):
-    """What DeiT computes without its class token, textbook fashion."""
+def tokens_of(weights, images, *, class_token=False):
+    """What DeiT computes, textbook fashion; without its class token unless asked for."""
     w = weights
     x = F.conv2d(images, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=4)
     x = x.flatten(2).transpose(1, 2) + w["pos_embed"][:, 1:]
+    if class_token:
+        x = torch.cat([(w["cls_token"] + w["pos_embed"][:, :1]).expand(len(x), 1, -1), x], dim=1)
     for block in range(DEPTH):
 
         def linear(rows, name, block=block):
@@ -70,6 +72,15 @@ def test_same_weights_same_tokens(deit, tiny_trunk):
     trunk.load_state_dict({name.removeprefix("trunk."): value for name, value in renamed.items()})
     images = torch.randn(2, 3, 12, 12)
     assert_close(trunk(images).patches, tokens_of(deit, images), atol=1e-5, rtol=1e-5)
+
+
+def test_its_class_token_is_an_option(deit, tiny_trunk, class_everyone):
+    renamed, _ = from_deit(deit, source="deit.pth", class_token=True)
+    trunk = tiny_trunk(class_everyone(), depth=DEPTH, pretrain_grid=(SIDE, SIDE))
+    trunk.load_state_dict({name.removeprefix("trunk."): value for name, value in renamed.items()})
+    images = torch.randn(2, 3, 12, 12)
+    state, expected = trunk(images), tokens_of(deit, images, class_token=True)
+    assert_close(torch.cat([state.extra, state.patches], dim=1), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_class_token_norm_and_head_are_left_out(deit):

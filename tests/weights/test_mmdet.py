@@ -16,7 +16,13 @@ from svit_det.adapter import ViTAdapter
 from svit_det.errors import InputError
 from svit_det.policies import Dense, EvoViT, SViT
 from svit_det.vit import TokenTrunk
-from svit_det.weights.mmdet import evo_vit_table, from_mmdet, svit_table, vit_adapter_table
+from svit_det.weights.mmdet import (
+    evo_vit_table,
+    from_mmdet,
+    join_qkv,
+    svit_table,
+    vit_adapter_table,
+)
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 GATED = range(3, 12)
@@ -137,6 +143,18 @@ def test_a_whole_detector_gives_its_backbone(original):
     detector |= {"neck.lateral_convs.0.conv.weight": torch.zeros(1), "rpn_head.x": torch.zeros(1)}
     renamed = from_mmdet(detector, TABLES["vit_adapter_t"], source="detector")
     assert renamed.keys() == from_mmdet(bare, TABLES["vit_adapter_t"], source="bare").keys()
+
+
+def test_queries_and_keys_need_their_values():
+    """Evo-ViT's rows are joined, queries and keys above values; half of them is no block."""
+    given = {"qks.0.qk.bias": torch.arange(4.0), "vs.0.v.bias": torch.arange(4.0, 6.0), "x": None}
+    joined = join_qkv(given, source="evo.pth")
+    assert joined.keys() == {"qkvs.0.bias", "x"}
+    assert joined["qkvs.0.bias"].tolist() == [0, 1, 2, 3, 4, 5]
+    for name in ("qks.0.qk.bias", "vs.0.v.bias"):
+        half = {key: value for key, value in given.items() if key != name}
+        with pytest.raises(InputError, match=rf"evo\.pth: .* without {name}"):
+            join_qkv(half, source="evo.pth")
 
 
 def test_the_wrong_kind_is_refused(original):
