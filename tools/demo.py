@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,10 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
+from svit_det.benchmark.arms import find_trunk
+from svit_det.benchmark.detectors import count_detector
 from svit_det.benchmark.timing import time_interleaved
 from svit_det.detection import load_config
-from svit_det.detection.backbone import find_token_backbone
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.images import read_image
 from svit_det.detection.pictures import write_pictures
@@ -41,7 +41,6 @@ from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.visualization.usage_chart import draw_usage_chart
-from svit_det.vit.flops import count_macs, trunk_macs
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs/demo"
 ARMS = ("dense", "svit", "adapter_svit")
@@ -122,20 +121,12 @@ def evaluate(arm: TokenPredictor, folder: Path) -> dict:
 @torch.no_grad()
 def measure(arms: dict[str, TokenPredictor], tiles: list[Path], results: dict) -> dict:
     """Multiply-adds into `results`, and the times of trunk and detector, arms in turn."""
-    nets = {name: find_token_backbone(arm.model).net for name, arm in arms.items()}
-    inputs, images = [], []
-    for tile in tqdm(tiles, unit="tile"):
-        inputs.append([arms["dense"].model_input(read_image(tile, "RGB"))])
-        images.append(arms["dense"].model.preprocess_image(inputs[-1]).tensor)
+    inputs = [[arms["dense"].model_input(read_image(tile, "RGB"))] for tile in tiles]
+    images = [arms["dense"].model.preprocess_image(given).tensor for given in inputs]
+    with tqdm(total=len(arms) * len(tiles), unit="tile") as bar:
         for name, arm in arms.items():
-            counted = results[name].setdefault("gmacs", {"trunk": [], "detector": []})
-            trace = nets[name](images[-1])[1]
-            counted["trunk"].append(trunk_macs(nets[name].trunk, trace).total.item() / 1e9)
-            counted["detector"].append(count_macs(partial(arm.model, inputs[-1])).total / 1e9)
-    for name in arms:
-        counted = results[name]["gmacs"]
-        results[name]["gmacs"] = {part: float(np.mean(each)) for part, each in counted.items()}
-    trunks = {name: nets[name].trunk for name in COMPARED}
+            results[name]["gmacs"] = count_detector(arm.model, inputs, progress=bar.update)
+    trunks = {name: find_trunk(arms[name].model) for name in COMPARED}
     models = {name: arm.model for name, arm in arms.items()}
     return {"trunk": compare(trunks, images), "detector": compare(models, inputs)}
 

@@ -19,9 +19,14 @@ REST = "pyramid"
 """What is left of the whole: the pyramid on top, and moving between stages."""
 
 
+def find_net(model: nn.Module) -> PlainViT | ViTAdapter:
+    """The network inside `model` that returns maps and trace."""
+    return next(part for part in model.modules() if isinstance(part, (PlainViT, ViTAdapter)))
+
+
 def find_stages(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """The (module, method) pairs that make up each stage of the backbone `model`."""
-    net = next(part for part in model.modules() if isinstance(part, (PlainViT, ViTAdapter)))
+    net = find_net(model)
     stages = {"embed": [(net.trunk, "embed")], "blocks": [(net.trunk, "run")]}
     if isinstance(net, ViTAdapter):
         stages |= {

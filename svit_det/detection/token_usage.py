@@ -114,6 +114,7 @@ class TokenUsageEvaluator(DatasetEvaluator):
             content = {
                 "kept_share_per_block": {name: each.tolist() for name, each in usage.items()},
                 "overlap_with_block_before": overlaps(images).tolist() if images else [],
+                "share_that_block_before_skipped": returning(images).tolist() if images else [],
                 "images": images,
             }
             write_json(Path(self._output_dir) / "token_usage.json", content)
@@ -138,12 +139,25 @@ def kept_shares(images: list[dict], name: str) -> np.ndarray:
 def overlaps(images: list[dict]) -> np.ndarray:
     """(L - 1,) over all images: tokens that block l and l + 1 both kept, over those either did.
 
-    1 where the set stays the same; with shares p and q it cannot exceed the smaller over the larger.
+    1 where the set stays the same. Two shares bound it by the smaller over the larger.
     """
-    both = np.sum([image["kept_twice"] for image in images], axis=0)
-    kept = np.sum([image["all"]["kept"] for image in images], axis=0)
+    both, kept = _kept_twice(images)
     either = kept[:-1] + kept[1:] - both
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def returning(images: list[dict]) -> np.ndarray:
+    """(L - 1,) over all images: of the tokens that block l + 1 keeps, those that block l skipped.
+
+    0 where no token comes back.
+    """
+    both, kept = _kept_twice(images)
+    return 1 - np.where(kept[1:] > 0, both / np.maximum(kept[1:], 1), 1.0)
+
+
+def _kept_twice(images: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    both = np.sum([image["kept_twice"] for image in images], axis=0)
+    return both, np.sum([image["all"]["kept"] for image in images], axis=0)
 
 
 def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:

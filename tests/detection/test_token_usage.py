@@ -21,7 +21,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from svit_det.detection.token_usage import TokenUsageEvaluator, overlaps
+from svit_det.detection.token_usage import TokenUsageEvaluator, overlaps, returning
 
 T, F = True, False
 
@@ -107,6 +107,7 @@ def test_shares_by_hand(evaluator, pictures, tmp_path, caplog):
     for name, shares in SHARES.items():
         assert written["kept_share_per_block"][name] == pytest.approx(shares)
     assert written["overlap_with_block_before"] == [4 / 8]
+    assert written["share_that_block_before_skipped"] == [0.0]
     first, second = written["images"]
     assert (first["image_id"], first["file_name"]) == (1, "NaN 1.png")
     assert first["inside_gt"] == {"tokens": 4, "kept": [4, 2]}
@@ -129,8 +130,10 @@ def test_overlap_by_hand():
     # Over two images: tokens count, not images.
     other = {"all": {"tokens": 1, "kept": [1, 1, 0, 0]}, "kept_twice": [1, 0, 0]}
     assert overlaps([*images, other]).tolist() == pytest.approx([3 / 6, 3 / 4, 0.0])
+    assert returning(images).tolist() == pytest.approx([1 / 3, 0.0, 0.0])
     nobody = [{"all": {"tokens": 2, "kept": [0, 0]}, "kept_twice": [0]}]
     assert overlaps(nobody).tolist() == [1.0]
+    assert returning(nobody).tolist() == [0.0]
 
 
 def test_one_by_one_is_the_same_and_reset_forgets(evaluator, pictures):
