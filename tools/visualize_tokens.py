@@ -5,7 +5,8 @@
         --weights configs/demo/svit.safetensors --input IMAGE_OR_FOLDER ... --output DIR
 
 For each image it writes the detections beside the heat map of blocks per token, and the keep map of
-each block; token_usage.json holds the kept share per image and block.
+each block; token_usage.json holds the kept share per image and block. With
+MODEL.TOKEN_POLICY.NAME AttentionProbe also what the class token looks at in each block.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from svit_det.detection.backbone import find_token_backbone, record_traces
+from svit_det.policies import AttentionProbe
 from svit_det.tokens import TokenTrace
 
 
@@ -47,6 +48,7 @@ class TokenRCNN(GeneralizedRCNN):
         """As GeneralizedRCNN's, each output with `token_usage` besides.
 
         `token_usage` is (L, h, w) bool: block l processed this token of the image, padding cut off.
+        Under `AttentionProbe`, `token_attention` (L, h, w) is what the class token looked at.
         Images of different size run one after the other: what is found in an image does not hang
         on its neighbours.
         """
@@ -84,10 +86,13 @@ class TokenRCNN(GeneralizedRCNN):
             outputs = super().inference(batched_inputs, detected_instances, do_postprocess)
         if not do_postprocess:
             return outputs
-        patch = find_token_backbone(self).patch_size
+        backbone = find_token_backbone(self)
+        patch = backbone.patch_size
         for index, (given, output) in enumerate(zip(batched_inputs, outputs, strict=True)):
             size = [-(-side // patch) for side in given["image"].shape[-2:]]
             output["token_usage"] = traces[-1].image_keep_maps(index, size)
+            if isinstance(backbone.policy, AttentionProbe):
+                output["token_attention"] = traces[-1].image_score_maps(index, size)
         return outputs
 
 

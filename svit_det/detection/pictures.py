@@ -13,7 +13,13 @@ from matplotlib import colormaps
 
 from svit_det.detection.predictor import Prediction
 from svit_det.errors import InputError
-from svit_det.visualization import draw_heatmap, draw_keep_maps, side_by_side, write_image
+from svit_det.visualization import (
+    draw_attention_maps,
+    draw_heatmap,
+    draw_keep_maps,
+    side_by_side,
+    write_image,
+)
 
 COLOURS = colormaps["tab10"].colors
 MAX_LABELLED = 15
@@ -70,7 +76,8 @@ def write_pictures(
 ) -> list[Path]:
     """`STEM_detections_heatmap.png` and `STEM_keep_maps.png` in `folder`, which must exist.
 
-    Raises InputError where they cannot be written.
+    `STEM_attention.png` besides where the prediction has the class token's attention. Raises
+    InputError where they cannot be written.
     """
     detections = draw_detections(
         prediction.image, prediction.instances, min_score=min_score, class_names=class_names
@@ -83,11 +90,18 @@ def write_pictures(
         [detections, heatmap],
         [f"{count} detections", f"blocks per token: {share:.0%} of all block runs"],
     )
-    keep_maps = draw_keep_maps(prediction.image, prediction.usage, **geometry)
-    paths = [folder / f"{stem}_detections_heatmap.png", folder / f"{stem}_keep_maps.png"]
-    for path, picture in zip(paths, (strip, keep_maps), strict=True):
+    pictures = {
+        "detections_heatmap": strip,
+        "keep_maps": draw_keep_maps(prediction.image, prediction.usage, **geometry),
+    }
+    if prediction.attention is not None:
+        pictures["attention"] = draw_attention_maps(
+            prediction.image, prediction.attention, **geometry
+        )
+    paths = {folder / f"{stem}_{name}.png": picture for name, picture in pictures.items()}
+    for path, picture in paths.items():
         try:
             write_image(path, picture)
         except OSError as error:
             raise InputError(str(error)) from error
-    return paths
+    return list(paths)

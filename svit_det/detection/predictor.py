@@ -33,6 +33,8 @@ class Prediction:
     """(L, H, W) bool: block l processed this token."""
     input_size: tuple[int, int]
     """(height, width) in pixels of the image as the network saw it."""
+    attention: np.ndarray | None = None
+    """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
 
 
 class TokenPredictor:
@@ -67,11 +69,13 @@ class TokenPredictor:
         image = read_image(path, "RGB")
         given = self.model_input(image)
         output = self.model([given])[0]
+        attention = output.get("token_attention")
         return Prediction(
             image=image,
             instances=output["instances"].to("cpu"),
             usage=output["token_usage"].cpu().numpy(),
             input_size=tuple(given["image"].shape[-2:]),
+            attention=None if attention is None else attention.cpu().numpy(),
         )
 
 

@@ -38,6 +38,16 @@ class TokenTrace:
             ]
         )
 
+    def image_score_maps(self, image: int, size: Sequence[int]) -> Tensor:
+        """(L, h, w) what each block decided from, cut as above; all blocks must have a score."""
+        height, width = size
+        return torch.stack(
+            [
+                selection.score[image].unflatten(0, self.grid)[:height, :width]
+                for selection in self.selections
+            ]
+        )
+
     def counts(self) -> Tensor:
         """(B, L) int: patch tokens that went through each block."""
         return torch.stack([selection.keep.sum(dim=1) for selection in self.selections], dim=1)

@@ -9,7 +9,7 @@ input pixels: H = ceil(input height / patch_size), so the last row and column ma
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,21 +107,12 @@ def draw_keep_maps(
     narrow to carry a caption. The share in a caption counts all tokens of the unpadded image.
     """
     _check_image(image)
-    fates, layers = token_fates(keep), len(keep)
+    fates = token_fates(keep)
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}.")
-    columns = min(columns, layers, _MAX_SIDE // _MIN_TILE)
-    smallest = max(_MIN_TILE, _MIN_WIDTH // columns)
-    tile = _fit(image, smallest, _MAX_SIDE // columns, _MAX_SIDE // -(-layers // columns))
-    slot = max(tile.shape[1], _MIN_TILE)
-    size, tiles = _text_size(2 * slot), []
-    for layer, pixels in enumerate(fates):
-        pixels = tokens_to_pixels(
-            pixels, image_size=tile.shape[:2], patch_size=patch_size, input_size=input_size
-        )
-        caption = _label(f"block {layer}  kept {100 * keep[layer].mean():.0f} %", size, slot)
-        tiles.append(_stack([caption, _tint(tile, pixels)], 0, size // 4, least=slot))
-    rows = [_stack(tiles[i : i + columns], 1, size) for i in range(0, layers, columns)]
+    geometry = {"patch_size": patch_size, "input_size": input_size}
+    captions = [f"block {i}  kept {100 * kept.mean():.0f} %" for i, kept in enumerate(keep)]
+    rows, size = _tile_rows(image, fates, captions, _tint, columns, geometry)
     legend = []
     for fate, word in enumerate(_WORDS):
         label = _label(word, size, _MAX_SIDE)
@@ -129,6 +120,59 @@ def draw_keep_maps(
         legend.append(_stack([_tint(swatch, np.full(swatch.shape[:2], fate)), label], 1, size // 2))
     rows.append(_stack(legend, 1, 2 * size))
     return _stack(rows, 0, size, margin=size)
+
+
+def draw_attention_maps(
+    image: np.ndarray, attention: np.ndarray, *, patch_size: int, input_size: Size, columns: int = 4
+) -> np.ndarray:
+    """One captioned tile per block: what the class token looks at, each tile to its own maximum.
+
+    image: (h, w, 3) RGB uint8; attention: (L, H, W) weights, whose sum a caption states (the rest
+    is what the class token spends on itself); `columns` as in `draw_keep_maps`.
+    """
+    _check_image(image)
+    if attention.ndim != 3 or attention.size == 0 or not (attention >= 0).all():
+        raise ValueError(f"attention must be (L, H, W) weights, not of shape {attention.shape}.")
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, not {columns}.")
+    peaks = np.maximum(attention.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    steps = (255 * attention / peaks).round().astype(np.uint8)
+    scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_PLASMA)
+    colours = scale.reshape(-1, 3)[:, ::-1]
+    captions = [
+        f"block {layer}  {100 * each.sum():.0f} % on patches"
+        for layer, each in enumerate(attention)
+    ]
+
+    def paint(tile: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)[..., None] / 2 + 64
+        return _blend(grey, colours[pixels], 0.65)
+
+    geometry = {"patch_size": patch_size, "input_size": input_size}
+    rows, size = _tile_rows(image, steps, captions, paint, columns, geometry)
+    return _stack(rows, 0, size, margin=size)
+
+
+def _tile_rows(
+    image: np.ndarray,
+    values: np.ndarray,
+    captions: Sequence[str],
+    paint: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    columns: int,
+    geometry: dict,
+) -> tuple[list[np.ndarray], int]:
+    """One painted tile per map of `values` (L, H, W), in rows of `columns`; and the text's size."""
+    layers = len(values)
+    columns = min(columns, layers, _MAX_SIDE // _MIN_TILE)
+    smallest = max(_MIN_TILE, _MIN_WIDTH // columns)
+    tile = _fit(image, smallest, _MAX_SIDE // columns, _MAX_SIDE // -(-layers // columns))
+    slot = max(tile.shape[1], _MIN_TILE)
+    size, tiles = _text_size(2 * slot), []
+    for caption, each in zip(captions, values, strict=True):
+        pixels = tokens_to_pixels(each, image_size=tile.shape[:2], **geometry)
+        label = _label(caption, size, slot)
+        tiles.append(_stack([label, paint(tile, pixels)], 0, size // 4, least=slot))
+    return [_stack(tiles[i : i + columns], 1, size) for i in range(0, layers, columns)], size
 
 
 def side_by_side(

@@ -63,6 +63,20 @@ def test_a_file_as_a_user_does_it(run_tool, arguments, discs, tmp_path):
     )
 
 
+def test_the_probe_also_draws_what_the_class_token_looks_at(
+    fork_tool, arguments, tiny_model, discs, tmp_path
+):
+    policy = ("MODEL.TOKEN_POLICY.NAME", "AttentionProbe")
+    probe = {n: v.contiguous() for n, v in tiny_model(*policy).state_dict().items()}
+    save_file(probe, tmp_path / "probe.safetensors")
+    parts = arguments(discs / "images/val_1.png", weights=tmp_path / "probe.safetensors")
+    run = fork_tool("visualize_tokens.py", *parts[-2:], *parts[:-2], *policy)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert set(written(tmp_path / "pictures")) == {
+        f"val_1_{name}.png" for name in ("attention", "detections_heatmap", "keep_maps")
+    }
+
+
 def test_folders_files_of_one_name_and_odd_images(fork_tool, arguments, tmp_path):
     """A folder's images in every mode, no other files; each once, under a name of its own."""
     first, second = tmp_path / "first", tmp_path / "second"

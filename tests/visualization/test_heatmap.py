@@ -9,6 +9,7 @@ from svit_det.visualization import (
     SKIPPED_FOR_GOOD,
     USED_LATER,
     depth_map,
+    draw_attention_maps,
     draw_heatmap,
     draw_keep_maps,
     side_by_side,
@@ -215,6 +216,38 @@ def test_keep_maps_are_laid_out_in_rows_of_columns():
     }
     for columns in (4, 100):
         assert pictures[columns].shape[1] == min(columns, 5) * (256 + 12) + 12
+
+
+def test_attention_maps_scale_each_block_to_its_own_maximum(texts):
+    attention = np.array([[[0.2, 0.4]], [[0.03, 0.0]]])
+    picture = draw_attention_maps(
+        plain(50, 512), attention, patch_size=256, input_size=(50, 512), columns=1
+    )
+    first, second = (picture[rows, 17 : 17 + 512] for rows in tile_rows(picture, 17))
+    grey = 201 / 2 + 64
+    most, least = (np.round(0.65 * np.array(end) + 0.35 * grey) for end in (MOST, FEWEST))
+    assert (first[:, 256:] == most).all() and (first[:, :256] != most).any(axis=-1).all()
+    assert (second[:, :256] == most).all() and (second[:, 256:] == least).all()
+    assert texts == ["block 0  60 % on patches", "block 1  3 % on patches"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attention": np.ones((2, 1))},
+        {"attention": np.full((1, 1, 1), -0.1)},
+        {"attention": np.full((1, 1, 1), np.nan)},
+        {"attention": np.ones((0, 1, 1))},
+        {"columns": 0},
+        {"image": plain(8, 8)[..., 0]},
+    ],
+)
+def test_what_is_no_attention_is_refused(wrong):
+    good = {"image": plain(8, 8), "attention": np.ones((1, 1, 1))}
+    good |= {"patch_size": 8, "input_size": (8, 8)}
+    draw_attention_maps(**good)
+    with pytest.raises(ValueError, match=r"\.$"):
+        draw_attention_maps(**{**good, **wrong})
 
 
 def test_captions_always_fit_above_their_tiles(texts):
