@@ -13,7 +13,7 @@ from svit_det.adapter.deform_attn import DeformableAttention
 from svit_det.adapter.interaction import Extractor, Geometry
 from svit_det.adapter.vit_adapter import resize_map, stages_of
 from svit_det.errors import InputError
-from svit_det.policies import SViT
+from svit_det.policies import build_policy
 from svit_det.tokens import TokenTrace
 
 PAIRS = [[0, 2], [3, 5], [6, 8], [9, 11]]
@@ -361,9 +361,11 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_no_attention_matrix_at_full_size(tiny_trunk, training):
-    """800 x 1344 pixels, 4,200 tokens: nothing as large as N x N is ever made, gates and all."""
-    policy = SViT(embed_dim=24, depth=2, layers=[1], keep_ratios=[0.7])
+@pytest.mark.parametrize("name", ["SViT", "EViT", "ATS", "EvoViT"])
+def test_no_attention_matrix_at_full_size(tiny_trunk, token_config, name, training):
+    """800 x 1344 pixels, 4,200 tokens: nothing as large as N x N is ever made, scores and all."""
+    cfg = token_config(NAME=name, LAYERS=[1], KEEP_RATIOS=[0.7])
+    policy = build_policy(cfg, embed_dim=24, depth=2)
     trunk = tiny_trunk(policy, depth=2, patch_size=16, pretrain_grid=(14, 14))
     net = ViTAdapter(
         trunk=trunk, interactions=[[0, 1]], num_heads=3, num_points=1, stem_width=4

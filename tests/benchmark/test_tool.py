@@ -97,6 +97,7 @@ def test_peak_memory_is_that_of_one_forward_pass(tmp_path):
         (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
         (["--tokens", "5", "7"], "--tokens 5 7"),
         (["--stages", "--parts", "blocks"], "--stages"),
+        (["--decisions", "--parts", "backbone"], "--decisions"),
         (["--batch-sizes", "0"], "--batch-sizes 0"),
         (["--keep-ratios", "0.5"], "KEEP_RATIOS"),
     ],
@@ -107,6 +108,24 @@ def test_bad_input_ends_in_one_sentence(tmp_path, arguments, complaint):
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("benchmark.py: ") and complaint in last
+
+
+def test_decisions_of_a_policy_with_a_class_token(tmp_path):
+    done = benchmark(
+        *("--config-file", "configs/plain_ats_t.yaml", "--threads", "1", "--tokens", "4", "6"),
+        *("--images", "1", "--repeats", "2", "--batch-sizes", "1", "2", "--device", "cpu"),
+        *("--parts", "blocks", "--decisions", "--no-memory"),
+        output=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["policy"] == "ATS" and found["layers"] == list(range(3, 12))
+    single, double = found["rows"]
+    assert set(single["raw_seconds_per_batch"]) == {"dense", "pruned"}
+    assert len(double["decision_seconds_per_batch"]["decision_by_block"]) == 12
+    kept = single["kept_tokens_per_block"]
+    assert kept[:3] == [24] * 3 and kept[11] < kept[3] <= 17
+    assert "What deciding costs" in done.stdout
 
 
 def test_stages_of_the_adapter(tmp_path):

@@ -254,6 +254,32 @@ def test_forgetful_leaves_a_whole_block_alone(scripted, tiny_trunk, images):
     assert torch.equal(forgot(batch).patches, dense(batch).patches)
 
 
+@pytest.mark.parametrize("name", ["SViT", "EViT", "ATS", "EvoViT"])
+def test_a_dropped_token_keeps_its_last_value_or_is_zero(make_policy, tiny_trunk, images, name):
+    """The default and `Forgetful`, side by side: what the map holds where block 11 skipped."""
+    policy = make_policy(name)
+    trunk, batch = tiny_trunk(policy, spread=0.3), images(2, (5, 7))
+    states = {}
+    with torch.no_grad():
+        state = trunk.embed(batch)
+        last = state.patches.clone()  # of each token, after the last block that it had a part in
+        for layer in range(12):
+            state = trunk.run(state, layer, layer + 1)
+            selection = state.trace[-1]
+            took_part = selection.keep
+            if name == "EViT" and selection.entered is not None:  # through the attention
+                took_part = selection.entered
+            last[took_part] = state.patches[took_part]
+        states["kept"] = state
+        trunk.policy = Forgetful(policy)
+        states["zeroed"] = trunk(batch)
+    skipped = ~states["kept"].trace[-1].keep
+    assert skipped.any(dim=1).all()
+    assert torch.equal(states["kept"].patches[skipped], last[skipped])
+    assert states["kept"].patches[skipped].any(dim=-1).all()
+    assert not states["zeroed"].patches[~states["zeroed"].trace[-1].keep].any()
+
+
 def test_the_gradient_of_forgetting_is_that_of_gate_times_new(scripted, tiny_trunk, images):
     keep = torch.rand(2, 15) < 0.5
     gate = keep.float().requires_grad_()
