@@ -163,7 +163,10 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", ["svit_t", "svit_s", "plain_svit_t", "plain_svit_s"])
+NAMES = ["svit_t", "svit_s", "plain_svit_t", "plain_svit_s", "evit_t", "ats_t", "evo_vit_t"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_twenty_iterations_evaluation_and_resuming(name, small_sets, fork_tool, tmp_path):
     """The shipped network and recipe on small pictures, through the tool, stopped after ten steps.
 
@@ -183,12 +186,14 @@ def test_twenty_iterations_evaluation_and_resuming(name, small_sets, fork_tool, 
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     (last,) = [line for line in lines if line.get("iteration") == 19 and "total_loss" in line]
     losses = {key: value for key, value in last.items() if "loss" in key}
-    assert "loss_keep_ratio" in losses and "loss_mask" in losses
+    assert ("loss_keep_ratio" in losses) == ("svit" in name) and "loss_mask" in losses
     assert all(np.isfinite(value) for value in losses.values())
     results = json.loads((folder / "results.json").read_text())
     assert {"bbox", "segm", "token_usage"} <= set(results)
     assert 0 < results["token_usage"]["all"] < 100
     saved = torch.load(folder / "model_final.pth", weights_only=True)
-    tracked = [n for n in saved["model"] if n.endswith("policy.budget.num_batches_tracked")]
-    assert saved["model"][tracked[0]] == 20
+    counters = ("policy.budget.num_batches_tracked", "policy.num_steps")
+    tracked = [n for n in saved["model"] if n.endswith(counters)]
+    assert all(saved["model"][name] == 20 for name in tracked)
+    assert len(tracked) == ("svit" in name or "evit" in name)
     assert all(value.isfinite().all() for value in saved["model"].values())
