@@ -75,7 +75,7 @@ class ATS(TokenPolicy):
     def set_keep_ratio(self, ratio: float | None) -> None:
         """Run a model with grids of another mean size over `layers`; None: as trained."""
         check_test_keep_ratio(ratio)
-        self.test_keep_ratio = ratio
+        self.test_ratios = with_mean(self.keep_ratios, ratio)
 
     def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
         """Those who were never dropped."""
@@ -90,9 +90,7 @@ class ATS(TokenPolicy):
         """Sample those who go on."""
         # The sum over heads (the paper says so for several); a mean would give the same order.
         score = attention.weights.detach().sum(dim=1) * attention.value_norm.detach()
-        shares = (
-            self.keep_ratios if self.training else with_mean(self.keep_ratios, self.test_keep_ratio)
-        )
+        shares = self.keep_ratios if self.training else self.test_ratios
         num_points = round(shares[self.layers.index(layer)] * score.shape[1])
         keep = inverse_transform_sample(score, selection.keep, max(num_points, MIN_POINTS))
         gate = None if selection.gate is None else selection.gate * keep

@@ -48,7 +48,7 @@ class EViT(TokenPolicy):
     `keep_ratios` over that of the one before. The number kept does not depend on the image.
 
     Training may begin with `warmup_start` steps at r = 1, after which r falls to its value along a
-    cosine over `warmup_steps` (section 4.1 of the paper: 10 and 100 epochs from scratch).
+    cosine over `warmup_steps`; training from scratch its authors take 10 and 100 epochs.
     """
 
     needs_class_token = True
@@ -76,6 +76,7 @@ class EViT(TokenPolicy):
         self.embed_dim = embed_dim
         self.layers = tuple(layers)
         self.keep_ratios = tuple(keep_ratios)
+        self.trained_rates = _rates(keep_ratios)
         self.fuse = fuse
         self.adds_tokens = fuse
         self.warmup_start = warmup_start
@@ -100,20 +101,20 @@ class EViT(TokenPolicy):
     def set_keep_ratio(self, ratio: float | None) -> None:
         """Move a trained model to another mean share over `layers`; None: as trained."""
         check_test_keep_ratio(ratio)
-        self.test_keep_ratio = ratio
+        self.test_rates = _rates(with_mean(self.keep_ratios, ratio))
 
     @property
     def attention_layers(self) -> frozenset[int]:
         """Those of `layers` that drop anyone, so that keeping everyone costs nothing."""
-        rates = self.keep_rates()
+        rates = self.trained_rates if self.training else self.test_rates
         return frozenset(layer for layer, rate in zip(self.layers, rates) if rate < 1)
 
     def keep_rates(self) -> list[float]:
         """The rate r of each of `layers`, of the tokens that are in it."""
         if not self.training:
-            return _rates(with_mean(self.keep_ratios, self.test_keep_ratio))
+            return self.test_rates
         warmth = self._warmth()
-        return [rate + (1 - rate) * warmth for rate in _rates(self.keep_ratios)]
+        return [rate + (1 - rate) * warmth for rate in self.trained_rates]
 
     def _warmth(self) -> float:
         """1 at the start of the warm-up, 0 after it."""
@@ -147,6 +148,8 @@ class EViT(TokenPolicy):
     ) -> tuple[TokenState, Selection]:
         """Keep the most looked at; fuse the others."""
         rate = self.keep_rates()[self.layers.index(layer)]
+        if rate == 1:
+            return attended, selection
         num_patches = selection.keep.shape[1]
         # Extra token 0 is the class token itself; the fused ones compete like patches.
         score = torch.cat([attention.weights, attention.extra_weights[..., 1:]], dim=2).mean(dim=1)
@@ -164,7 +167,7 @@ class EViT(TokenPolicy):
         state = replace(attended, memory=keep)
         if self.fuse:
             still = torch.cat([present[:, :1], on[:, num_patches:]], dim=1)
-            state = _fuse(state, score * (among & ~on), still)
+            state = _fuse(state, score, among & ~on, still)
         return state, chosen
 
     def decision_macs(self, num_tokens: int) -> dict[int, int]:
@@ -183,19 +186,16 @@ def _rates(shares: Sequence[float]) -> list[float]:
     return [round(after / before, 12) for before, after in zip((1.0, *shares), shares)]
 
 
-def _fuse(state: TokenState, weights: Tensor, still: Tensor) -> TokenState:
-    """One more extra token, the sum of all others by `weights` (B, N + fused); not normalised.
+def _fuse(state: TokenState, score: Tensor, dropped: Tensor, still: Tensor) -> TokenState:
+    """One more extra token: the sum of the `dropped` (B, N + fused) by their `score`.
 
     `still` (B, E) says which extra tokens go on. An image that drops nobody gets no new one.
     """
-    num_patches = state.patches.shape[1]
-    parts = (
-        weights.to(state.patches.dtype)
-        .unsqueeze(1)
-        .split([num_patches, weights.shape[1] - num_patches], dim=2)
-    )
-    fused = parts[0] @ state.patches + parts[1] @ state.extra[:, 1:]
-    new = (weights > 0).any(dim=1, keepdim=True)
+    num_patches, fused_before = state.patches.shape[1], state.extra.shape[1] - 1
+    weights = (score * dropped).to(state.patches.dtype).unsqueeze(1)
+    of_patches, of_fused = weights.split([num_patches, fused_before], dim=2)
+    fused = of_patches @ state.patches + of_fused @ state.extra[:, 1:]
+    new = dropped.any(dim=1, keepdim=True)
     return replace(
         state,
         extra=torch.cat([state.extra, fused.to(state.extra.dtype)], dim=1),

@@ -1,7 +1,7 @@
 """Evo-ViT: tokens with the highest running class attention run, the others stay as placeholders.
 
 Source: Xu et al., "Evo-ViT: Slow-Fast Token Evolution for Dynamic Vision Transformer", AAAI 2022,
-sections 3.2 and 3.3; its released code; and the dense version in the released code of SViT.
+and its released code; the dense version in the released code of SViT.
 
 B images, N patch tokens, E extra tokens (class, in a block also the representative), C channels.
 
@@ -54,8 +54,9 @@ class EvoViT(TokenPolicy):
     in block 0 g = a. The others keep their g, so that the set can hardly change.
 
     `stage_wise`: the first block of each of `stages` selects, and the blocks up to the next one
-    process the same tokens. `representative` (section 3.3): one token, the mean of the skipped
-    weighted by their scores, runs along, and what it changes by is added to all of them.
+    process the same tokens, as many as its ratio says. `representative` (slow-fast updating): one
+    token, the mean of the skipped weighted by their scores, runs along, and what it changes by is
+    added to all of them.
     """
 
     needs_class_token = True
@@ -120,12 +121,10 @@ class EvoViT(TokenPolicy):
     def set_keep_ratio(self, ratio: float | None) -> None:
         """Move a trained model to another mean share over `layers`; None: as trained."""
         check_test_keep_ratio(ratio)
-        self.test_keep_ratio = ratio
+        self.test_ratios = with_mean(self.keep_ratios, ratio)
 
     def _ratio(self, layer: int) -> float:
-        ratios = self.keep_ratios
-        if not self.training:
-            ratios = with_mean(ratios, self.test_keep_ratio)
+        ratios = self.keep_ratios if self.training else self.test_ratios
         return ratios[self.layers.index(layer)]
 
     @property
@@ -196,10 +195,13 @@ class EvoViT(TokenPolicy):
 
     def decision_macs(self, num_tokens: int) -> dict[int, int]:
         """The weighted mean that is the representative."""
-        if not self.representative:
-            return {}
-        pruned = [layer for layer in self.layers if layer >= min(self.selecting)]
-        return {layer: num_tokens * self.embed_dim for layer in pruned if self._ratio(layer) < 1}
+        macs, ratio = {}, 1.0
+        for layer in sorted(self.layers) if self.representative else ():
+            if layer in self.selecting:
+                ratio = self._ratio(layer)
+            if ratio < 1:
+                macs[layer] = num_tokens * self.embed_dim
+        return macs
 
 
 def _add_representative(state: TokenState, weights: Tensor, skipped: Tensor) -> TokenState:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import roi_align
 
-from svit_det.policies import SViT
+from svit_det.policies import EViT, EvoViT, SViT
 from svit_det.policies.gating import TokenGate
 from svit_det.tokens import Selection, TokenTrace
 from svit_det.vit.flops import block_macs, count_macs, trunk_macs
@@ -146,6 +146,26 @@ def test_every_policy_is_counted_exactly(policy, tiny_trunk, images, training):
         attended[:, blended] = 35
     rows = (attended + trace.extra_counts()[..., 0])[:, looking]
     assert macs.total.sum() - rows.sum() * 24 == counted.total
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        EvoViT(embed_dim=24, depth=12, representative=True),
+        EvoViT(embed_dim=24, depth=12, representative=True, stage_wise=True),
+        EvoViT(
+            embed_dim=24,
+            depth=12,
+            representative=True,
+            stage_wise=True,
+            keep_ratios=[0.5, 1, 1, 1, 1, 0.3, 0.3, 0.3],
+        ),
+        EViT(embed_dim=24, depth=12, fuse=False),
+        EViT(embed_dim=24, depth=12, keep_ratios=[1.0, 0.5, 0.5]),
+    ],
+)
+def test_their_variants_are_counted_exactly(policy, tiny_trunk, images):
+    test_every_policy_is_counted_exactly(policy, tiny_trunk, images, False)
 
 
 def test_those_who_do_not_ask_are_saved():
