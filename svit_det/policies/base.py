@@ -51,7 +51,8 @@ class TokenPolicy(nn.Module):
 
         Called for `score_layers` only, when keys, values and the class token's row of attention are
         known and nothing else. Whom it drops answers as a key, but its own row is never computed:
-        it keeps the value it came with. Only the state's `memory` may change.
+        it keeps the value it came with. Only the state's `memory` may change; who says the same as
+        before returns the same `keep`, and nothing is moved.
         """
         return entered, selection
 

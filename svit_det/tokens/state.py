@@ -31,8 +31,8 @@ class Selection:
     """(B, N) bool, who took part in the block's attention, where fewer went on to its MLP.
     None: the same tokens did both."""
     extra_counts: Tensor | None = None
-    """(B, 2) int64, tokens off the grid in the block's attention and in its MLP. Filled in by the
-    executor."""
+    """(B, 2) int64, tokens off the grid in the block's attention and in its MLP, filled in by the
+    executor. None: there are none."""
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,9 @@ def run_block(block: Block, layer: int, policy: TokenPolicy, state: TokenState) 
     else:
         processed, going_on = entered, selection
     state = policy.after_block(layer, entered, processed, going_on)
-    counts = [_count_extra(each) for each in (entered, processed)]
-    going_on = replace(going_on, extra_counts=torch.stack(counts, dim=1))
+    if entered.extra.shape[1]:
+        counts = [_count_extra(each) for each in (entered, processed)]
+        going_on = replace(going_on, extra_counts=torch.stack(counts, dim=1))
     return replace(state, trace=(*state.trace, going_on))
 
 
@@ -178,7 +179,7 @@ def _attend(
         attention = _class_attention(tokens, *block.attn.class_row(normed, key_value, segments))
     if layer in policy.score_layers:
         state, chosen = policy.before_attention(layer, tokens.entered, selection, attention)
-        if chosen is selection:
+        if chosen.keep is selection.keep:
             tokens = replace(tokens, entered=state)
         else:
             tokens, queries = tokens.narrow(state, chosen)
@@ -192,7 +193,7 @@ def _attend(
         )
         tokens = enter(state, chosen)
         rows = tokens.rows()
-    if chosen is not selection:
+    if chosen.keep is not selection.keep:
         chosen = replace(chosen, entered=selection.keep)
     return rows, tokens, chosen
 
