@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, everyone
+from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, survivors
 from svit_det.policies.keep_schedule import check_schedule, check_test_keep_ratio, with_mean
 from svit_det.tokens import ClassAttention, Selection, TokenState
 
@@ -79,10 +79,7 @@ class ATS(TokenPolicy):
 
     def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
         """Those who were never dropped."""
-        if state.memory is None:
-            return state, everyone(state)
-        keep = state.memory if state.allowed is None else state.memory & state.allowed
-        return state, Selection(keep=keep)
+        return state, survivors(state)
 
     def before_attention(
         self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention

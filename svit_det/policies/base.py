@@ -130,6 +130,14 @@ def everyone(state: TokenState) -> Selection:
     return Selection(keep=keep, whole=True)
 
 
+def survivors(state: TokenState) -> Selection:
+    """For a policy whose memory is the (B, N) mask of those it has not dropped; None: everyone."""
+    if state.memory is None:
+        return everyone(state)
+    keep = state.memory if state.allowed is None else state.memory & state.allowed
+    return Selection(keep=keep)
+
+
 def keep_top(score: Tensor, count: int) -> Tensor:
     """(B, N) scores -> (B, N) bool with exactly the `count` highest of each image."""
     top = score.topk(count, dim=1, sorted=False).indices

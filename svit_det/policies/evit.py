@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from svit_det.errors import InputError
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, everyone, keep_highest
+from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, keep_highest, survivors
 from svit_det.policies.keep_schedule import (
     check_falling,
     check_schedule,
@@ -133,10 +133,7 @@ class EViT(TokenPolicy):
 
     def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
         """Those who were never dropped."""
-        if state.memory is None:
-            return state, everyone(state)
-        keep = state.memory if state.allowed is None else state.memory & state.allowed
-        return state, Selection(keep=keep)
+        return state, survivors(state)
 
     def after_attention(
         self,

@@ -47,7 +47,7 @@ class _Running(NamedTuple):
 
 @POLICY_REGISTRY.register()
 class EvoViT(TokenPolicy):
-    """Each of `layers` processes the int(r N) tokens with the highest running score.
+    """Each of `layers` processes the int(r N) tokens, at least one, with the highest running score.
 
     A block's class attention a, summed over heads, updates the score g of those that it processes:
     g <- (1 - t) g + t a, with t = `score_update` in `layers` and `score_update_before` before them;

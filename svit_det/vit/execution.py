@@ -56,7 +56,7 @@ class PackedTokens:
 
     def narrow(self, state: TokenState, chosen: Selection) -> tuple[PackedTokens, Queries]:
         """Those who go on, as an executor of their own, and where they stand among the rows."""
-        fewer = PackedTokens.enter(state, replace(chosen, whole=False))
+        fewer = PackedTokens.enter(state, chosen)
         extra = chosen.keep.new_ones(*state.extra.shape[:2], 1)
         on = self._pack(chosen.keep.unsqueeze(-1), extra).squeeze(-1)
         rows = torch.nonzero_static(on, size=sum(fewer.segments.lengths)).squeeze(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from svit_det.errors import InputError
 from svit_det.policies.ats import ATS, inverse_transform_sample
 
 # Scores of one image, points of the grid (the original counts the class token too: one more), and
@@ -169,3 +170,28 @@ def test_a_smaller_budget_at_inference_samples_fewer(tiny_trunk, images):
     trunk.policy.set_keep_ratio(0.2)
     with torch.no_grad():
         assert trunk(images(1, (10, 10))).trace[2].keep.sum() > kept_by[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_ratios": [0.7, 1.2]}, r"KEEP_RATIOS: \[1.2\] must lie in \(0, 1\]"),  # > tokens
+        ({"keep_ratios": [0.7, 0.0]}, r"KEEP_RATIOS: \[0.0\] must lie"),
+        ({"keep_ratios": [0.7]}, "1 targets for 2 LAYERS"),
+        ({"layers": [2, 3]}, r"LAYERS: \[3\] not in the trunk, whose 3 blocks"),
+        ({"test_keep_ratio": 1.5}, "TEST_KEEP_RATIO: 1.5 must lie"),
+    ],
+)
+def test_bad_settings_are_refused_in_a_sentence(changes, words):
+    with pytest.raises(InputError, match=words):
+        ats(**changes)
+
+
+def test_a_grid_of_more_points_than_tokens_are_left_is_no_trouble(tiny_trunk, images):
+    """Seven points at least, as the original asks for, on images of one to six tokens."""
+    trunk = tiny_trunk(ats(), depth=3)
+    for columns in range(1, 7):
+        with torch.no_grad():
+            state = trunk(images(2, (1, columns)))
+        assert state.patches.isfinite().all()
+        assert state.trace[2].keep.any(dim=1).all()
