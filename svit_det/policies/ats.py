@@ -101,7 +101,7 @@ def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> T
     of `num_points` from its first value above 0 to 1 picks, at each point, the token whose F is
     nearest. One token alone, and scores that are all 0, stay as they are.
     """
-    # In double: thousands of scores below a thousandth add up.
+    # In double: thousands of roundings add up, and would move the picks.
     ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1)
     ascending = ascending.masked_fill(ascending == float("inf"), 0)
     total = ascending.cumsum(dim=1)

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from svit_det.errors import InputError
 from svit_det.policies.ats import ATS, inverse_transform_sample
+from svit_det.tokens import ClassAttention, Selection
 
 # Scores of one image, points of the grid (the original counts the class token too: one more), and
 # the patches that its class keeps, counted from 1.
@@ -32,19 +33,33 @@ def test_the_originals_samples(score, num_points, patches):
     assert kept(score, num_points) == patches
 
 
-def test_the_nearest_is_found_as_by_comparing_all_with_all():
-    """The original's way: every grid point against every value of the distribution."""
-    for num_points in (3, 7, 20, 45):
-        score = torch.rand(1, 40, dtype=torch.float64) ** 3
-        score[0, 5:9] = score[0, 4]  # equal scores, equal steps
-        ascending, order = (score / score.sum()).sort(dim=1)
-        total = ascending.cumsum(dim=1)
-        value = (total - total.min()) / (total.max() - total.min())
-        start = value[value > 0].min()
-        grid = start + torch.arange(num_points) * (1 - start) / (num_points - 1)
-        nearest = (grid[:, None] - value).abs().argmin(dim=1)
-        expected = {place + 1 for place in order[0, nearest.unique()].tolist()}
-        assert kept(score[0].tolist(), num_points) == expected
+def compared_all_with_all(score, num_points):
+    """The original's way: every grid point against every value of the distribution, in double."""
+    ascending, order = (score.double() / score.double().sum()).sort(dim=1)
+    total = ascending.cumsum(dim=1)
+    value = (total - total.min()) / (total.max() - total.min())
+    start = value[value > 0].min()
+    grid = start + torch.arange(num_points) * (1 - start) / (num_points - 1)
+    nearest = (grid[:, None] - value).abs().argmin(dim=1)
+    return {place + 1 for place in order[0, nearest.unique()].tolist()}
+
+
+@pytest.mark.parametrize("num_points", [3, 7, 20, 45])
+def test_the_nearest_is_found_as_by_comparing_all_with_all(num_points):
+    score = torch.rand(1, 40, dtype=torch.float64) ** 3
+    score[0, 5:9] = score[0, 4]  # equal scores, equal steps
+    everyone = torch.ones_like(score).bool()
+    sampled = inverse_transform_sample(score, everyone, num_points)
+    places = {place + 1 for place in sampled[0].nonzero().flatten().tolist()}
+    assert places == compared_all_with_all(score, num_points)
+
+
+def test_so_it_is_among_thousands():
+    """COCO's 4,200 tokens, scores in single precision; summed in it, other tokens are picked."""
+    score = torch.rand(1, 4200)
+    sampled = inverse_transform_sample(score, torch.ones_like(score).bool(), 2940)
+    places = {place + 1 for place in sampled[0].nonzero().flatten().tolist()}
+    assert places == compared_all_with_all(score, 2940)
 
 
 def test_tokens_of_score_zero_are_never_sampled():
@@ -94,13 +109,6 @@ def test_what_cannot_be_decided_is_finite(score):
     assert not nobody.any()
 
 
-def test_thousands_of_tiny_scores_are_told_apart():
-    """In single precision the steps of this distribution would vanish near its end."""
-    score = torch.rand(1, 200_000) * 1e-6 + 1e-9
-    sampled = inverse_transform_sample(score, torch.ones_like(score).bool(), 100_000)
-    assert sampled.sum() > 65_000  # nearly as many as distinct nearest points
-
-
 # ------------------------------------------------------------------ in the trunk
 
 
@@ -136,6 +144,20 @@ def test_the_dropped_are_as_they_came_and_stay_out(tiny_trunk, images):
     assert torch.equal(state.patches[dropped], before.patches[dropped])
     assert first.entered.all() and torch.equal(second.entered, first.keep)
     assert not (second.keep & ~first.keep).any()
+
+
+def test_whoever_is_dropped_has_no_gate(tiny_trunk, images):
+    trunk = tiny_trunk(ats(), depth=3)
+    state = trunk.embed(images(1, (5, 7)))
+    seen = torch.rand(1, 3, 35)
+    attention = ClassAttention(
+        weights=seen, extra_weights=seen[..., :1], value_norm=torch.ones(1, 35)
+    )
+    gate = (torch.rand(1, 35) < 0.8).float()
+    selection = Selection(keep=gate.bool(), gate=gate)
+    _, chosen = trunk.policy.before_attention(1, state, selection, attention)
+    assert 0 < chosen.keep.sum() < gate.sum()
+    assert torch.equal(chosen.gate, gate * chosen.keep)
 
 
 def test_the_count_varies_by_image_and_is_bounded_by_the_grid(tiny_trunk, images):

@@ -183,6 +183,15 @@ def test_the_rate_falls_along_a_cosine(epoch, rate):
     assert policy.eval().keep_rates() == [0.7] * 3
 
 
+def test_before_the_warm_up_nothing_is_fused(tiny_trunk, images):
+    trunk = tiny_trunk(evit(warmup_start=1, warmup_steps=10)).train()
+    state = trunk(images(2, (5, 7)))
+    assert all(selection.keep.all() for selection in state.trace)
+    assert state.extra.shape[1] == 1 and state.present is None
+    trunk.policy.num_steps.fill_(6)
+    assert trunk(images(2, (5, 7))).extra.shape[1] == 4
+
+
 def test_steps_are_counted_and_saved():
     policy = evit(warmup_start=1, warmup_steps=2)
     rates = []
@@ -195,6 +204,26 @@ def test_steps_are_counted_and_saved():
     assert fresh.keep_rates()[0] == pytest.approx(0.7)
 
 
+def test_the_rate_may_fall_at_once_after_its_start():
+    policy, rates = evit(warmup_start=2), []
+    for _ in range(4):
+        rates.append(policy.keep_rates()[0])
+        policy.track(None)
+    assert rates == [1.0, 1.0, 0.7, 0.7]
+
+
+def test_whoever_is_dropped_has_no_gate():
+    """Under a policy that blends, a fused token's share in the MLP's outcome is none."""
+    gate = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    selection = Selection(keep=gate.bool(), gate=gate)
+    state, attention = a_state(4), attention_of([0.40, 0.0, 0.30, 0.05])
+    _, chosen = evit(keep_ratios=[0.5, 0.4, 0.3]).after_attention(
+        3, state, state, selection, attention
+    )
+    assert chosen.keep.tolist() == [[True, False, True, False]]
+    assert chosen.gate.tolist() == [[1, 0, 1, 0]]
+
+
 def test_another_budget_at_inference():
     policy = evit().eval()
     policy.set_keep_ratio(0.3)
@@ -204,6 +233,7 @@ def test_another_budget_at_inference():
     assert policy.train().keep_rates() == [0.7] * 3
     policy.set_keep_ratio(1.0)
     assert policy.eval().attention_layers == frozenset()
+    assert policy.train().attention_layers == {3, 6, 9}
 
 
 @pytest.mark.parametrize(
