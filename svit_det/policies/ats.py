@@ -101,7 +101,7 @@ def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> T
     of `num_points` from its first value above 0 to 1 picks, at each point, the token whose F is
     nearest. One token alone, and scores that are all 0, stay as they are.
     """
-    # In double: thousands of roundings add up, and would move the picks.
+    # In double on every device: thousands of roundings add up.
     ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1)
     ascending = ascending.masked_fill(ascending == float("inf"), 0)
     total = ascending.cumsum(dim=1)
@@ -111,10 +111,9 @@ def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> T
     start = distribution.masked_fill(distribution == 0, 1).amin(dim=1, keepdim=True)
     steps = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)
     grid = start + steps * (1 - start)
-    grid[:, -1] = 1
     between = (distribution[:, 1:] + distribution[:, :-1]) / 2
     nearest = torch.searchsorted(between, grid)
-    # Among equal values of F the first is meant: a token of score 0 never is.
+    # Among equal values of F the first is meant, never a token of score 0 or one that is gone.
     nearest = torch.searchsorted(distribution, distribution.gather(1, nearest))
     picked = torch.zeros_like(among).scatter_(1, nearest, True)
     sampled = torch.zeros_like(among).scatter_(1, order, picked)

@@ -55,7 +55,7 @@ def test_the_nearest_is_found_as_by_comparing_all_with_all(num_points):
 
 
 def test_so_it_is_among_thousands():
-    """COCO's 4,200 tokens, scores in single precision; summed in it, other tokens are picked."""
+    """COCO's 4,200 tokens, scores in single precision."""
     score = torch.rand(1, 4200)
     sampled = inverse_transform_sample(score, torch.ones_like(score).bool(), 2940)
     places = {place + 1 for place in sampled[0].nonzero().flatten().tolist()}
