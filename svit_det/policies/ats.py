@@ -102,19 +102,17 @@ def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> T
     nearest. One token alone, and scores that are all 0, stay as they are.
     """
     # In double on every device: thousands of roundings add up.
-    ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1)
+    ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1, stable=True)
     ascending = ascending.masked_fill(ascending == float("inf"), 0)
     total = ascending.cumsum(dim=1)
     lowest, highest = total[:, :1], total[:, -1:]
-    undecidable = (highest == lowest) | (among.sum(dim=1, keepdim=True) < 2)
+    undecidable = highest == lowest
     distribution = (total - lowest) / (highest - lowest).masked_fill(undecidable, 1)
     start = distribution.masked_fill(distribution == 0, 1).amin(dim=1, keepdim=True)
     steps = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)
     grid = start + steps * (1 - start)
     between = (distribution[:, 1:] + distribution[:, :-1]) / 2
     nearest = torch.searchsorted(between, grid)
-    # Among equal values of F the first is meant, never a token of score 0 or one that is gone.
-    nearest = torch.searchsorted(distribution, distribution.gather(1, nearest))
     picked = torch.zeros_like(among).scatter_(1, nearest, True)
     sampled = torch.zeros_like(among).scatter_(1, order, picked)
     return torch.where(undecidable, among, sampled)

@@ -35,7 +35,7 @@ def test_the_originals_samples(score, num_points, patches):
 
 def compared_all_with_all(score, num_points):
     """The original's way: every grid point against every value of the distribution, in double."""
-    ascending, order = (score.double() / score.double().sum()).sort(dim=1)
+    ascending, order = (score.double() / score.double().sum()).sort(dim=1, stable=True)
     total = ascending.cumsum(dim=1)
     value = (total - total.min()) / (total.max() - total.min())
     start = value[value > 0].min()
@@ -62,8 +62,22 @@ def test_so_it_is_among_thousands():
     assert places == compared_all_with_all(score, 2940)
 
 
+def test_halfway_between_two_the_lower_is_meant():
+    """F is 0, 1/4, 1/2, 3/4, 1, the grid 1/4, 5/8, 1: its second is as far from 1/2 as from 3/4."""
+    assert kept([2.0, 4.0, 4.0, 4.0, 4.0], 3) == {2, 3, 5}
+
+
+def test_of_those_alive_the_best_is_always_picked_and_nobody_else():
+    """The grid ends exactly at 1, before those begin that are gone."""
+    score, among = torch.rand(2000, 12), torch.rand(2000, 12) < 0.5
+    sampled = inverse_transform_sample(score, among, 7)
+    assert not (sampled & ~among).any()
+    best = score.masked_fill(~among, -1).argmax(dim=1)
+    some = among.any(dim=1)
+    assert sampled[torch.arange(2000), best][some].all()
+
+
 def test_tokens_of_score_zero_are_never_sampled():
-    """Their F equals that of their neighbour, and of equals the first is meant."""
     assert kept([0.0, 0.0, 0.5, 0.0, 0.5], 8) == {3, 5}
 
 
