@@ -95,17 +95,21 @@ def options_of(args: argparse.Namespace, policy: str, seed: int) -> list[str]:
 def train(args: argparse.Namespace, policy: str, seed: int) -> None:
     """One fine-tuning with its evaluation, in a process of its own, unless it is there already."""
     folder = run_folder(args, policy, seed)
-    if (folder / "model_final.pth").is_file() and (folder / "results.json").is_file():
-        return
+    config = str(Path(args.config_file).resolve())
+    settings, record = [config, *options_of(args, policy, seed)], folder / "trained_with.json"
+    if record.is_file():
+        if json.loads(record.read_text())["settings"] == settings:
+            return
+        raise InputError(f"{folder} holds a training with other settings: name another --output.")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(TRAIN), "--config-file"]
-    command += [str(Path(args.config_file).resolve()), *options_of(args, policy, seed)]
+    command = [sys.executable, str(TRAIN), "--config-file", *settings]
     threads = max(torch.get_num_threads() // args.jobs, 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(folder / "output.txt", "w") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         raise InputError(f"Training {policy} with seed {seed} failed: {folder / 'output.txt'}.")
+    write_json(record, {"settings": settings})
 
 
 def train_all(args: argparse.Namespace) -> None:

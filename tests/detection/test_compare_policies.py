@@ -45,6 +45,9 @@ def test_it_trains_alike_keeps_what_is_done_and_reports(fork_tool, tiny_yaml, pa
     again = fork_tool("compare_policies.py", *arguments)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    other = fork_tool("compare_policies.py", *arguments, "SOLVER.BASE_LR", "0.5")
+    assert other.returncode == 1
+    assert "holds a training with other settings" in other.stderr.splitlines()[-1]
 
 
 def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):

@@ -55,6 +55,14 @@ def test_four_patches_by_hand():
     assert selection.keep.tolist() == [[False, True, False, True]]
 
 
+def test_it_chooses_among_those_allowed():
+    """Half of all four, though the best may not run."""
+    state = score(evo(), 0, a_state(), [0.1, 0.4, 0.2, 0.3])
+    state = replace(state, allowed=torch.tensor([[True, False, True, True]]))
+    _, selection = evo().eval().before_block(4, state)
+    assert selection.keep.tolist() == [[False, False, True, True]]
+
+
 def test_before_the_first_choice_everyone_updates():
     policy = evo(score_update_before=0.25)
     state = score(policy, 0, a_state(), [0.4, 0.0, 0.2, 0.0])
