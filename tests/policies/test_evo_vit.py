@@ -61,6 +61,12 @@ def test_it_chooses_among_those_allowed():
     state = replace(state, allowed=torch.tensor([[True, False, True, True]]))
     _, selection = evo().eval().before_block(4, state)
     assert selection.keep.tolist() == [[False, False, True, True]]
+    # A block that keeps to an earlier choice leaves out those who may not run any more.
+    stages = evo(stage_wise=True).eval()
+    chosen, _ = stages.before_block(4, replace(state, allowed=None))
+    fewer = torch.tensor([[True, True, True, False]])
+    _, selection = stages.before_block(5, replace(chosen, allowed=fewer))
+    assert selection.keep.tolist() == [[False, True, False, False]]
 
 
 def test_before_the_first_choice_everyone_updates():

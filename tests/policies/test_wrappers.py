@@ -150,10 +150,14 @@ def test_the_policy_inside_may_remember_at_every_moment(tiny_trunk, images):
 
     class Counts(TokenPolicy):
         needs_class_token = True
+        score_layers = frozenset({0})
         attention_layers = frozenset({1})
 
         def before_block(self, layer, state):
             return one_more(state), everyone(state)
+
+        def before_attention(self, layer, entered, selection, attention):
+            return one_more(entered), selection
 
         def after_attention(self, layer, entered, attended, selection, attention):
             return one_more(attended), selection
@@ -162,7 +166,7 @@ def test_the_policy_inside_may_remember_at_every_moment(tiny_trunk, images):
             return one_more(processed)
 
     tiny_trunk(Monotone(Counts()), depth=3)(images(1))
-    assert seen == [None, 1, 2, 3, 4, 5, 6]
+    assert seen == [None, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_the_policy_inside_need_not_remember_whom_it_dropped_inside_a_block(tiny_trunk, images):
@@ -174,8 +178,17 @@ def test_the_policy_inside_need_not_remember_whom_it_dropped_inside_a_block(tiny
             keep = selection.keep & (torch.arange(15) < 9)
             return attended, replace(selection, keep=keep, whole=False)
 
-    trunk = tiny_trunk(Monotone(DropsOnce()), depth=4)
-    assert [s.keep.sum().item() for s in trunk(images(1)).trace] == [15, 9, 9, 9]
+    class DropsEarlier(TokenPolicy):
+        needs_class_token = True
+        score_layers = frozenset({1})
+
+        def before_attention(self, layer, entered, selection, attention):
+            keep = selection.keep & (torch.arange(15) < 9)
+            return entered, replace(selection, keep=keep, whole=False)
+
+    for inside in (DropsOnce(), DropsEarlier()):
+        trunk = tiny_trunk(Monotone(inside), depth=4)
+        assert [s.keep.sum().item() for s in trunk(images(1)).trace] == [15, 9, 9, 9]
 
 
 def test_the_policy_inside_keeps_its_own_memory(scripted):
