@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def load_arm(name: str, output: Path, options: list[str]) -> TokenPredictor:
-    """One of the two models with its shipped weights."""
+    """One of the models with its shipped weights."""
     weights = ["MODEL.WEIGHTS", str(CONFIGS / f"{name}.safetensors")]
     folder = ["OUTPUT_DIR", str(output / name)]
     cfg = load_config(str(CONFIGS / f"{name}.yaml"), [*weights, *folder, *options])
