@@ -38,7 +38,7 @@ from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.images import read_image
 from svit_det.detection.pictures import write_pictures
-from svit_det.detection.predictor import TokenPredictor, find_images
+from svit_det.detection.predictor import TokenPredictor, find_images, spread_out
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.results import write_json
@@ -70,7 +70,10 @@ def check(args: argparse.Namespace) -> None:
         if policy not in POLICY_REGISTRY:
             known = ", ".join(sorted(name for name, _ in POLICY_REGISTRY))
             raise InputError(f"--policies: '{policy}' is not registered; there are {known}.")
-    if min(args.steps, args.jobs, len(args.seeds)) < 1:
+    for name, values in (("--policies", args.policies), ("--seeds", args.seeds)):
+        if len(set(values)) < len(values):
+            raise InputError(f"{name} {' '.join(map(str, values))}: names one twice.")
+    if min(args.steps, args.jobs) < 1:
         raise InputError("--steps and --jobs must be at least 1.")
     if not Path(args.weights).is_file():
         raise InputError(f"--weights {args.weights}: no such file.")
@@ -250,9 +253,8 @@ def main(args: argparse.Namespace) -> None:
     }
     models = {policy: load(args, policy, args.seeds[0]) for policy in args.policies}
     tiles = find_images([MetadataCatalog.get(dataset).image_root])
-    chosen = [tiles[i] for i in np.linspace(0, len(tiles) - 1, NUM_MEASURED).astype(int)]
-    measure(models, chosen, results)
-    draw(models, chosen[:: len(chosen) // NUM_PICTURES][:NUM_PICTURES], results, output)
+    measure(models, spread_out(tiles, NUM_MEASURED), results)
+    draw(models, spread_out(tiles, NUM_PICTURES), results, output)
     written = {
         "command": shlex.join(["python", "tools/compare_policies.py", *args.argv]),
         "machine": describe_machine(cfg.MODEL.DEVICE),

@@ -35,7 +35,7 @@ from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.images import read_image
 from svit_det.detection.pictures import write_pictures
-from svit_det.detection.predictor import TokenPredictor, find_images
+from svit_det.detection.predictor import TokenPredictor, find_images, spread_out
 from svit_det.detection.token_usage import SETS
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
@@ -147,11 +147,6 @@ def compare(models: dict, inputs: list) -> dict:
         "ratio": ratio.median,
         "quartiles": [ratio.low, ratio.high],
     }
-
-
-def spread_out(items: list, count: int) -> list:
-    """`count` of the items, evenly over the list."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
 
 
 def draw(arm: TokenPredictor, tiles: list[Path], folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,3 +99,8 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
         else:
             raise InputError(f"{path}: no such image or folder.")
     return list(dict.fromkeys(found))
+
+
+def spread_out(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, or all if there are fewer, evenly over the list."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

@@ -27,11 +27,15 @@ import torch
 from torch import Tensor
 
 from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, survivors
-from svit_det.policies.keep_schedule import check_schedule, check_test_keep_ratio, with_mean
+from svit_det.policies.keep_schedule import (
+    LAST_NINE,
+    THREE_STEPS,
+    check_schedule,
+    check_test_keep_ratio,
+    with_mean,
+)
 from svit_det.tokens import ClassAttention, Selection, TokenState
 
-LAYERS = tuple(range(3, 12))
-KEEP_RATIOS = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
 MIN_POINTS = 7
 """The released code asks for at least eight tokens, the class token among them."""
 
@@ -51,8 +55,8 @@ class ATS(TokenPolicy):
         self,
         *,
         depth: int,
-        layers: Sequence[int] = LAYERS,
-        keep_ratios: Sequence[float] = KEEP_RATIOS,
+        layers: Sequence[int] = LAST_NINE,
+        keep_ratios: Sequence[float] = THREE_STEPS,
         test_keep_ratio: float | None = None,
     ) -> None:
         super().__init__()
@@ -67,8 +71,8 @@ class ATS(TokenPolicy):
         """Build from the node `MODEL.TOKEN_POLICY`."""
         return cls(
             depth=depth,
-            layers=cfg.LAYERS or LAYERS,
-            keep_ratios=cfg.KEEP_RATIOS or KEEP_RATIOS,
+            layers=cfg.LAYERS or LAST_NINE,
+            keep_ratios=cfg.KEEP_RATIOS or THREE_STEPS,
             test_keep_ratio=cfg.TEST_KEEP_RATIO,
         )
 

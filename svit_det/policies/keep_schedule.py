@@ -10,6 +10,10 @@ from itertools import pairwise
 
 from svit_det.errors import InputError
 
+LAST_NINE = tuple(range(3, 12))
+"""SViT's blocks with a decision: of twelve, the first three stay dense."""
+THREE_STEPS = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
+"""SViT's shares for them."""
 RATIOS_KEY = "MODEL.TOKEN_POLICY.KEEP_RATIOS"
 
 

@@ -31,12 +31,14 @@ from svit_det.policies.gating import (
     logistic_noise,
     straight_through,
 )
-from svit_det.policies.keep_schedule import check_schedule, check_test_keep_ratio
+from svit_det.policies.keep_schedule import (
+    LAST_NINE,
+    THREE_STEPS,
+    check_schedule,
+    check_test_keep_ratio,
+)
 from svit_det.tokens import Selection, TokenState, TokenTrace
 
-LAYERS = tuple(range(3, 12))
-KEEP_RATIOS = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
-"""The paper's: the first three blocks stay dense."""
 MODES = ("threshold", "argmax", "sample", "quota")
 
 
@@ -89,8 +91,8 @@ class SViT(TokenPolicy):
         return cls(
             embed_dim=embed_dim,
             depth=depth,
-            layers=cfg.LAYERS or LAYERS,
-            keep_ratios=cfg.KEEP_RATIOS or KEEP_RATIOS,
+            layers=cfg.LAYERS or LAST_NINE,
+            keep_ratios=cfg.KEEP_RATIOS or THREE_STEPS,
             loss_weight=cfg.LOSS_WEIGHT,
             test_keep_ratio=cfg.TEST_KEEP_RATIO,
             ratio_per_image=cfg.SVIT.RATIO_PER_IMAGE,

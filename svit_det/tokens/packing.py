@@ -83,7 +83,7 @@ def scatter_tokens(
     """
     packed = packed.to(patches.dtype)
     if extra.shape[1]:
-        beside, packed = split_extra(packed, index)
+        beside, packed = _split_extra(packed, index)
         if index.extra_rows is None:
             extra = beside.view_as(extra)
         else:
@@ -92,7 +92,7 @@ def scatter_tokens(
     return written.view_as(patches), extra
 
 
-def split_extra(packed: Tensor, index: PackIndex) -> tuple[Tensor, Tensor]:
+def _split_extra(packed: Tensor, index: PackIndex) -> tuple[Tensor, Tensor]:
     """(T, ...) packed rows -> those of the extra tokens and those of the patches."""
     lengths = [n for pair in zip(index.extra_counts, index.counts, strict=True) for n in pair]
     pieces = packed.split(lengths)

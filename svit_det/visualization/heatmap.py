@@ -87,10 +87,7 @@ def draw_heatmap(
     pixels = tokens_to_pixels(
         depth - lowest, image_size=image.shape[:2], patch_size=patch_size, input_size=input_size
     )
-    # Grey, because the image's own colours would mix with the scale's, and with half the contrast,
-    # because deep black and white would hide them.
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 2 + 64
-    picture = _blend(grey, colours[pixels], alpha)
+    picture = _blend(_faded(image), colours[pixels], alpha)
     size = _text_size(max(picture.shape))
     # The bar shows what the colours become over medium grey, as that is how the picture has them.
     swatches = _blend(np.float64(128), colours, alpha)
@@ -145,8 +142,7 @@ def draw_attention_maps(
     ]
 
     def paint(tile: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)[..., None] / 2 + 64
-        return _blend(grey, colours[pixels], 0.65)
+        return _blend(_faded(tile), colours[pixels], 0.65)
 
     geometry = {"patch_size": patch_size, "input_size": input_size}
     rows, size = _tile_rows(image, steps, captions, paint, columns, geometry)
@@ -225,6 +221,15 @@ def _check_image(image: np.ndarray) -> None:
 
 def _blend(under: np.ndarray, over: np.ndarray, share: float | np.ndarray) -> np.ndarray:
     return ((1 - share) * under + share * over).round().astype(np.uint8)
+
+
+def _faded(image: np.ndarray) -> np.ndarray:
+    """What a colour scale may lie over, (h, w, 1).
+
+    Grey, because the image's own colours would mix with the scale's, and with half the contrast,
+    because deep black and white would hide them.
+    """
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 2 + 64
 
 
 def _tint(image: np.ndarray, fates: np.ndarray) -> np.ndarray:

@@ -11,17 +11,6 @@ from svit_det.policies import ATS, EViT, EvoViT, SViT
 BLOCKS = {"layers": [1, 2], "keep_ratios": [0.7, 0.5]}
 
 
-class Ticks:
-    """A clock that advances by one at each look."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.now += 1
-        return self.now
-
-
 @pytest.mark.parametrize(
     ("policy", "calls"),
     [
@@ -33,14 +22,16 @@ class Ticks:
     ],
     ids=["SViT", "EViT", "ATS", "EvoViT"],
 )
-def test_every_part_of_a_decision_is_booked_under_its_block(tiny_trunk, images, policy, calls):
+def test_every_part_of_a_decision_is_booked_under_its_block(
+    tiny_trunk, images, ticks, policy, calls
+):
     trunk = tiny_trunk(policy, depth=3)
     models = arms.policy_arms(trunk)
     states = [trunk.embed(images(1, (5, 7)))] * 2
     before = set(vars(policy))
     with torch.no_grad():
         found = time_decisions(
-            models["dense"], models["pruned"], states, device="cpu", repeats=3, clock=Ticks()
+            models["dense"], models["pruned"], states, device="cpu", repeats=3, clock=ticks()
         )
     assert len(found["dense_block"]) == 6
     assert found["dense_block"] == [pytest.approx(1 / 3)] * 6

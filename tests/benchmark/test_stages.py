@@ -11,17 +11,6 @@ from svit_det.vit import PlainViT
 ADAPTER_STAGES = {"embed", "blocks", "prior", "injectors", "extractors", "resizes"}
 
 
-class Ticks:
-    """A clock that advances by one at each look."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        self.now += 1
-        return self.now
-
-
 @pytest.fixture
 def nets(tiny_trunk):
     trunk = tiny_trunk(depth=4, patch_size=8)
@@ -35,15 +24,15 @@ def test_stages_by_network(nets):
     assert set(find_stages(nets["plain"])) == {"embed", "blocks"}
 
 
-def test_each_call_counts_once(nets):
+def test_each_call_counts_once(nets, ticks):
     """With a clock of ticks a stage's seconds are its calls: 2 interactions, 2 extras."""
-    with torch.no_grad(), stage_clock(nets["adapter"], "cpu", Ticks()) as spent:
+    with torch.no_grad(), stage_clock(nets["adapter"], "cpu", ticks()) as spent:
         nets["adapter"](torch.rand(1, 3, 16, 16))
     calls = {"embed": 1, "blocks": 2, "prior": 1, "injectors": 2, "extractors": 4, "resizes": 1}
     assert spent == calls
 
 
-def test_stages_and_rest_are_the_whole(nets):
+def test_stages_and_rest_are_the_whole(nets, ticks):
     images = [torch.rand(1, 3, 16, 16)] * 2
     with torch.no_grad():
         found = time_stages(
@@ -52,7 +41,7 @@ def test_stages_and_rest_are_the_whole(nets):
             device="cpu",
             repeats=3,
             warmup=1,
-            clock=Ticks(),
+            clock=ticks(),
         )
     for stages in found.values():
         assert set(stages) == ADAPTER_STAGES | {REST}

@@ -58,6 +58,8 @@ def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):
     assert "nowhere.pth: no such file" in said
     said = refused("compare_policies.py", *start, "--weights", parent, "--steps", "0")
     assert "--steps" in said
+    said = refused("compare_policies.py", *start, "--weights", parent, "--seeds", "1", "1")
+    assert "--seeds 1 1: names one twice" in said
     broken = ["--weights", parent, "--policies", "Dense", "--seeds", "1", "--steps", "1"]
     done = fork_tool("compare_policies.py", *start, *broken, "MODEL.VIT.DEPTH", "4")
     assert done.returncode == 1 and "Traceback" not in done.stderr

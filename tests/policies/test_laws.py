@@ -227,8 +227,10 @@ def test_everybody_kept_is_the_dense_model(
     trunk = tiny_trunk(forced(policy, everybody)).train(training)
     with torch.no_grad():
         state = trunk(batch)
-        if policy.adds_tokens:
-            return  # its own file says what keeping everyone is
+        if policy.adds_tokens:  # everyone runs, and more than the dense model has run along
+            assert all(selection.keep.all() for selection in state.trace)
+            assert (state.trace[-1].extra_counts > 1).all()
+            return
         # Without a class token of its own this is the `Dense` policy by another name.
         dense = tiny_trunk(class_everyone() if policy.needs_class_token else None)
         dense.load_state_dict(
