@@ -1,9 +1,10 @@
 # make demo         the shipped detector on microscope pictures, with the pictures it draws
-# make test         the test suite
+# make test         the test suite without what takes long: minutes on two cores
+# make test-long    the rest of it: COCO's sizes, several processes, whole trainings
 # make train-demo   train a small detector from nothing on the default data set
 # make setup        only the environment; every target here begins with it
 # make style        format the code and fix what can be fixed
-# make check        only say what is not formatted or looks wrong
+# make check        only say what is not formatted, spelled or typed right, or looks wrong
 # make clean        remove what builds and tests left; environment, data and results stay
 #
 # PYTHON=python3    the Python that makes the environment, 3.10 or newer
@@ -11,13 +12,15 @@
 #                   make test VENV=$CONDA_PREFIX. In one that was not made here nothing is replaced:
 #                   its detectron2 and its torch are kept, and only what is missing is added.
 # REQUIREMENTS=requirements.txt   the versions that were tested together; empty for whatever fits
+# JOBS=2            how many tests run at once, with one thread each
 PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
+JOBS ?= 2
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test train-demo data setup style check clean
+.PHONY: help demo test test-long train-demo data setup style check clean
 
 # Threads that wait must sleep: on a busy machine with few cores they otherwise spin against each
 # other, and everything takes several times as long. Read when torch is imported.
@@ -25,6 +28,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# A worker that has nothing left takes tests from the other, so that both end together.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 help:
 	@sed -n -e '/^PYTHON/q' -e 's/^#//p' Makefile
@@ -36,7 +41,10 @@ train-demo: setup data
 	$(PY) tools/train_demo.py
 
 test: setup data
-	$(PY) -m pytest
+	$(PYTEST)
+
+test-long: setup data
+	$(PYTEST) -m long
 
 data: setup
 	@$(PY) tools/prepare_nuclei.py
@@ -55,7 +63,9 @@ style: setup
 check: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
+	$(PY) -m mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find svit_det tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

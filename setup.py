@@ -20,6 +20,7 @@ setup(
     description="Vision transformers that skip tokens, for detection and segmentation (detectron2)",
     license="Apache-2.0",
     packages=find_packages(include=["svit_det", "svit_det.*"]),
+    package_data={"svit_det": ["py.typed"]},  # tells type checkers that ours are to be believed
     python_requires=">=3.10",
     install_requires=[
         "setuptools<82",  # detectron2 imports pkg_resources, which 82 no longer has
@@ -46,7 +47,7 @@ setup(
     ],
     extras_require={
         "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/prepare_nuclei.py
-        "test": ["pytest>=7.0", "timm>=0.9,<2"],  # timm: the DeiT our trunk must equal
-        "style": ["ruff>=0.9"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "timm>=0.9,<2"],  # timm: the DeiT ours equals
+        "style": ["ruff>=0.9", "codespell>=2.3", "mypy>=1.11", "pre-commit>=3.2"],
     },
 )

@@ -1,9 +1,45 @@
 """The one exception that a user is meant to read."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Something given from outside cannot be used.
 
-    The message is one sentence that names the file or config key and says what to do; the tools
-    print it without a traceback and exit with status 1.
+    The message is one sentence that names the file, argument or config key and says what to do; the
+    tools print it without a traceback and exit with status 1.
+
+    `setting` is the argument that is wrong, by its Python name; the message then begins with it.
+    Whoever read the value from elsewhere says where: see `renamed_settings`.
     """
+
+    def __init__(self, message: str, *, setting: str | None = None) -> None:
+        super().__init__(f"{setting}: {message}" if setting else message)
+        self.message = message
+        self.setting = setting
+
+    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, str | None]]:
+        """Keyword-only arguments are lost when an exception travels between processes."""
+        return _rebuild, (self.message, self.setting)
+
+
+def _rebuild(message: str, setting: str | None) -> InputError:
+    return InputError(message, setting=setting)
+
+
+@contextmanager
+def renamed_settings(name: Callable[[str], str]) -> Iterator[None]:
+    """Inside the with-block, an InputError about an argument names `name(argument)` instead.
+
+    The core rooms know arguments, not config keys; the code that reads a yaml turns one into the
+    other: `num_heads` becomes `MODEL.VIT.NUM_HEADS`.
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.setting is None:
+            raise
+        raise InputError(f"{name(error.setting)}: {error.message}") from error

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from svit_det.files import write_whole
+
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content`, whole or not at all; a number that does not exist (nan) becomes null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    """Write `content`, whole or not at all; a number that does not exist (nan) becomes null.
+
+    Raises InputError where the file cannot be written.
+    """
+    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+    with write_whole(path) as partial:
+        partial.write_text(text)
 
 
 def _finite(value: Any) -> Any:

@@ -7,29 +7,50 @@ import os
 
 # Read when torch is imported: threads that wait must sleep, or two of them fight over a busy core.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# One thread a process, here and in what tests start: two workers of pytest-xdist fill two cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-import copy
+import importlib.util
+import random
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from svit_det.policies import POLICY_REGISTRY, WRAPPER_REGISTRY, Dense, TokenPolicy, build_policy
-from svit_det.policies.base import everyone
+from svit_det.policies import (
+    POLICY_REGISTRY,
+    WRAPPER_REGISTRY,
+    TokenPolicy,
+    TrunkShape,
+    build_policy,
+)
+from svit_det.policies.dense import Dense
 from svit_det.policies.gating import logistic_noise, straight_through
+from svit_det.policies.scheduled import Survivors, survivors
 from svit_det.policies.wrappers import PolicyWrapper
-from svit_det.tokens import Selection
-from svit_det.vit import TokenTrunk
+from svit_det.tokens import BlockParts, Selection, everyone
+from svit_det.vit import build_trunk
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """A skip is a failure unless skips.py, beside this file, allows it."""
+    spec = importlib.util.spec_from_file_location("skips", Path(__file__).with_name("skips.py"))
+    skips = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(skips)
+    config.pluginmanager.register(skips)
+
 
 EMBED_DIM = 24
 DEPTH = 12
 PATCH = 4
+SHAPE = TrunkShape(EMBED_DIM, DEPTH, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +58,7 @@ def seeded():
     """Every test starts from the same random numbers."""
     torch.manual_seed(0)
     np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture
@@ -47,7 +69,7 @@ def tiny_trunk():
     """
 
     def make(policy=None, *, depth=DEPTH, pretrain_grid=(3, 5), spread=0.15, **options):
-        trunk = TokenTrunk(
+        trunk = build_trunk(
             policy=Dense() if policy is None else policy,
             patch_size=options.pop("patch_size", PATCH),
             embed_dim=options.pop("embed_dim", EMBED_DIM),
@@ -76,32 +98,12 @@ def images():
 
 
 @pytest.fixture
-def token_config():
-    """Factory: the defaults of MODEL.TOKEN_POLICY as a plain namespace, some of them replaced."""
-
-    def make(**changes):
-        from detectron2.config import get_cfg
-
-        from svit_det.detection.config import add_svit_config
-
-        cfg = get_cfg()
-        add_svit_config(cfg)
-        node = _plain(cfg.MODEL.TOKEN_POLICY)
-        for name, value in changes.items():
-            assert hasattr(node, name), f"MODEL.TOKEN_POLICY has no {name}"
-            setattr(node, name, value)
-        return node
-
-    return make
-
-
-def _plain(node):
-    return SimpleNamespace(
-        **{
-            name: _plain(value) if isinstance(value, dict) else copy.deepcopy(value)
-            for name, value in node.items()
-        }
-    )
+def small_files():
+    """As on a full disk: in this test no file can grow beyond 4,096 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # ------------------------------------------------------------------ policies made for the tests
@@ -114,44 +116,89 @@ class ClassEveryone(TokenPolicy):
 
 
 class AttentiveHalf(TokenPolicy):
-    """Drops, inside blocks 2 and 5, the half of the tokens that the class token looks at least."""
+    """Drops, inside blocks 2 and 5, the half of the tokens with the least class attention."""
 
     needs_class_token = True
-    attention_layers = frozenset({2, 5})
+    Notes = Survivors
 
-    def before_block(self, layer, state):
-        if state.memory is None:
-            return state, everyone(state)
-        return state, Selection(keep=state.memory)
+    def before_block(self, view, state):
+        return state, survivors(view, state, self.recall(state))
 
-    def after_attention(self, layer, entered, attended, selection, attention):
-        score = attention.weights.mean(dim=1)
+    def after_attention(self, view, state, selection):
+        if view.layer not in (2, 5):
+            return state, selection
+        score = view.class_attention().weights.mean(dim=1)
         keep = upper_half(score, selection.keep)
         gate = None if selection.gate is None else selection.gate * keep
-        chosen = replace(selection, keep=keep, gate=gate, score=score, whole=False)
-        return replace(attended, memory=keep), chosen
+        chosen = replace(selection, keep=keep, gate=gate, score=score, total=None)
+        return self.remember(state, Survivors(keep)), chosen
 
 
 class GatedHalf(AttentiveHalf):
     """The same with a learned gate before blocks 1 and 2: masked execution with a class token."""
 
-    def __init__(self, embed_dim):
+    def __init__(self):
         super().__init__()
-        self.scorers = nn.ModuleList(nn.Linear(embed_dim, 1) for _ in range(2))
+        self.scorers = nn.ModuleList(nn.Linear(EMBED_DIM, 1) for _ in range(2))
 
-    def before_block(self, layer, state):
-        if layer not in (1, 2):
-            return super().before_block(layer, state)
-        margin = self.scorers[layer - 1](state.patches).squeeze(-1).float()
-        if state.allowed is not None:
-            margin = margin.masked_fill(~state.allowed, float("-inf"))
+    def before_block(self, view, state):
+        if view.layer not in (1, 2):
+            return super().before_block(view, state)
+        margin = self.scorers[view.layer - 1](state.patches).squeeze(-1).float()
+        macs = state.num_patches * EMBED_DIM
+        if view.candidates is not None:
+            margin = margin.masked_fill(~view.candidates, float("-inf"))
         if not self.training:
-            return state, Selection(keep=margin > 0, score=margin)
+            return state, Selection(keep=margin > 0, score=margin, macs=macs)
         keep, gate = straight_through(margin, logistic_noise(margin))
-        return state, Selection(keep=keep, gate=gate, score=margin)
+        return state, Selection(keep=keep, gate=gate, score=margin, macs=macs)
 
-    def decision_macs(self, num_tokens):
-        return dict.fromkeys((1, 2), num_tokens * self.scorers[0].in_features)
+
+class SoftKeys(TokenPolicy):
+    """A gate before block 2 that also weighs keys inside the softmax (DynamicViT's training)."""
+
+    def __init__(self):
+        super().__init__()
+        self.scorer = nn.Linear(EMBED_DIM, 1)
+
+    def before_block(self, view, state):
+        if view.layer != 2:
+            return state, everyone(state)
+        margin = self.scorer(state.patches).squeeze(-1).float()
+        macs = state.num_patches * EMBED_DIM
+        if view.candidates is not None:
+            margin = margin.masked_fill(~view.candidates, float("-inf"))
+        if not self.training:
+            return state, Selection(keep=margin > 0, score=margin, macs=macs)
+        keep, gate = straight_through(margin, logistic_noise(margin))
+        return state, Selection(keep=keep, gate=gate, soft_keys=gate, score=margin, macs=macs)
+
+
+class SomeParts(TokenPolicy):
+    """Tokens, heads and sub-layers decided image by image from the class token (AdaViT)."""
+
+    needs_class_token = True
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Linear(EMBED_DIM, 1)
+        self.parts = nn.Linear(EMBED_DIM, 2 + 3)
+
+    def before_block(self, view, state):
+        if view.layer not in (1, 2, 5):
+            return state, everyone(state)
+        margin = self.tokens(view.normed(state)).squeeze(-1).float()
+        if view.candidates is not None:
+            margin = margin.masked_fill(~view.candidates, float("-inf"))
+        parts = self.parts(state.extra[:, 0]).float()
+        macs = state.num_patches * EMBED_DIM + 5 * EMBED_DIM
+        if not self.training:
+            chosen = BlockParts(parts[:, 0] > 0, parts[:, 1] > 0, parts[:, 2:] > 0)
+            return state, Selection(keep=margin > 0, parts=chosen, score=margin, macs=macs)
+        keep, gate = straight_through(margin, logistic_noise(margin))
+        soft = straight_through(parts, logistic_noise(parts))[1]
+        chosen = BlockParts(soft[:, 0], soft[:, 1], soft[:, 2:])
+        return state, Selection(keep=keep, gate=gate, parts=chosen, score=margin, macs=macs)
 
 
 def upper_half(score, among):
@@ -170,18 +217,18 @@ class Forced(PolicyWrapper):
         super().__init__(policy)
         self.change = change
 
-    def before_block(self, layer, state):
-        state, selection = self.policy.before_block(layer, state)
-        return state, self.change(layer, "enter", selection)
+    def before_block(self, view, state):
+        state, selection = self.policy.before_block(view, state)
+        return state, self.change(view.layer, "enter", selection)
 
-    def before_attention(self, layer, entered, selection, attention):
-        state, chosen = self.policy.before_attention(layer, entered, selection, attention)
-        # One that only looks at the scores drops nobody here.
-        return state, selection if chosen is selection else self.change(layer, "go on", chosen)
+    def before_attention(self, view, state, selection):
+        state, chosen = self.policy.before_attention(view, state, selection)
+        # One that only looks at the scores skips none here.
+        return state, chosen if chosen is selection else self.change(view.layer, "go on", chosen)
 
-    def after_attention(self, layer, entered, attended, selection, attention):
-        state, chosen = self.policy.after_attention(layer, entered, attended, selection, attention)
-        return state, self.change(layer, "go on", chosen)
+    def after_attention(self, view, state, selection):
+        state, chosen = self.policy.after_attention(view, state, selection)
+        return state, chosen if chosen is selection else self.change(view.layer, "go on", chosen)
 
 
 @pytest.fixture
@@ -198,8 +245,8 @@ class Scripted(TokenPolicy):
         self.selections = selections
         self.needs_class_token = needs_class_token
 
-    def before_block(self, layer, state):
-        selection = self.selections[layer]
+    def before_block(self, view, state):
+        selection = self.selections[view.layer]
         return state, everyone(state) if selection is None else selection
 
 
@@ -217,18 +264,11 @@ def class_everyone():
 
 # ------------------------------------------------------------------ every policy there is
 
-TEST_ONLY = {
-    "AttentiveHalf": AttentiveHalf,
-    "GatedHalf": lambda: GatedHalf(EMBED_DIM),
-}
+TEST_ONLY = {each.__name__: each for each in (AttentiveHalf, GatedHalf, SoftKeys, SomeParts)}
+BARE = [*POLICY_REGISTRY.names(), *TEST_ONLY]
 POLICY_CASES = [
-    *sorted(name for name, _ in POLICY_REGISTRY),
-    *TEST_ONLY,
-    *(
-        f"{wrapper}({inner})"
-        for wrapper in sorted(name for name, _ in WRAPPER_REGISTRY)
-        for inner in ("SViT", "ATS", "EViT", "EvoViT", *TEST_ONLY)
-    ),
+    *BARE,
+    *(f"{wrapper}({inner})" for wrapper in WRAPPER_REGISTRY.names() for inner in BARE),
 ]
 
 
@@ -240,31 +280,32 @@ class PolicyCase:
     build: Callable[[], TokenPolicy]
 
 
+def made(name, **config):
+    """A policy of 24 channels and 12 blocks by its name, as in "Monotone(SViT)"."""
+    inner, wrappers = name.removesuffix(")"), []
+    if "(" in name:
+        wrapper, inner = inner.split("(")
+        wrappers = [wrapper]
+    if inner in TEST_ONLY:
+        policy = TEST_ONLY[inner]()
+        return WRAPPER_REGISTRY.get(wrappers[0])(policy) if wrappers else policy
+    settings = POLICY_REGISTRY.get(inner).Config
+    if wrappers and "layers" in settings.described():
+        # As the ablations are configured: nine halvings would leave later gates no token.
+        config = {"layers": (3, 6, 9), "keep_ratios": (0.7, 0.49, 0.343), **config}
+    return build_policy(inner, shape=SHAPE, config=settings(**config), wrappers=wrappers)
+
+
 @pytest.fixture
-def make_policy(token_config):
-    """Factory: a policy of 24 channels and 12 blocks by its name, as in "Monotone(SViT)"."""
-
-    def make(name):
-        inner, wrappers = name.removesuffix(")"), []
-        if "(" in name:
-            wrapper, inner = inner.split("(")
-            wrappers = [wrapper]
-        if inner in TEST_ONLY:
-            policy = TEST_ONLY[inner]()
-            return WRAPPER_REGISTRY.get(wrappers[0])(policy) if wrappers else policy
-        changes = {"NAME": inner, "WRAPPERS": wrappers}
-        if wrappers:
-            # As the ablations are configured: nine halvings would leave later gates no token.
-            changes |= {"LAYERS": [3, 6, 9], "KEEP_RATIOS": [0.7, 0.49, 0.343]}
-        return build_policy(token_config(**changes), embed_dim=EMBED_DIM, depth=DEPTH)
-
-    return make
+def make_policy():
+    """Factory: a policy of 24 channels and 12 blocks by its name, `make_policy(name, **config)`."""
+    return made
 
 
 @pytest.fixture(params=POLICY_CASES)
-def policy_case(request, make_policy):
-    """Each policy in turn."""
-    return PolicyCase(request.param, lambda: make_policy(request.param))
+def policy_case(request):
+    """Each policy in turn, bare and under each wrapper."""
+    return PolicyCase(request.param, lambda: made(request.param))
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
 take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
-policy; SViT in `quota` mode, a fixed keep schedule, because random weights would decide at random.
-A dense config is compared with SViT. Writes results.json with every raw time.
+policy without its wrappers; SViT in `quota` mode, a fixed keep schedule, because random weights
+would decide at random. A dense config is compared with SViT. Writes results.json with every raw
+time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from svit_det.benchmark import arms as compared
-from svit_det.benchmark.decisions import time_decisions
+from svit_det.benchmark.decisions import keeps_everyone, time_decisions
 from svit_det.benchmark.memory import peak_memory
 from svit_det.benchmark.report import (
     decisions_table,
@@ -47,12 +48,15 @@ from svit_det.benchmark.stages import time_stages
 from svit_det.benchmark.timing import time_interleaved
 from svit_det.detection import load_config
 from svit_det.errors import InputError
+from svit_det.policies import POLICY_REGISTRY
 from svit_det.results import write_json
 from svit_det.tokens import TokenState
 from svit_det.vit.flops import count_macs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARTS = ("blocks", "backbone")
+DEFAULT_POLICY = "SViT"
+"""What a dense config is compared with."""
 MEMORY_ARMS = ("dense", "pruned")
 
 
@@ -81,7 +85,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--height", type=int, default=800, help="pixels; padded as the backbone needs it")
     add("--width", type=int, default=1333, help="pixels; padded as the backbone needs it")
     add("--tokens", type=int, nargs=2, metavar=("H", "W"), help="the grid, instead of pixels")
-    add("--keep-ratios", type=float, nargs="+", help="share per gated block; default: the config's")
+    add("--keep-ratios", type=float, nargs="+", help="by deciding block; default: the config's")
     add("--batch-sizes", type=int, nargs="+", default=[1, 4])
     add("--count-spread", type=float, default=0.3, help="images of a batch keep 1 -+ this much")
     add("--images", type=int, default=3, help="different inputs, each timed --repeats times")
@@ -123,8 +127,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, [*args.opts, *device])
     policy = cfg.MODEL.TOKEN_POLICY
     policy.WRAPPERS, policy.SVIT.MODE = [], "quota"
-    if policy.NAME in ("Dense", "AttentionProbe"):
-        policy.NAME = "SViT"
+    if keeps_everyone(POLICY_REGISTRY.named(policy.NAME, "MODEL.TOKEN_POLICY.NAME")):
+        policy.NAME = DEFAULT_POLICY
     if args.keep_ratios:
         policy.KEEP_RATIOS = args.keep_ratios
     return cfg
@@ -135,7 +139,7 @@ def build_parts(cfg: CfgNode, args: argparse.Namespace) -> tuple[dict[str, Part]
     torch.manual_seed(0)
     backbone = build_backbone(cfg).to(cfg.MODEL.DEVICE, DTYPES[args.dtype])
     models = compared.policy_arms(backbone)
-    trunks = {arm: compared.find_trunk(model) for arm, model in models.items()}
+    trunks = {arm: compared.trunk_of(model) for arm, model in models.items()}
     stacks = {arm: compared.run_stack(trunk) for arm, trunk in trunks.items()}
     parts = {
         "blocks": Part("blocks", trunks, stacks, trunks["dense"].embed, compared.split_state),
@@ -174,10 +178,10 @@ def measure(part: Part, cfg: CfgNode, args: argparse.Namespace, batch: int, size
     found: dict[str, Any] = {"part": part.name, "batch_size": batch}
     macs = {}
     if part.name == "blocks":
-        counted, trace = compared.stack_macs(part.models["pruned"], inputs[0])
+        counted, record = compared.count_stack(part.models["pruned"], inputs[0])
         macs = {"dense": counted.dense_stack * batch, "pruned": int(counted.stack.sum())}
         found["bound_if_deciding_were_free"] = counted.bound_of_blocks
-        found["kept_tokens_per_block"] = trace.counts().float().mean(dim=0).tolist()
+        found["kept_tokens_per_block"] = record.counts().float().mean(dim=0).tolist()
     else:
         for arm in ("dense", "pruned"):
             macs[arm] = count_macs(lambda arm=arm: runs[arm](inputs[0])).total
@@ -222,17 +226,16 @@ def add_schedules(
     trunk, runs: dict, found: dict, state: TokenState, args: argparse.Namespace
 ) -> dict:
     """Put the arms with equal and different counts into `runs`; returns their multiply-adds."""
-    (batch, num_tokens), num_extra = state.patches.shape[:2], state.extra.shape[1]
+    batch, num_tokens = state.patches.shape[:2]
     mean_counts = [round(count) for count in found["kept_tokens_per_block"]]
-    schedules, counts = compared.schedule_arms(
+    trunks, run_alone, counts = compared.schedule_arms(
         trunk, mean_counts, batch, num_tokens, args.count_spread
     )
-    runs |= schedules
+    runs |= {name: compared.run_stack(each) for name, each in trunks.items()}
+    runs["different_one_by_one"] = run_alone
     found["different_counts_kept"] = counts.tolist()
-    equal = torch.tensor(mean_counts).repeat(batch, 1)
     return {
-        name: compared.stack_macs_of_counts(trunk, kept + num_extra)
-        for name, kept in (("equal", equal), ("different", counts))
+        name: int(compared.count_stack(each, state)[0].stack.sum()) for name, each in trunks.items()
     }
 
 
@@ -242,7 +245,7 @@ def forward_memory(part: Part, arm: str, given: Any, args: argparse.Namespace) -
     There glibc gives every large buffer back as soon as it is freed, so that the peak is that of
     what is in use and not of what the heap happens to retain.
     """
-    images = given.patches if isinstance(given, TokenState) else given
+    images = given.tokens if isinstance(given, TokenState) else given
     if images.device.type != "cpu":
         return peak_memory(lambda: part.runs[arm](given), images.device)
     command = [sys.executable, "-W", "ignore", __file__]
@@ -275,7 +278,7 @@ def main(args: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {args.output}: cannot be written ({error}).") from error
-    policy = compared.find_trunk(next(iter(parts.values())).models["pruned"]).policy
+    schedule = compared.trunk_of(next(iter(parts.values())).models["pruned"]).policy.schedule
     patch = cfg.MODEL.VIT.PATCH_SIZE
     results = {
         "command": shlex.join(["python", "tools/benchmark.py", *args.argv]),
@@ -285,8 +288,8 @@ def main(args: argparse.Namespace) -> None:
         "image_size": size,
         "token_grid": [side // patch for side in size],
         "policy": cfg.MODEL.TOKEN_POLICY.NAME,
-        "layers": list(policy.layers),
-        "keep_ratios": list(policy.keep_ratios),
+        "layers": list(schedule.layers) if schedule else [],
+        "keep_ratios": list(schedule.shares) if schedule else [],
         "count_spread": args.count_spread,
         "rows": [],
     }

@@ -35,17 +35,19 @@ from svit_det.benchmark.detectors import count_detector
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.timing import time_interleaved
 from svit_det.detection import load_config
+from svit_det.detection.config import unused_keys
 from svit_det.detection.datasets import prepare_datasets
-from svit_det.detection.images import read_image
 from svit_det.detection.pictures import write_pictures
-from svit_det.detection.predictor import TokenPredictor, find_images, spread_out
+from svit_det.detection.predictor import TokenPredictor
 from svit_det.errors import InputError
+from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.results import write_json
 from svit_det.visualization.usage_chart import draw_usage_chart
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
-POLICIES = ("Dense", "SViT", "EViT", "ATS", "EvoViT")
+BASELINE = "Dense"
+POLICIES = (BASELINE, "SViT", "EViT", "ATS", "EvoViT")
 NUM_MEASURED, NUM_PICTURES = 10, 3
 
 
@@ -67,9 +69,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be trained before anything is."""
     for policy in args.policies:
-        if policy not in POLICY_REGISTRY:
-            known = ", ".join(sorted(name for name, _ in POLICY_REGISTRY))
-            raise InputError(f"--policies: '{policy}' is not registered; there are {known}.")
+        POLICY_REGISTRY.named(policy, "--policies")
     for name, values in (("--policies", args.policies), ("--seeds", args.seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"{name} {' '.join(map(str, values))}: names one twice.")
@@ -92,7 +92,17 @@ def options_of(args: argparse.Namespace, policy: str, seed: int) -> list[str]:
     options += ["MODEL.TOKEN_POLICY.NAME", policy, "SEED", str(seed)]
     options += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", str(falls)]
     options += ["SOLVER.CHECKPOINT_PERIOD", str(args.steps)]
-    return [*options, *args.opts, "OUTPUT_DIR", str(run_folder(args, policy, seed))]
+    options += overrides_for(policy, args)
+    return [*options, "OUTPUT_DIR", str(run_folder(args, policy, seed))]
+
+
+def overrides_for(policy: str, args: argparse.Namespace) -> list[str]:
+    """The command line's overrides, without the keys that only others of --policies use."""
+    unused = {each: set(unused_keys(each)) for each in args.policies}
+    for_others = unused[policy] - set.intersection(*unused.values())
+    refused = {f"MODEL.TOKEN_POLICY.{key}" for key in for_others}
+    pairs = [args.opts[start : start + 2] for start in range(0, len(args.opts), 2)]
+    return [word for pair in pairs if pair[0] not in refused for word in pair]
 
 
 def train(args: argparse.Namespace, policy: str, seed: int) -> None:
@@ -176,8 +186,8 @@ def measure(models: dict[str, TokenPredictor], tiles: list[Path], results: dict)
         )
     for policy in models:
         results[policy]["seconds"] = vars(timed.spread(policy))
-        if "Dense" in models:
-            results[policy]["speed_up_over_dense"] = vars(timed.ratio("Dense", policy))
+        if BASELINE in models:
+            results[policy]["speed_up_over_dense"] = vars(timed.ratio(BASELINE, policy))
 
 
 def draw(models: dict[str, TokenPredictor], tiles: list[Path], results: dict, folder: Path) -> None:
@@ -189,7 +199,6 @@ def draw(models: dict[str, TokenPredictor], tiles: list[Path], results: dict, fo
                 predictor(tile),
                 folder / "pictures",
                 f"{tile.stem}_{policy}",
-                patch_size=predictor.cfg.MODEL.VIT.PATCH_SIZE,
                 class_names=predictor.class_names,
             )
     shares = {

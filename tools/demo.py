@@ -3,7 +3,7 @@
 
     python tools/demo.py [--output output/demo]
 
-Evaluates them (box and mask AP, who ran where), counts their arithmetic, times them, and draws
+Evaluates them (box and mask AP, token usage), counts their arithmetic, times them, and draws
 detections, heat maps and keep maps of the plain SViT. Ends with a table, results.json and where to
 look.
 """
@@ -28,19 +28,19 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-from svit_det.benchmark.arms import find_trunk
 from svit_det.benchmark.detectors import count_detector
 from svit_det.benchmark.timing import time_interleaved
 from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
-from svit_det.detection.images import read_image
 from svit_det.detection.pictures import write_pictures
-from svit_det.detection.predictor import TokenPredictor, find_images, spread_out
+from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.token_usage import SETS
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
+from svit_det.images import find_images, read_image, spread_out
 from svit_det.results import write_json
 from svit_det.visualization.usage_chart import draw_usage_chart
+from svit_det.vit import find_token_net
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs/demo"
 ARMS = ("dense", "svit", "adapter_svit")
@@ -126,7 +126,7 @@ def measure(arms: dict[str, TokenPredictor], tiles: list[Path], results: dict) -
     with tqdm(total=len(arms) * len(tiles), unit="tile") as bar:
         for name, arm in arms.items():
             results[name]["gmacs"] = count_detector(arm.model, inputs, progress=bar.update)
-    trunks = {name: find_trunk(arms[name].model) for name in COMPARED}
+    trunks = {name: find_token_net(arms[name].model).trunk for name in COMPARED}
     models = {name: arm.model for name, arm in arms.items()}
     return {"trunk": compare(trunks, images), "detector": compare(models, inputs)}
 
@@ -153,10 +153,7 @@ def draw(arm: TokenPredictor, tiles: list[Path], folder: Path) -> None:
     """Detections beside the heat map, and the keep maps, of each tile."""
     folder.mkdir(parents=True, exist_ok=True)
     for tile in tqdm(tiles, unit="tile"):
-        patch_size = arm.cfg.MODEL.VIT.PATCH_SIZE
-        write_pictures(
-            arm(tile), folder, tile.stem, patch_size=patch_size, class_names=arm.class_names
-        )
+        write_pictures(arm(tile), folder, tile.stem, class_names=arm.class_names)
 
 
 def milliseconds(timed: dict, name: str) -> float | None:

@@ -16,9 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from svit_det.weights.files import write_weights
+from svit_det.errors import InputError
+from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_weights
 
 PROJECT = Path(__file__).resolve().parent.parent
 PARENTS = {
@@ -46,12 +45,12 @@ def main(args: argparse.Namespace) -> None:
     output = Path(args.output).resolve()
     for name, parent in PARENTS.items():
         folder = output / name
-        weights = str(output / parent / "model_final.pth") if parent else ""
+        weights = in_the_project(output / parent / "model_final.pth") if parent else ""
         if name == "adapter_dense":
-            weights = convert_trunk(weights, output / "trunk.pth", name)
+            weights = convert_trunk(weights, in_the_project(output / "trunk.pth"), name)
         command = [sys.executable, "tools/train_net.py", "--config-file"]
         command += [f"configs/demo/{name}.yaml", *args.opts]
-        command += ["OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", weights]
+        command += ["OUTPUT_DIR", in_the_project(folder), "MODEL.WEIGHTS", weights]
         if args.steps:
             command += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", "()"]
         started = time.monotonic()
@@ -66,26 +65,39 @@ def main(args: argparse.Namespace) -> None:
         print(f"Weights in half precision: {to}", flush=True)
 
 
-def convert_trunk(weights: str, to: Path, name: str) -> str:
+def in_the_project(path: Path) -> str:
+    """From the project's folder, where the trainings run; whole for what lies elsewhere.
+
+    The weights carry their config, and what ships should not name a folder of one machine.
+    """
+    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
+
+
+def convert_trunk(weights: str, to: str, name: str) -> str:
     """The trunk of a trained model, for a model with another pyramid; returns its path."""
     command = [sys.executable, "tools/convert_weights.py", "--from", "trunk", "--weights", weights]
-    command += ["--config-file", f"configs/demo/{name}.yaml", "--output", str(to)]
+    command += ["--config-file", f"configs/demo/{name}.yaml", "--output", to]
     subprocess.run(command, cwd=PROJECT, check=True)
-    return str(to)
+    return to
 
 
 def export_weights(checkpoint: Path, to: Path) -> None:
     """A training checkpoint's model as safetensors; half precision where it is floating point.
 
     The tracked statistics of a policy stay in float32: they are few, and thresholds hang on them.
+    What the checkpoint says of itself goes along.
     """
-    model = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    trained = read_checkpoint(str(checkpoint))
+    model = trained["model"]
     for name, value in model.items():
         if value.is_floating_point() and ".budget." not in name:
             value = value.half()
         model[name] = value.contiguous()
-    write_weights(model, to)
+    write_weights(model, to, description=trained.get(DESCRIPTION))
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    try:
+        main(parse_arguments())
+    except InputError as problem:
+        sys.exit(f"train_demo.py: {problem}")

@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from svit_det.detection import load_config
 from svit_det.detection.pictures import write_pictures
-from svit_det.detection.predictor import TokenPredictor, find_images
+from svit_det.detection.predictor import TokenPredictor
 from svit_det.errors import InputError
+from svit_det.images import find_images
 from svit_det.results import write_json
 
 
@@ -60,7 +61,6 @@ def main(args: argparse.Namespace) -> None:
             prediction,
             output,
             stem,
-            patch_size=cfg.MODEL.VIT.PATCH_SIZE,
             min_score=args.min_score,
             class_names=predictor.class_names,
         )
@@ -71,10 +71,7 @@ def main(args: argparse.Namespace) -> None:
     blocks = [str(layer) for layer in range(cfg.MODEL.VIT.DEPTH)]
     print("Tokens kept in percent, per block:")
     print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))
-    try:
-        write_json(output / "token_usage.json", usage)
-    except OSError as error:
-        raise InputError(f"{output / 'token_usage.json'}: cannot be written ({error}).") from error
+    write_json(output / "token_usage.json", usage)
     print(f"Pictures and token_usage.json are in {output}")
 
 

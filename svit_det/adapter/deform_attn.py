@@ -54,12 +54,12 @@ def sample_deformable(
     maps = values.float().split([height * width for height, width in grids], dim=1)
     places = (2 * locations.float() - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
     shares = weights.float().permute(3, 0, 2, 1, 4).flatten(1, 2).unsqueeze(2)
-    total = None
+    levels = []
     for feature_map, grid, place, share in zip(maps, grids, places, shares, strict=True):
         feature_map = feature_map.permute(0, 2, 3, 1).reshape(batch * heads, channels, *grid)
         sampled = F.grid_sample(feature_map, place, align_corners=False)  # (B * h, d, Q, P)
-        level = (sampled * share).sum(dim=-1)
-        total = level if total is None else total + level
+        levels.append((sampled * share).sum(dim=-1))
+    total = sum(levels[1:], start=levels[0])
     return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
 
 
@@ -70,11 +70,10 @@ class DeformableAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
             raise InputError(
-                f"MODEL.ADAPTER.DEFORM_NUM_HEADS: {embed_dim} channels do not divide into "
-                f"{num_heads} heads."
+                f"{embed_dim} channels do not divide into {num_heads} heads.", setting="num_heads"
             )
         if num_points < 1:
-            raise InputError(f"MODEL.ADAPTER.NUM_POINTS: {num_points} must be at least 1.")
+            raise InputError(f"{num_points} must be at least 1.", setting="num_points")
         self.num_heads = num_heads
         self.shape = (num_heads, num_levels, num_points)
         samples = num_heads * num_levels * num_points

@@ -42,11 +42,12 @@ class SpatialPrior(nn.Module):
         super().__init__()
         if patch_size not in PATCH_SIZES:
             raise InputError(
-                f"MODEL.VIT.PATCH_SIZE: the ViT-Adapter's stem is made for patches of "
-                f"{', '.join(map(str, PATCH_SIZES))} pixels, not of {patch_size}."
+                f"the ViT-Adapter's stem is made for patches of "
+                f"{', '.join(map(str, PATCH_SIZES))} pixels, not of {patch_size}.",
+                setting="patch_size",
             )
         if width < 1:
-            raise InputError(f"MODEL.ADAPTER.STEM_WIDTH: {width} must be at least 1.")
+            raise InputError(f"{width} must be at least 1.", setting="stem_width")
         self.stem = nn.Sequential(
             *conv_norm_relu(in_channels, width, 1 if patch_size == 4 else 2, norm),
             *conv_norm_relu(width, width, 1, norm),

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +26,11 @@ from svit_det.adapter.deform_attn import DeformableAttention
 from svit_det.adapter.interaction import NUM_LEVELS, Extractor, Geometry, Injector
 from svit_det.adapter.spatial_prior import SpatialPrior
 from svit_det.errors import InputError
-from svit_det.tokens import TokenTrace
-from svit_det.vit.trunk import TokenTrunk
+from svit_det.tokens import PassRecord
+from svit_det.vit import TokenNet, TokenTrunk
 
 
-class ViTAdapter(nn.Module):
+class ViTAdapter(TokenNet):
     """Spatial prior, then (inject, run blocks, extract) for each of `interactions`, then four maps.
 
     `interactions` are pairs [first, last] of blocks, both included, that cover the trunk in order.
@@ -53,18 +52,15 @@ class ViTAdapter(nn.Module):
         finest_map: bool = True,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
-        super().__init__()
+        super().__init__(trunk=trunk)
         self.stages = stages_of(interactions, trunk.depth)
         if int(trunk.embed_dim * ffn_ratio) < 1:
             raise InputError(
-                f"MODEL.ADAPTER.FFN_RATIO: {ffn_ratio} of {trunk.embed_dim} channels is none."
+                f"{ffn_ratio} of {trunk.embed_dim} channels is none.", setting="ffn_ratio"
             )
         if num_extra_extractors < 0:
-            raise InputError(
-                f"MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS: {num_extra_extractors} is below 0."
-            )
+            raise InputError(f"{num_extra_extractors} is below 0.", setting="num_extra_extractors")
         width = trunk.embed_dim
-        self.trunk = trunk
         self.spatial_prior = SpatialPrior(
             patch_size=trunk.patch_size,
             in_channels=trunk.patch_embed.proj.in_channels,
@@ -110,11 +106,6 @@ class ViTAdapter(nn.Module):
         return {f"res{int(math.log2(stride))}": stride for stride in strides}
 
     @property
-    def channels(self) -> dict[str, int]:
-        """Channels of each output map."""
-        return dict.fromkeys(self.strides, self.trunk.embed_dim)
-
-    @property
     def size_divisibility(self) -> int:
         """Image sides should be multiples of this many pixels, the coarsest stride.
 
@@ -122,11 +113,14 @@ class ViTAdapter(nn.Module):
         """
         return 2 * self.trunk.patch_size
 
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], TokenTrace]:
-        """(B, 3, height, width), sides multiples of p -> maps by name and who ran where."""
-        state = self.trunk.embed(images)
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
+        """(B, 3, height, width), sides multiples of p -> maps by name and what the pass did."""
+        trunk = self.trunk
+        state = trunk.embed(images)
         finest, levels = self.spatial_prior(images)
-        geometry = Geometry.of(state.grid, [tuple(m.shape[2:]) for m in levels], images.device)
+        geometry = Geometry.of(
+            state.grid.shape, [tuple(m.shape[2:]) for m in levels], images.device
+        )
         prior = torch.cat(
             [
                 level.flatten(2).transpose(1, 2) + embedding
@@ -135,14 +129,14 @@ class ViTAdapter(nn.Module):
             dim=1,
         )
         for stage, injector, extractor in zip(self.stages, self.injectors, self.extractors):
-            state = replace(state, patches=injector(state.patches, prior, geometry))
-            state = self.trunk.run(state, stage.start, stage.stop)
-            prior = extractor(prior, state.patches, geometry)
+            injected = injector(trunk.read_map(state), prior, geometry)
+            state = trunk.run(trunk.write_map(state, injected), stage.start, stage.stop)
+            prior = extractor(prior, trunk.read_map(state), geometry)
+        patches = trunk.read_map(state)
         for extractor in self.extractors[len(self.stages) :]:
-            prior = extractor(prior, state.patches, geometry)
-        maps = self.add_trunk(finest, prior, state.patches, geometry)
-        trace = TokenTrace(state.trace, state.grid)
-        return maps, trace
+            prior = extractor(prior, patches, geometry)
+        maps = self.add_trunk(finest, prior, patches, geometry)
+        return maps, PassRecord.of(state, patches)
 
     def add_trunk(
         self, finest: Tensor | None, prior: Tensor, patches: Tensor, geometry: Geometry
@@ -153,7 +147,7 @@ class ViTAdapter(nn.Module):
         maps = [
             level.unflatten(2, grid).contiguous() for level, grid in zip(cells, geometry.levels)
         ]
-        if finest is not None:
+        if finest is not None and self.up is not None:
             maps.insert(0, finest + self.up(maps[0]))
         trunk_map = patches.transpose(1, 2).unflatten(2, geometry.trunk).contiguous()
         sums = []
@@ -168,7 +162,7 @@ class ViTAdapter(nn.Module):
 def resize_map(feature_map: Tensor, stride: float) -> Tensor:
     """Bilinear, from stride 1 to `stride` patches: 1/4, 1/2, 1 or 2.
 
-    Halving is the mean of four cells, at an odd border of those that there are.
+    Halving is the mean of four cells, at an odd border of the ones inside.
     """
     if stride == 1:
         return feature_map
@@ -183,7 +177,7 @@ def stages_of(interactions: Sequence[Sequence[int]], depth: int) -> tuple[range,
     upcoming = 0
     for pair in interactions:
         if len(pair) != 2 or not all(isinstance(block, int) for block in pair):
-            raise InputError(f"MODEL.ADAPTER.INTERACTIONS: {pair} is not a pair [first, last].")
+            raise InputError(f"{pair} is not a pair [first, last].", setting="interactions")
         first, last = pair
         problem = None
         if last < first:
@@ -195,11 +189,11 @@ def stages_of(interactions: Sequence[Sequence[int]], depth: int) -> tuple[range,
         elif last >= depth:
             problem = f"exceeds the trunk, whose {depth} blocks count from 0 to {depth - 1}"
         if problem:
-            raise InputError(f"MODEL.ADAPTER.INTERACTIONS: {list(pair)} {problem}.")
+            raise InputError(f"{list(pair)} {problem}.", setting="interactions")
         stages.append(range(first, last + 1))
         upcoming = last + 1
     if upcoming != depth:
         raise InputError(
-            f"MODEL.ADAPTER.INTERACTIONS: blocks {upcoming} to {depth - 1} are in no interaction."
+            f"blocks {upcoming} to {depth - 1} are in no interaction.", setting="interactions"
         )
     return tuple(stages)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -16,53 +15,63 @@ import torch
 from torch import Tensor, nn
 
 from svit_det.benchmark.schedule import FixedSchedule, spread_counts
-from svit_det.policies import ATS, Dense, TokenPolicy
-from svit_det.tokens import TokenState, TokenTrace
-from svit_det.vit import TokenTrunk
-from svit_det.vit.flops import TrunkMacs, block_macs, trunk_macs
+from svit_det.errors import InputError
+from svit_det.policies import TokenPolicy
+from svit_det.policies.dense import Dense
+from svit_det.tokens import PassRecord, TokenState
+from svit_det.vit import TokenTrunk, find_token_net
+from svit_det.vit.flops import TrunkMacs, trunk_macs
 
 Model = TypeVar("Model", bound=nn.Module)
+Stack = Callable[[TokenState], TokenState]
+"""All blocks of a trunk, on tokens that are embedded already."""
 
 
-def find_trunk(model: nn.Module) -> TokenTrunk:
-    """The trunk inside `model`."""
-    return next(module for module in model.modules() if isinstance(module, TokenTrunk))
+def trunk_of(model: nn.Module) -> TokenTrunk:
+    """The trunk of the network in `model`; a trunk alone is its own."""
+    return model if isinstance(model, TokenTrunk) else find_token_net(model).trunk
 
 
 def with_policy(model: Model, policy: TokenPolicy) -> Model:
     """A twin of `model` with another policy in its trunk; both hold the very same weights."""
     tensors = chain(model.parameters(), model.buffers())
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    find_trunk(twin).policy = policy
+    trunk_of(twin).policy = policy
     return twin.eval()
 
 
 def policy_arms(model: Model) -> dict[str, Model]:
     """`dense`, `pruned`, the model under its own policy, and `keep_all`, that policy at keep = 1.
 
-    Dense has the class token that the policy needs. ATS, which always drops someone, has no
-    `keep_all`.
+    Dense has the class token too where the model has one. There is no `keep_all` of a policy
+    without a budget, nor of one that skips a token even at the full budget.
     """
-    policy = find_trunk(model).policy
+    policy = trunk_of(model).policy
     arms = {"dense": with_policy(model, Dense()), "pruned": model.eval()}
-    if isinstance(policy, ATS):
-        return arms
-    keep_all = copy.deepcopy(policy)
-    keep_all.set_keep_ratio(1.0)
-    return {"keep_all": with_policy(model, keep_all), **arms}
+    everyone = at_full_budget(policy)
+    return arms if everyone is None else {"keep_all": with_policy(model, everyone), **arms}
 
 
-def run_stack(trunk: TokenTrunk) -> Callable[[TokenState], TokenState]:
-    """All blocks of `trunk`, on tokens that are embedded already."""
+def at_full_budget(policy: TokenPolicy) -> TokenPolicy | None:
+    """A twin that keeps every token; None where the policy cannot be set to that."""
+    if policy.always_skips:
+        return None
+    twin = copy.deepcopy(policy)
+    try:
+        twin.set_keep_ratio(1.0)
+    except InputError:
+        return None
+    return twin
+
+
+def run_stack(trunk: TokenTrunk) -> Stack:
+    """All blocks of `trunk`."""
     return lambda state: trunk.run(state, 0, trunk.depth)
 
 
 def split_state(state: TokenState) -> list[TokenState]:
     """The images of a batch, one by one."""
-    return [
-        replace(state, patches=patches[None], extra=extra[None])
-        for patches, extra in zip(state.patches, state.extra, strict=True)
-    ]
+    return [state.image(index) for index in range(len(state.tokens))]
 
 
 def one_by_one(
@@ -79,42 +88,35 @@ def one_by_one(
 
 def schedule_arms(
     trunk: TokenTrunk, mean_counts: Sequence[int], batch_size: int, num_tokens: int, spread: float
-) -> tuple[dict[str, Callable[[TokenState], Any]], Tensor]:
-    """Arms without a decider: `equal` and `different` counts per image, of the same total.
+) -> tuple[dict[str, TokenTrunk], Callable[[TokenState], None], Tensor]:
+    """Trunks without a decider, `equal` and `different`: counts per image, of the same total.
 
-    `different_one_by_one` is the same work as `different`, image by image. Also returns the (B, L)
-    counts of `different`.
+    Also returns a run that is the same work as `different`, image by image, and the (B, L) counts
+    of `different`.
     """
     device = trunk.pos_embed.device
-    different = spread_counts(mean_counts, batch_size, num_tokens, spread=spread)
-    equal = torch.tensor(mean_counts).repeat(batch_size, 1)
-    schedule = FixedSchedule(different, num_tokens).to(device)
-    alone = [run_stack(with_policy(trunk, schedule.of_image(image))) for image in range(batch_size)]
+    counts = spread_counts(mean_counts, batch_size, num_tokens, spread=spread)
+    alike = torch.tensor(mean_counts).repeat(batch_size, 1)
+    equal, different = (
+        FixedSchedule.of_counts(each, num_tokens).to(device) for each in (alike, counts)
+    )
+    alone = [
+        run_stack(with_policy(trunk, different.of_image(image))) for image in range(batch_size)
+    ]
 
     def run_alone(state: TokenState) -> None:
         for run, single in zip(alone, split_state(state), strict=True):
             run(single)
 
-    arms = {
-        "equal": run_stack(with_policy(trunk, FixedSchedule(equal, num_tokens).to(device))),
-        "different": run_stack(with_policy(trunk, schedule)),
-        "different_one_by_one": run_alone,
-    }
-    return arms, different
+    trunks = {"equal": with_policy(trunk, equal), "different": with_policy(trunk, different)}
+    return trunks, run_alone, counts
 
 
-def stack_macs(trunk: TokenTrunk, state: TokenState) -> tuple[TrunkMacs, TokenTrace]:
+def count_stack(trunk: TokenTrunk, state: TokenState) -> tuple[TrunkMacs, PassRecord]:
     """Run the blocks once on `state` and count what ran."""
     done = run_stack(trunk)(state)
-    trace = TokenTrace(done.trace, done.grid)
-    return trunk_macs(trunk, trace), trace
-
-
-def stack_macs_of_counts(trunk: TokenTrunk, counts: Tensor) -> int:
-    """All blocks on (B, L) tokens, those off the grid among them, decisions free."""
-    mlp_ratio = trunk.blocks[0].mlp.fc1.out_features / trunk.embed_dim
-    macs = block_macs(counts, counts, embed_dim=trunk.embed_dim, mlp_ratio=mlp_ratio)
-    return int(macs.sum())
+    record = PassRecord.of(done, trunk.read_map(done))
+    return trunk_macs(trunk, record), record
 
 
 def count_host_syncs(run: Callable[[], Any], device: torch.device | str) -> int | None:

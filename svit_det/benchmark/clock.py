@@ -11,6 +11,8 @@ import torch
 
 Label = Callable[..., Hashable]
 """From a call's arguments to what its time is booked under."""
+Applies = Callable[..., bool]
+"""From a call's arguments to whether its time is left out."""
 
 
 @contextmanager
@@ -18,32 +20,61 @@ def method_clock(
     watched: Sequence[tuple[Any, str, Label]],
     device: torch.device | str,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    left_out: Sequence[tuple[Any, str, Applies]] = (),
 ) -> Iterator[dict[Hashable, float]]:
     """Time the methods (object, name, label) within the with-block.
 
-    A GPU is waited for at both ends of a call, so that the whole may take longer than without.
+    Of the methods (object or class, name, applies) in `left_out`, calls made by a watched method
+    are taken off its time. A GPU is waited for at both ends of a call, so that the whole may take
+    longer than without.
     """
     on_gpu = torch.device(device).type == "cuda"
     spent: dict[Hashable, float] = {}
+    taken_off: list[float] = []
+    """One entry per watched call that is running."""
+
+    def now() -> float:
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        return clock()
 
     def timed(run: Callable[..., Any], label: Label) -> Callable[..., Any]:
         def run_timed(*args: Any, **kwargs: Any) -> Any:
-            if on_gpu:
-                torch.cuda.synchronize(device)
-            start = clock()
+            taken_off.append(0.0)
+            start = now()
             result = run(*args, **kwargs)
-            if on_gpu:
-                torch.cuda.synchronize(device)
+            seconds = now() - start - taken_off.pop()
             name = label(*args, **kwargs)
-            spent[name] = spent.get(name, 0.0) + clock() - start
+            spent[name] = spent.get(name, 0.0) + seconds
             return result
 
         return run_timed
 
-    for owner, name, label in watched:
-        setattr(owner, name, timed(getattr(owner, name), label))
+    def untimed(run: Callable[..., Any], applies: Applies) -> Callable[..., Any]:
+        def run_untimed(*args: Any, **kwargs: Any) -> Any:
+            if not taken_off or not applies(*args, **kwargs):
+                return run(*args, **kwargs)
+            start = now()
+            result = run(*args, **kwargs)
+            taken_off[-1] += now() - start
+            return result
+
+        return run_untimed
+
+    replaced = [(owner, name, timed(getattr(owner, name), label)) for owner, name, label in watched]
+    replaced += [
+        (owner, name, untimed(getattr(owner, name), applies)) for owner, name, applies in left_out
+    ]
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in replaced]
+    for owner, name, method in replaced:
+        setattr(owner, name, method)
     try:
         yield spent
     finally:
-        for owner, name, _ in watched:
-            delattr(owner, name)
+        for owner, name, method in before:
+            # An object has its methods from its class; a class has its own.
+            if method is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, method)

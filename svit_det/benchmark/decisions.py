@@ -11,22 +11,44 @@ from typing import Any
 
 import torch
 
-from svit_det.benchmark.clock import Label, method_clock
+from svit_det.benchmark.clock import Applies, Label, method_clock
 from svit_det.benchmark.timing import time_interleaved
+from svit_det.policies import TokenPolicy
 from svit_det.tokens import TokenState
 from svit_det.vit import TokenTrunk
+from svit_det.vit.layers import Attention
+from svit_det.vit.view import BlockInProgress
 
 HOOKS = ("before_block", "before_attention", "after_attention", "after_block")
 
 
-def find_decisions(trunk: TokenTrunk) -> list[tuple[Any, str, Label]]:
-    """Everything that runs for the decision's sake: the policy, and the class token's own row."""
-    watched: list[tuple[Any, str, Label]] = [
-        (trunk.policy, hook, lambda layer, *_: layer) for hook in HOOKS
-    ]
-    for number, block in enumerate(trunk.blocks):
-        watched.append((block.attn, "class_row", lambda *_, number=number: number))
-    return watched
+def keeps_everyone(kind: type[TokenPolicy]) -> bool:
+    """Policies of this class are the dense model: every hook is the contract's default."""
+    return all(getattr(kind, hook) is getattr(TokenPolicy, hook) for hook in HOOKS)
+
+
+def hooks_of(policy: TokenPolicy) -> list[tuple[Any, str, Label]]:
+    """All that runs for the decision's sake, by block.
+
+    What the policy asks of its view, such as the class token's row, is computed inside these.
+    """
+    return [(policy, hook, lambda view, *_: view.layer) for hook in HOOKS]
+
+
+def _keys_and_values(attention: Attention, rows: Any, start: int = 0, stop: int = 3) -> bool:
+    return start > 0
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+NEEDED_ANYWAY: list[tuple[Any, str, Applies]] = [
+    (Attention, "project", _keys_and_values),
+    (BlockInProgress, "attended", _always),
+]
+"""Work of the block itself, which it would do later if no policy had asked: projecting keys and
+values, and writing rows back after the attention. The class token's query is not among it."""
 
 
 def time_decisions(
@@ -42,11 +64,11 @@ def time_decisions(
 
     `options` are those of `time_interleaved`; its warm-up rounds are thrown away here too.
     """
-    watched = find_decisions(pruned)
+    watched = hooks_of(pruned.policy)
     calls: list[dict[Hashable, float]] = []
 
     def run_pruned(state: TokenState) -> None:
-        with method_clock(watched, device, clock) as seconds:
+        with method_clock(watched, device, clock, left_out=NEEDED_ANYWAY) as seconds:
             pruned.run(state, 0, pruned.depth)
         calls.append(seconds)
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from svit_det.benchmark.stages import find_net
-from svit_det.tokens import TokenTrace
+from svit_det.vit import find_token_net, record_passes
 from svit_det.vit.flops import count_macs, trunk_macs
 
 
@@ -19,15 +18,12 @@ def count_detector(
     model: nn.Module, inputs: Sequence[Any], *, progress: Callable[[], Any] | None = None
 ) -> dict[str, float]:
     """Mean giga multiply-adds of `model` on batches of one image: `trunk` and `detector`."""
-    net, traces = find_net(model), list[TokenTrace]()
-    handle = net.register_forward_hook(lambda _module, _given, output: traces.append(output[1]))
     total = 0
-    try:
+    with record_passes(model) as records:
         for given in inputs:
             total += count_macs(partial(model, given)).total
             if progress is not None:
                 progress()
-    finally:
-        handle.remove()
-    trunk = sum(trunk_macs(net.trunk, trace).total.sum().item() for trace in traces)
+    inside = find_token_net(model).trunk
+    trunk = sum(trunk_macs(inside, record).total.sum().item() for record in records)
     return {"trunk": trunk / len(inputs) / 1e9, "detector": total / len(inputs) / 1e9}

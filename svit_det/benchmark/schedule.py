@@ -5,27 +5,37 @@ B images, N patch tokens, L blocks.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from svit_det.errors import InputError
-from svit_det.policies.base import TokenPolicy, everyone, keep_top
+from svit_det.policies import TokenPolicy
+from svit_det.policies.base import BlockView
 from svit_det.tokens import Selection, TokenState
 
 
 class FixedSchedule(TokenPolicy):
-    """Image b keeps exactly `counts[b][l]` seeded random tokens in block l; free of charge.
+    """Image b keeps the patch tokens `masks[b][l]` (B, L, N) in block l; free of charge.
 
-    For benchmarks only, and so not registered. The masks are made once, here: a batch must have the
-    size and the number of tokens that they were made for. A block that everyone enters is known to
-    be whole, as it is under SViT.
+    For benchmarks only, and so not registered. A batch must have the size and the number of tokens
+    that the masks are for. The total of a block is known beforehand where its count is the same in
+    all images, as it is under SViT's quota.
     """
 
-    def __init__(self, counts: Tensor, num_tokens: int, *, seed: int = 0) -> None:
+    masks: Tensor
+
+    def __init__(self, *, masks: Tensor) -> None:
         super().__init__()
+        self.register_buffer("masks", masks, persistent=False)
+        by_block = masks.sum(dim=2).T.tolist()
+        self.counts = tuple(each[0] if len(set(each)) == 1 else None for each in by_block)
+        """By block, what every image keeps; None where images differ."""
+
+    @classmethod
+    def of_counts(cls, counts: Tensor, num_tokens: int, *, seed: int = 0) -> FixedSchedule:
+        """Exactly `counts` (B, L) seeded random tokens. Raises InputError for impossible ones."""
         if counts.min() < 0 or counts.max() > num_tokens:
             raise InputError(
                 f"A schedule keeps {int(counts.min())} to {int(counts.max())} of {num_tokens} "
@@ -33,31 +43,23 @@ class FixedSchedule(TokenPolicy):
             )
         generator = torch.Generator().manual_seed(seed)
         scores = torch.rand(*counts.shape, num_tokens, generator=generator)
-        rows = [
-            keep_top(score[None], count)
-            for score, count in zip(scores.flatten(0, 1), counts.flatten().tolist(), strict=True)
-        ]
-        self.register_buffer("masks", torch.cat(rows).view_as(scores), persistent=False)
-        self.whole = frozenset((counts == num_tokens).all(dim=0).nonzero().flatten().tolist())
+        rank = scores.argsort(dim=2, descending=True).argsort(dim=2)
+        return cls(masks=rank < counts.unsqueeze(2))
 
     def of_image(self, image: int) -> FixedSchedule:
         """The schedule of one of the images, alone."""
-        alone = copy.copy(self)
-        alone._buffers = {"masks": self.masks[image : image + 1]}
-        num_tokens = self.masks.shape[2]
-        full = self.masks[image].sum(dim=1) == num_tokens
-        alone.whole = frozenset(full.nonzero().flatten().tolist())
-        return alone
+        return FixedSchedule(masks=self.masks[image : image + 1])
 
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
         """Play the mask of this block."""
-        keep = self.masks[:, layer]
+        keep, count = self.masks[:, view.layer], self.counts[view.layer]
         if keep.shape != state.patches.shape[:2]:
             raise InputError(
                 f"This schedule is for (images, tokens) {tuple(keep.shape)}, "
                 f"not for {tuple(state.patches.shape[:2])}."
             )
-        return state, everyone(state) if layer in self.whole else Selection(keep=keep)
+        total = None if count is None else count + state.num_extra
+        return state, Selection(keep=keep, total=total)
 
 
 def spread_counts(

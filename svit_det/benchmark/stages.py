@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,21 +13,20 @@ from torch import nn
 from svit_det.adapter import ViTAdapter
 from svit_det.benchmark.clock import method_clock
 from svit_det.benchmark.timing import Timings, time_interleaved
-from svit_det.vit import PlainViT
+from svit_det.vit import find_token_net
 
 REST = "pyramid"
 """What is left of the whole: the pyramid on top, and moving between stages."""
 
 
-def find_net(model: nn.Module) -> PlainViT | ViTAdapter:
-    """The network inside `model` that returns maps and trace."""
-    return next(part for part in model.modules() if isinstance(part, (PlainViT, ViTAdapter)))
+Stages = dict[str, list[tuple[nn.Module, str]]]
+"""By stage, the modules and methods that make it up."""
 
 
-def find_stages(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """The (module, method) pairs that make up each stage of the backbone `model`."""
-    net = find_net(model)
-    stages = {"embed": [(net.trunk, "embed")], "blocks": [(net.trunk, "run")]}
+def find_stages(model: nn.Module) -> Stages:
+    """The stages of the backbone `model`."""
+    net = find_token_net(model)
+    stages: Stages = {"embed": [(net.trunk, "embed")], "blocks": [(net.trunk, "run")]}
     if isinstance(net, ViTAdapter):
         stages |= {
             "prior": [(net.spatial_prior, "forward")],
@@ -41,7 +40,7 @@ def find_stages(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 @contextmanager
 def stage_clock(
     model: nn.Module, device: torch.device | str, clock: Callable[[], float] = time.perf_counter
-) -> Iterator[dict[str, float]]:
+) -> Iterator[dict[Hashable, float]]:
     """Seconds that each stage of `model` takes within the with-block, REST not among them."""
     stages = find_stages(model)
     watched = [
@@ -61,12 +60,12 @@ def time_stages(
     device: torch.device | str,
     clock: Callable[[], float] = time.perf_counter,
     **options: Any,
-) -> dict[str, dict[str, list[float]]]:
+) -> dict[str, dict[Hashable, list[float]]]:
     """Seconds by model and stage, call by call, the models taking turns as in `time_interleaved`.
 
     `options` are those of `time_interleaved`; its warm-up rounds are thrown away here too.
     """
-    spent: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    spent: dict[str, list[dict[Hashable, float]]] = {name: [] for name in models}
 
     def watched(name: str) -> Callable[[Any], None]:
         def run(given: Any) -> None:
@@ -79,7 +78,7 @@ def time_stages(
     timings: Timings = time_interleaved(
         {name: watched(name) for name in models}, inputs, device=device, clock=clock, **options
     )
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[Hashable, list[float]]] = {}
     for name, totals in timings.seconds.items():
         calls = spent[name][-len(totals) :]
         found[name] = {stage: [call[stage] for call in calls] for stage in calls[0]}

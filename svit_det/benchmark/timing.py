@@ -57,7 +57,7 @@ def time_interleaved(
 ) -> Timings:
     """Time every arm on every input, `repeats` times over: A B, B A, A B.
 
-    The order turns around each time because whoever ran before leaves its traces in the caches.
+    The order turns around each time because the arm before leaves its traces in the caches.
     `warmup` rounds before that, cycling through the inputs, are thrown away. `progress` is called
     after each round, warm-up included. Call it under `torch.no_grad()` or `inference_mode()`.
     """

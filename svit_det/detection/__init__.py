@@ -13,8 +13,8 @@ except ImportError as error:
     ) from error
 
 from svit_det.detection import adapter_backbone, backbone, meta_arch  # noqa: F401  (registration)
-from svit_det.detection.backbone import record_traces
 from svit_det.detection.config import add_svit_config
 from svit_det.detection.config_file import load_config
+from svit_det.vit import record_passes
 
-__all__ = ["add_svit_config", "load_config", "record_traces"]
+__all__ = ["add_svit_config", "load_config", "record_passes"]

@@ -17,7 +17,8 @@ from svit_det.detection.backbone import (
     check_levels,
     cpu_precision,
 )
-from svit_det.errors import InputError
+from svit_det.detection.config import adapter_key
+from svit_det.errors import InputError, renamed_settings
 
 NORMS = ("SyncBN", "BN", "FrozenBN", "GN")
 
@@ -43,18 +44,20 @@ def build_vit_adapter_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TokenBac
         raise InputError(
             f"MODEL.ADAPTER.NORM: no '{adapter.NORM}'; choose one of {', '.join(NORMS)}."
         )
-    net = ViTAdapter(
-        trunk=build_trunk(cfg, input_shape.channels),
-        interactions=adapter.INTERACTIONS,
-        num_heads=adapter.DEFORM_NUM_HEADS,
-        num_points=adapter.NUM_POINTS,
-        ffn_ratio=adapter.FFN_RATIO,
-        stem_width=adapter.STEM_WIDTH,
-        num_extra_extractors=adapter.NUM_EXTRA_EXTRACTORS,
-        drop_path_rate=cfg.MODEL.VIT.DROP_PATH_RATE,
-        finest_map=adapter.FINEST_MAP,
-        norm=lambda channels: build_norm(adapter.NORM, channels, device=cfg.MODEL.DEVICE),
-    )
+    trunk = build_trunk(cfg, input_shape.channels)
+    with renamed_settings(adapter_key):
+        net = ViTAdapter(
+            trunk=trunk,
+            interactions=adapter.INTERACTIONS,
+            num_heads=adapter.DEFORM_NUM_HEADS,
+            num_points=adapter.NUM_POINTS,
+            ffn_ratio=adapter.FFN_RATIO,
+            stem_width=adapter.STEM_WIDTH,
+            num_extra_extractors=adapter.NUM_EXTRA_EXTRACTORS,
+            drop_path_rate=cfg.MODEL.VIT.DROP_PATH_RATE,
+            finest_map=adapter.FINEST_MAP,
+            norm=lambda channels: build_norm(adapter.NORM, channels, device=cfg.MODEL.DEVICE),
+        )
     return TokenBackbone(net, cpu_precision=cpu_precision(cfg))
 
 

@@ -1,39 +1,40 @@
-"""Our networks as detectron2 backbones, and the way their traces reach those who want them."""
+"""Our networks as detectron2 backbones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
-from torch import Tensor, nn
+from torch import Tensor
 
-from svit_det.adapter import ViTAdapter
-from svit_det.errors import InputError
-from svit_det.policies import TokenPolicy, build_policy
-from svit_det.tokens import TokenTrace
-from svit_det.vit import PlainViT, TokenTrunk
+from svit_det.detection.config import build_policy_from, vit_key
+from svit_det.detection.token_losses import TokenLosses
+from svit_det.errors import InputError, renamed_settings
+from svit_det.policies import TokenPolicy, TrunkShape
+from svit_det.vit import PlainViT, TokenNet, TokenTrunk
+from svit_det.vit import build_trunk as build_vit
+from svit_det.vit.net import is_recorded
 
 CPU_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TokenBackbone(Backbone):
-    """A network that returns (maps, trace), under detectron2's contract: the maps alone.
+    """A network that returns (maps, record), under detectron2's contract: the maps alone.
 
-    The trace is left out; `record_traces` brings it. `cpu_precision` applies to training on a CPU,
-    to the network only, and the maps come out in float32: RoIAlign would round box corners to
-    bfloat16 along with them.
+    The record is left out; `record_passes` brings it. Outside of `record_passes`, training under a
+    policy that takes part in it raises InputError: its losses would be missing.
+
+    `cpu_precision` applies to training on a CPU, to the network only, and the maps come out in
+    float32: RoIAlign would round box corners to bfloat16 along with them.
     """
 
-    def __init__(
-        self, net: PlainViT | ViTAdapter, *, cpu_precision: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, net: TokenNet, *, cpu_precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.net = net
         self.cpu_precision = cpu_precision
@@ -58,6 +59,8 @@ class TokenBackbone(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, height, width) -> maps by name."""
+        if self.training and torch.is_grad_enabled():
+            self._check_recorded()
         reduced = self.training and images.device.type == "cpu" and self.cpu_precision.itemsize < 4
         if not reduced:
             return self.net(images)[0]
@@ -65,32 +68,14 @@ class TokenBackbone(Backbone):
             maps = self.net(images)[0]
         return {name: feature_map.float() for name, feature_map in maps.items()}
 
-
-def find_token_backbone(model: nn.Module) -> TokenBackbone:
-    """The one TokenBackbone inside `model`. Raises InputError where there is none."""
-    for module in model.modules():
-        if isinstance(module, TokenBackbone):
-            return module
-    raise InputError(
-        "MODEL.BACKBONE.NAME builds no token backbone; "
-        "choose build_plain_vit_simple_pyramid_backbone or build_vit_adapter_fpn_backbone."
-    )
-
-
-@contextmanager
-def record_traces(model: nn.Module) -> Iterator[list[TokenTrace]]:
-    """Collect the trace of each forward pass inside the with-block.
-
-    A hook carries it across detectron2's pyramids and meta-architectures, which have no slot for
-    it; nothing is kept on a module, so that models stay copyable.
-    """
-    traces: list[TokenTrace] = []
-    net = find_token_backbone(model).net
-    handle = net.register_forward_hook(lambda _module, _inputs, output: traces.append(output[1]))
-    try:
-        yield traces
-    finally:
-        handle.remove()
+    def _check_recorded(self) -> None:
+        if self.policy.takes_part_in_training and not is_recorded(self.net):
+            raise InputError(
+                f"{type(self.policy).__name__} has losses or statistics of its own, which this "
+                "model would train without: use MODEL.META_ARCHITECTURE TokenRCNN or "
+                "TokenRetinaNet, mix TokenLosses into another meta-architecture, or call it inside "
+                "record_passes and add policy.losses yourself."
+            )
 
 
 class PaddedSimplePyramid(SimpleFeaturePyramid):
@@ -124,39 +109,59 @@ def cpu_precision(cfg: CfgNode) -> torch.dtype:
     return CPU_PRECISIONS[name]
 
 
-def build_trunk(cfg, in_channels: int) -> TokenTrunk:
-    """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`."""
+def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
+    """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`.
+
+    It has a class token where the policy needs one.
+    """
     vit = cfg.MODEL.VIT
-    for key in ("PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS"):
-        if vit[key] < 1:
-            raise InputError(f"MODEL.VIT.{key}: {vit[key]} must be at least 1.")
     if len(vit.PRETRAIN_GRID) != 2 or min(vit.PRETRAIN_GRID) < 1:
         raise InputError(f"MODEL.VIT.PRETRAIN_GRID: {vit.PRETRAIN_GRID} must be [rows, columns].")
-    policy = build_policy(cfg.MODEL.TOKEN_POLICY, embed_dim=vit.EMBED_DIM, depth=vit.DEPTH)
-    return TokenTrunk(
-        policy=policy,
-        patch_size=vit.PATCH_SIZE,
-        in_channels=in_channels,
-        embed_dim=vit.EMBED_DIM,
-        depth=vit.DEPTH,
-        num_heads=vit.NUM_HEADS,
-        mlp_ratio=vit.MLP_RATIO,
-        drop_path_rate=vit.DROP_PATH_RATE,
-        layer_norm_eps=vit.LAYER_NORM_EPS,
-        pretrain_grid=tuple(vit.PRETRAIN_GRID),
-        pos_embed_init=vit.POS_EMBED_INIT,
-    )
+    with renamed_settings(vit_key):
+        policy = build_policy_from(
+            cfg.MODEL.TOKEN_POLICY, TrunkShape(vit.EMBED_DIM, vit.DEPTH, vit.NUM_HEADS)
+        )
+        _check_meta_architecture(cfg.MODEL.META_ARCHITECTURE, policy)
+        return build_vit(
+            policy=policy,
+            patch_size=vit.PATCH_SIZE,
+            in_channels=in_channels,
+            embed_dim=vit.EMBED_DIM,
+            depth=vit.DEPTH,
+            num_heads=vit.NUM_HEADS,
+            mlp_ratio=vit.MLP_RATIO,
+            drop_path_rate=vit.DROP_PATH_RATE,
+            layer_norm_eps=vit.LAYER_NORM_EPS,
+            pretrain_grid=tuple(vit.PRETRAIN_GRID),
+            pos_embed_init=vit.POS_EMBED_INIT,
+        )
+
+
+def _check_meta_architecture(name: str, policy: TokenPolicy) -> None:
+    """Refuse detectron2's own meta-architectures early where they would train without losses."""
+    if not policy.takes_part_in_training or name not in META_ARCH_REGISTRY:
+        return
+    architecture = META_ARCH_REGISTRY.get(name)
+    if architecture.__module__.startswith("detectron2.") and not issubclass(
+        architecture, TokenLosses
+    ):
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE: {name} would train {type(policy).__name__} without its "
+            "losses and statistics; choose TokenRCNN or TokenRetinaNet."
+        )
 
 
 @BACKBONE_REGISTRY.register()
-def build_plain_vit_backbone(cfg, input_shape: ShapeSpec) -> TokenBackbone:
+def build_plain_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TokenBackbone:
     """The trunk's one map, `last_feat`, without a pyramid."""
     net = PlainViT(trunk=build_trunk(cfg, input_shape.channels))
     return TokenBackbone(net, cpu_precision=cpu_precision(cfg))
 
 
 @BACKBONE_REGISTRY.register()
-def build_plain_vit_simple_pyramid_backbone(cfg, input_shape: ShapeSpec) -> PaddedSimplePyramid:
+def build_plain_vit_simple_pyramid_backbone(
+    cfg: CfgNode, input_shape: ShapeSpec
+) -> PaddedSimplePyramid:
     """ViTDet's simple feature pyramid over the trunk's last map: p2, p3, ... by stride."""
     pyramid = cfg.MODEL.SIMPLE_PYRAMID
     _check_factors(list(pyramid.SCALE_FACTORS), cfg.MODEL.VIT.PATCH_SIZE)
@@ -187,9 +192,15 @@ def _check_factors(factors: list[float], patch_size: int) -> None:
         )
 
 
+def head_keys(model: CfgNode) -> list[str]:
+    """The nodes of MODEL whose IN_FEATURES are read: two-stage heads, or the dense head."""
+    return ["RETINANET"] if "RetinaNet" in model.META_ARCHITECTURE else ["RPN", "ROI_HEADS"]
+
+
 def check_levels(model: CfgNode, levels: list[str]) -> None:
-    """The levels' names hang on the patch size; the heads must ask for names that there are."""
-    for key in ("RPN", "ROI_HEADS"):
+    """The levels' names depend on the patch size; the heads must ask for names that exist."""
+    keys = head_keys(model)
+    for key in keys:
         missing = [name for name in model[key].IN_FEATURES if name not in levels]
         if missing:
             raise InputError(
@@ -197,11 +208,11 @@ def check_levels(model: CfgNode, levels: list[str]) -> None:
                 f"levels are {', '.join(levels)}."
             )
     for key in ("SIZES", "ASPECT_RATIOS"):
-        given, wanted = len(model.ANCHOR_GENERATOR[key]), len(model.RPN.IN_FEATURES)
+        given, wanted = len(model.ANCHOR_GENERATOR[key]), len(model[keys[0]].IN_FEATURES)
         if given not in (1, wanted):
             raise InputError(
                 f"MODEL.ANCHOR_GENERATOR.{key}: {given} lists for the {wanted} levels of "
-                "MODEL.RPN.IN_FEATURES; give one for each, or one for all."
+                f"MODEL.{keys[0]}.IN_FEATURES; give one for each, or one for all."
             )
 
 

@@ -1,22 +1,27 @@
-"""Loading weights without running anything from the file, and without half-loaded models."""
+"""Checkpoints: loaded without half-loaded models, written whole, saying what they are."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import nn
 
 from svit_det.errors import InputError
+from svit_det.files import write_whole
+from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
+from svit_det.weights.match import (
+    CLASS_TOKEN,
+    OtherClasses,
+    architecture_mismatch,
+    other_classes,
+    some,
+)
 
 logger = logging.getLogger(__name__)
-
-CLASS_TOKEN = ".trunk.cls_token"
 
 
 class TokenCheckpointer(DetectionCheckpointer):
@@ -26,9 +31,61 @@ class TokenCheckpointer(DetectionCheckpointer):
     of names, which puts DeiT's final norm into a gate. A module is loaded whole or not at all:
     one without any stored weight (a fresh head, new gates) starts as initialised and is named; one
     with some but not all is an error, and so is a stored weight that fits nowhere.
+
+    describe: called at each save; what it returns is kept in the file under `DESCRIPTION`.
+    fresh_classes: for training. Weights for another number of classes may be loaded; the parts of
+    the heads that count classes then start as initialised. Elsewhere such weights are refused,
+    because a model with random heads finds nothing.
     """
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        describe: Callable[[], Mapping[str, Any] | None] | None = None,
+        fresh_classes: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self._describe = describe
+        self._fresh_classes = fresh_classes
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As detectron2's, with a description; until the new file is whole, the old one stays.
+
+        Raises InputError where it cannot be written.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict()}
+        content |= {key: each.state_dict() for key, each in self.checkpointables.items()}
+        content |= kwargs
+        said = self._describe() if self._describe is not None else None
+        if said is not None:
+            content[DESCRIPTION] = dict(said)
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", path)
+        write_checkpoint(content, path)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """As detectron2's, but `last_checkpoint` always names a file that is there."""
+        with write_whole(Path(self.save_dir) / "last_checkpoint") as partial:
+            partial.write_text(last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """As detectron2's. Raises InputError where `last_checkpoint` names no file."""
+        path = super().get_checkpoint_file()
+        if path and not Path(path).is_file():
+            raise InputError(
+                f"{Path(self.save_dir) / 'last_checkpoint'}: names {path}, which is no file; write "
+                "the name of a checkpoint of that folder into it."
+            )
+        return path
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """As detectron2's. Raises InputError, naming the file and the keys."""
         if "matching_heuristics" in path:
             raise InputError(
@@ -38,8 +95,9 @@ class TokenCheckpointer(DetectionCheckpointer):
         if path and "://" not in path and not Path(path).is_file():
             raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
         self._path = path
+        self._states = set(self.checkpointables if checkpointables is None else checkpointables)
         try:
-            return super().load(path, *args, **kwargs)
+            return super().load(path, checkpointables)
         finally:
             self._parsed_url_during_load = None  # detectron2 clears it only where all went well
 
@@ -47,84 +105,49 @@ class TokenCheckpointer(DetectionCheckpointer):
         return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        # detectron2 takes DDP's prefix off only where all names have it.
-        weights = {n.removeprefix("module."): value for n, value in checkpoint["model"].items()}
-        checkpoint["model"] = weights
+        weights = checkpoint["model"]
         shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
         given = {name: tuple(value.shape) for name, value in weights.items()}
-        problems = architecture_mismatch(shapes, given)
+        other = other_classes(shapes, given)
+        fresh = [] if other is None else other.names
+        problems = architecture_mismatch(shapes, given | {name: shapes[name] for name in fresh})
         if problems:
             raise InputError(
                 f"{self._path}: these weights are of another architecture: {'; '.join(problems)}."
             )
+        if other is not None:
+            self._check_classes(other, resumes=not self._states.isdisjoint(checkpoint))
+        checkpoint["model"] = {name: w for name, w in weights.items() if name not in fresh}
         for name in shapes:
             if name.endswith(CLASS_TOKEN) and name not in weights:
                 logger.info("%s has no class token: %s starts at random.", self._path, name)
-        return super()._load_model(checkpoint)
+        incompatible = super()._load_model(checkpoint)
+        if other is not None:
+            # Named here, once; each that stays in `missing_keys` would be named again.
+            incompatible.missing_keys[:] = [n for n in incompatible.missing_keys if n not in fresh]
+            logger.warning(
+                "%s has %s, this model %d: %s start as initialised.",
+                self._path,
+                _classes(other.given),
+                other.wanted,
+                ", ".join(other.names),
+            )
+        return incompatible
+
+    def _check_classes(self, other: OtherClasses, *, resumes: bool) -> None:
+        """Refuse another number of classes where what is fresh cannot or would not be trained."""
+        difference = f"{self._path}: has {_classes(other.given)}, the model {other.wanted}"
+        if resumes:
+            raise InputError(
+                f"{difference}, and a run cannot go on with others because its optimiser would not "
+                "fit; start a new one, without --resume and with this file as MODEL.WEIGHTS."
+            )
+        if not self._fresh_classes:
+            raise InputError(
+                f"{difference}, so that its heads would start at random ({some(other.names)}); set "
+                "the config's NUM_CLASSES to the file's, or train it first."
+            )
 
 
-def read_checkpoint(filename: str) -> dict[str, Any]:
-    """A file of weights, which are a dict of tensors under "model"; nothing in it is executed.
-
-    mmdetection's files, which say "state_dict", and bare dicts of tensors are brought to that form.
-    Raises InputError for a file that holds anything else.
-    """
-    try:
-        if filename.endswith(".safetensors"):
-            loaded = load_file(filename)
-        else:
-            loaded = torch.load(filename, map_location="cpu", weights_only=True)
-    # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{filename}: not a file of plain weights ({reason.rstrip('.')}); it was not "
-            "executed. Give a .safetensors file or a .pth that holds tensors only."
-        ) from error
-    checkpoint = loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
-    if isinstance(loaded, dict) and "state_dict" in loaded:
-        checkpoint = {"model": loaded["state_dict"]}
-    weights = checkpoint["model"]
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise InputError(f"{filename}: holds no tensors by name, itself or under 'model'.")
-    return checkpoint
-
-
-def architecture_mismatch(
-    model: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]
-) -> list[str]:
-    """Why stored weights do not fit a model, both as shapes by name; empty where they do."""
-    problems = []
-    shapes = [n for n in model if n in given and model[n] != given[n]]
-    if shapes:
-        first = shapes[0]
-        problems.append(f"{_some(shapes)} differ in shape ({given[first]} for {model[first]})")
-    unexpected = [n for n in given if n not in model and ".policy." not in n]
-    if unexpected:
-        problems.append(f"{_some(unexpected)} are not in the model")
-    modules = {_module(name) for name in given}
-    missing = [n for n in model if n not in given and _module(n) in modules]
-    if missing:
-        problems.append(f"{_some(missing)} are not in the file")
-    if not any(name in given for name in model):
-        problems.append("nothing in the file is in the model")
-    return problems
-
-
-def _module(name: str) -> str:
-    """The part of the model that is loaded whole or not at all."""
-    if name.startswith(("pixel_mean", "pixel_std")) or name.endswith(CLASS_TOKEN):
-        return name  # a dense model has no class token
-    if ".policy." in name:
-        return "policy"
-    if ".trunk." in name:
-        return "trunk"  # a pretrained ViT comes without what stands beside it
-    return ".".join(name.split(".")[:2])
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _classes(count: int) -> str:
+    return f"{count} class" if count == 1 else f"{count} classes"

@@ -24,7 +24,14 @@ from detectron2.modeling import (
     RPN_HEAD_REGISTRY,
 )
 
-from svit_det.detection.config import add_svit_config
+from svit_det.detection.config import (
+    add_svit_config,
+    check_values,
+    token_policy_config,
+    unused,
+    unused_keys,
+)
+from svit_det.detection.keys import POLICY_NODE
 from svit_det.errors import InputError
 
 
@@ -33,7 +40,8 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
 
     MODEL.DEVICE starts as "cuda" where there is one, else as "cpu".
     Raises InputError for a file that cannot be read, an unknown key or registered name (naming the
-    nearest one), a value of the wrong type, and yaml that asks for python objects.
+    nearest one), a value of the wrong type or outside its interval, a key that is set although the
+    policy does not use it, and yaml that asks for python objects.
     """
     cfg = get_cfg()
     add_svit_config(cfg)
@@ -58,9 +66,12 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
     except (ValueError, TypeError, AssertionError) as error:
         raise InputError(f"On the command line: {_explain(error, known)}") from error
     _check_numbers(cfg, defaults)
+    check_values(cfg)
     _check_names(cfg)
     _check_choices(cfg.INPUT)
     _check_device(cfg.MODEL.DEVICE)
+    _refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, _named(loaded) | set(options[::2]))
+    token_policy_config(cfg.MODEL.TOKEN_POLICY)
     return cfg
 
 
@@ -89,11 +100,28 @@ def _read_yaml(path: str) -> dict:
     return loaded
 
 
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+def _keys(node: dict, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
         yield prefix + name
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             yield from _keys(value, f"{prefix}{name}.")
+
+
+def _named(loaded: dict) -> set[str]:
+    """The keys that a yaml sets.
+
+    The config.yaml that a run leaves names every key there is, which says nothing: there, only a
+    value that is not the default counts, and `token_policy_config` finds those.
+    """
+    named = set(_keys(loaded))
+    return set() if named >= set(_keys(get_cfg())) else named
+
+
+def _refuse_unused(policy: str, named: set[str]) -> None:
+    """Refuse shared keys that are set, whatever their value, although the policy has no use."""
+    for key in unused_keys(policy):
+        if f"{POLICY_NODE}.{key}" in named:
+            raise unused(key, policy)
 
 
 def _explain(error: Exception, known: Sequence[str]) -> str:
@@ -115,10 +143,6 @@ def _unknown(key: str, known: Sequence[str]) -> str:
     return f"no config key '{key}'; the nearest is '{nearest}'."
 
 
-NUMBERS = ("MODEL.TOKEN_POLICY.LAYERS", "MODEL.TOKEN_POLICY.KEEP_RATIOS")
-"""Lists of numbers whose default is empty."""
-
-
 def _check_numbers(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
     """yacs lets None and lists of anything pass where the default is a number or numbers."""
     for name, default in defaults.items():
@@ -126,8 +150,6 @@ def _check_numbers(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
         if isinstance(default, CfgNode):
             _check_numbers(value, default, f"{prefix}{name}.")
             continue
-        if default == [] and f"{prefix}{name}" in NUMBERS:
-            default = [0]
         expected = list(_leaves(default))
         if expected and all(map(_is_number, expected)):
             wrong = [leaf for leaf in _leaves(value) if not _is_number(leaf)]

@@ -17,8 +17,8 @@ from detectron2.data.detection_utils import (
     check_image_size,
 )
 
-from svit_det.detection.images import read_image
 from svit_det.errors import InputError
+from svit_det.images import read_image
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,8 @@ def prepare_datasets(cfg: CfgNode, *, training: bool) -> None:
                 metadata.json_file,
                 metadata.image_root,
                 masks=cfg.MODEL.MASK_ON,
-                num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+                classes=class_key(cfg.MODEL),
+                num_classes=num_classes(cfg.MODEL),
                 evaluated=name in cfg.DATASETS.TEST,
             )
 
@@ -65,11 +66,18 @@ def register_datasets(cfg: CfgNode) -> None:
 
 
 def check_coco_set(
-    annotations: str, images: str, *, masks: bool, num_classes: int, evaluated: bool
+    annotations: str,
+    images: str,
+    *,
+    masks: bool,
+    num_classes: int,
+    evaluated: bool,
+    classes: str = "MODEL.ROI_HEADS.NUM_CLASSES",
 ) -> None:
     """Raise InputError unless `annotations` is a COCO instance json for the folder `images`.
 
-    `evaluated`: COCO's evaluation will read it, which needs more fields than training.
+    `evaluated`: COCO's evaluation will read it, which needs more fields than training. `classes`:
+    the key that `num_classes` comes from.
     """
     content = _read_json(annotations)
     wanted = ("images", "annotations", "categories")
@@ -85,7 +93,7 @@ def check_coco_set(
         fields["annotations"] += ("area", "iscrowd")
     for where, names in fields.items():
         _check_fields(annotations, where, content[where], names)
-    _check_categories(annotations, content, num_classes)
+    _check_categories(annotations, content, num_classes, classes)
     objects = content["annotations"]
     if len({entry["id"] for entry in objects}) != len(objects):
         raise InputError(f"{annotations}: some annotations share an 'id'; number them anew.")
@@ -114,11 +122,22 @@ def _read_json(path: str) -> object:
         raise InputError(f"{path}: not a json file ({error}).") from error
 
 
-def _check_categories(path: str, content: dict, num_classes: int) -> None:
+def class_key(model: CfgNode) -> str:
+    """The key that says how many classes the heads of `MODEL` have."""
+    dense = "RetinaNet" in model.META_ARCHITECTURE
+    return f"MODEL.{'RETINANET' if dense else 'ROI_HEADS'}.NUM_CLASSES"
+
+
+def num_classes(model: CfgNode) -> int:
+    """How many classes the heads of `MODEL` have."""
+    return model[class_key(model).split(".")[1]].NUM_CLASSES
+
+
+def _check_categories(path: str, content: dict, num_classes: int, key: str) -> None:
     ids = {entry["id"] for entry in content["categories"]}
     if len(ids) != num_classes:
         raise InputError(
-            f"{path}: {len(ids)} categories for MODEL.ROI_HEADS.NUM_CLASSES {num_classes}; "
+            f"{path}: {len(ids)} categories for {key} {num_classes}; "
             "the model needs one class for each."
         )
     unknown = [e["id"] for e in content["annotations"] if e["category_id"] not in ids]

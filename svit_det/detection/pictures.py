@@ -12,7 +12,6 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib import colormaps
 
 from svit_det.detection.predictor import Prediction
-from svit_det.errors import InputError
 from svit_det.visualization import (
     draw_attention_maps,
     draw_heatmap,
@@ -35,7 +34,7 @@ def draw_detections(
     min_score: float = 0.5,
     class_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """(height, width, 3) uint8 with the masks and boxes of those that score `min_score` and up."""
+    """(height, width, 3) uint8 with the masks and boxes that score `min_score` and up."""
     instances = instances[instances.scores >= min_score]
     height, width = image.shape[:2]
     scale = min(max(MIN_WIDTH / width, 1.0), MAX_SIDE / max(height, width))
@@ -70,11 +69,10 @@ def write_pictures(
     folder: Path,
     stem: str,
     *,
-    patch_size: int,
     min_score: float = 0.5,
     class_names: Sequence[str] | None = None,
 ) -> list[Path]:
-    """`STEM_detections_heatmap.png` and `STEM_keep_maps.png` in `folder`, which must exist.
+    """`STEM_detections_heatmap.png` and `STEM_keep_maps.png` in `folder`.
 
     `STEM_attention.png` besides where the prediction has the class token's attention. Raises
     InputError where they cannot be written.
@@ -82,26 +80,21 @@ def write_pictures(
     detections = draw_detections(
         prediction.image, prediction.instances, min_score=min_score, class_names=class_names
     )
-    geometry = {"patch_size": patch_size, "input_size": prediction.input_size}
-    heatmap = draw_heatmap(prediction.image, prediction.usage, alpha=0.65, **geometry)
+    image, usage, grid = prediction.image, prediction.usage, prediction.grid
+    heatmap = draw_heatmap(image, usage, grid=grid, alpha=0.65)
     count = int((prediction.instances.scores >= min_score).sum())
-    share = prediction.usage.mean()
+    share = usage.mean()
     strip = side_by_side(
         [detections, heatmap],
         [f"{count} detections", f"blocks per token: {share:.0%} of all block runs"],
     )
     pictures = {
         "detections_heatmap": strip,
-        "keep_maps": draw_keep_maps(prediction.image, prediction.usage, **geometry),
+        "keep_maps": draw_keep_maps(image, usage, grid=grid),
     }
     if prediction.attention is not None:
-        pictures["attention"] = draw_attention_maps(
-            prediction.image, prediction.attention, **geometry
-        )
+        pictures["attention"] = draw_attention_maps(image, prediction.attention, grid=grid)
     paths = {folder / f"{stem}_{name}.png": picture for name, picture in pictures.items()}
     for path, picture in paths.items():
-        try:
-            write_image(path, picture)
-        except OSError as error:
-            raise InputError(str(error)) from error
+        write_image(path, picture)
     return list(paths)

@@ -1,11 +1,9 @@
-"""A trained detector on single images: detections and who ran where."""
+"""A trained detector on single images: detections and usage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +14,10 @@ from detectron2.structures import Instances
 
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import build_augmentations
-from svit_det.detection.images import read_image
 from svit_det.errors import InputError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+from svit_det.images import read_image
+from svit_det.tokens import TokenGrid
+from svit_det.vit import find_token_net
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,8 @@ class Prediction:
     """detectron2's, in pixels of `image`, on the CPU."""
     usage: np.ndarray
     """(L, H, W) bool: block l processed this token."""
-    input_size: tuple[int, int]
-    """(height, width) in pixels of the image as the network saw it."""
+    grid: TokenGrid
+    """Which pixels of the image as the network saw it each token stands for."""
     attention: np.ndarray | None = None
     """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
 
@@ -75,32 +73,6 @@ class TokenPredictor:
             image=image,
             instances=output["instances"].to("cpu"),
             usage=output["token_usage"].cpu().numpy(),
-            input_size=tuple(given["image"].shape[-2:]),
+            grid=find_token_net(self.model).grid_of(*given["image"].shape[-2:]),
             attention=None if attention is None else attention.cpu().numpy(),
         )
-
-
-def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The given files, and the image files of the given folders, sorted; each once.
-
-    Raises InputError for a path that does not exist and a folder without images.
-    """
-    found: list[Path] = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            files = sorted(
-                p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-            )
-            if not files:
-                raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
-            found += files
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such image or folder.")
-    return list(dict.fromkeys(found))
-
-
-def spread_out(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the items, or all if there are fewer, evenly over the list."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

@@ -9,30 +9,35 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
 from svit_det.errors import InputError
-
-
-def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict]:
-    """Two groups of trainable parameters: with weight decay and without.
-
-    Without: the full name contains one of `SOLVER.NO_WEIGHT_DECAY`, a plain substring, as in the
-    original's recipe.
-    """
-    spared, decayed = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_spared = any(word in name for word in cfg.SOLVER.NO_WEIGHT_DECAY)
-            (spared if is_spared else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
-        {"params": spared, "weight_decay": 0.0},
-    ]
+from svit_det.training.groups import named_from, parameter_groups
+from svit_det.vit import TokenNet
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW at `SOLVER.BASE_LR`, or detectron2's SGD where `SOLVER.OPTIMIZER` says so."""
+    """AdamW at `SOLVER.BASE_LR`, times the policy's factors, or detectron2's SGD.
+
+    `SOLVER.OPTIMIZER` says which.
+    """
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return build_sgd(cfg, model)
     if cfg.SOLVER.OPTIMIZER != "ADAMW":
         raise InputError(f"SOLVER.OPTIMIZER: no '{cfg.SOLVER.OPTIMIZER}'; choose ADAMW or SGD.")
+    solver = cfg.SOLVER
+    groups = parameter_groups(
+        model,
+        rate=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        no_weight_decay=solver.NO_WEIGHT_DECAY,
+        rate_factors=_factors(model),
+    )
     optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return optimizer_class(parameter_groups(model, cfg), lr=cfg.SOLVER.BASE_LR)
+    return optimizer_class(groups, lr=solver.BASE_LR)
+
+
+def _factors(model: nn.Module) -> dict[str, float]:
+    """What the policies of the networks in `model` want, by names in the model."""
+    factors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, TokenNet):
+            factors |= named_from(name, module.trunk.policy.rate_factors())
+    return factors

@@ -1,4 +1,4 @@
-"""TokenUsageEvaluator: who ran where, next to COCO's AP, inside the objects and outside.
+"""TokenUsageEvaluator: which tokens ran, next to COCO's AP, inside the objects and outside.
 
 L blocks, H x W tokens of one image (its padding is not in them).
 """
@@ -20,13 +20,15 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 from torch import Tensor
 
+from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.tokens.coverage import token_coverage
+from svit_det.tokens import TokenGrid
+from svit_det.tokens.usage import count, kept_shares, kept_twice, overlaps, returning
 
 logger = logging.getLogger(__name__)
 
 SETS = ("all", "inside_gt", "outside_gt", "inside_pred", "outside_pred")
-"""All tokens; those on annotated objects and off them; those on predicted objects and off them."""
+"""All tokens; the tokens on annotated objects and off them; on predicted objects and off them."""
 INSIDE_SHARE = 0.5
 """A token is inside when objects cover at least this share of its pixels."""
 
@@ -59,26 +61,30 @@ class TokenUsageEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Take in one batch: detectron2's inputs, and outputs with `token_usage` (L, H, W) bool."""
         for given, output in zip(inputs, outputs, strict=True):
+            if "token_usage" not in output:
+                raise InputError(
+                    "TEST.TOKEN_USAGE: the meta-architecture leaves no token usage; choose "
+                    "TokenRCNN or TokenRetinaNet, or set it False."
+                )
             usage = output["token_usage"].cpu()
-            counts = {"all": _count(usage, torch.ones_like(usage[0]))}
+            counts = {"all": count(usage, torch.ones_like(usage[0]))}
             for name, mask in (
                 ("gt", self._annotated(given)),
                 ("pred", self._predicted(output, given)),
             ):
                 if mask is None:
                     continue
-                coverage = token_coverage(
-                    mask, input_size=tuple(given["image"].shape[-2:]), patch_size=self._patch_size
-                )
-                inside = coverage >= INSIDE_SHARE
-                counts[f"inside_{name}"] = _count(usage, inside)
-                counts[f"outside_{name}"] = _count(usage, ~inside)
+                height, width = given["image"].shape[-2:]
+                grid = TokenGrid((height, width), self._patch_size)
+                inside = grid.coverage(mask) >= INSIDE_SHARE
+                counts[f"inside_{name}"] = count(usage, inside)
+                counts[f"outside_{name}"] = count(usage, ~inside)
             self._images.append(
                 {
                     "image_id": given.get("image_id"),
                     "file_name": given.get("file_name"),
                     **counts,
-                    "kept_twice": (usage[1:] & usage[:-1]).sum(dim=(1, 2)).tolist(),
+                    "kept_twice": kept_twice(usage),
                 }
             )
 
@@ -129,37 +135,6 @@ class TokenUsageEvaluator(DatasetEvaluator):
         return OrderedDict(token_usage=means)
 
 
-def kept_shares(images: list[dict], name: str) -> np.ndarray:
-    """(L,) share of the set's tokens, over all images together, that each block processed."""
-    kept = np.sum([image[name]["kept"] for image in images], axis=0)
-    total = sum(image[name]["tokens"] for image in images)
-    return kept / total if total else np.full(len(kept), np.nan)
-
-
-def overlaps(images: list[dict]) -> np.ndarray:
-    """(L - 1,) over all images: tokens that block l and l + 1 both kept, over those either did.
-
-    1 where the set stays the same. Two shares bound it by the smaller over the larger.
-    """
-    both, kept = _kept_twice(images)
-    either = kept[:-1] + kept[1:] - both
-    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
-
-
-def returning(images: list[dict]) -> np.ndarray:
-    """(L - 1,) over all images: of the tokens that block l + 1 keeps, those that block l skipped.
-
-    0 where no token comes back.
-    """
-    both, kept = _kept_twice(images)
-    return 1 - np.where(kept[1:] > 0, both / np.maximum(kept[1:], 1), 1.0)
-
-
-def _kept_twice(images: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    both = np.sum([image["kept_twice"] for image in images], axis=0)
-    return both, np.sum([image["all"]["kept"] for image in images], axis=0)
-
-
 def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:
     """Blocks down, sets across, percent of tokens kept, the mean over the blocks last."""
     rows = [
@@ -171,11 +146,3 @@ def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:
     rows.append(["mean", *(100 * column.mean() for column in usage.values())])
     headers = ["block", *(name.replace("_", " ") for name in usage), "overlap"]
     return tabulate(rows, headers=headers, floatfmt=".1f")
-
-
-def _count(usage: Tensor, members: Tensor) -> dict:
-    """Tokens in a set (H, W), and how many of them each block processed."""
-    return {
-        "tokens": int(members.sum()),
-        "kept": (usage & members).sum(dim=(1, 2)).tolist(),
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
+from svit_det.detection.description import describe_run
 from svit_det.detection.solver import build_optimizer
 from svit_det.detection.token_usage import TokenUsageEvaluator
+from svit_det.errors import InputError
+from svit_det.training.distillation import dense_teacher
+from svit_det.training.freezing import Freezing
+from svit_det.training.groups import name_of, named_from
+from svit_det.vit import TokenNet, find_token_net
+from svit_det.weights.files import read_checkpoint
 
 
 class TokenTrainer(DefaultTrainer):
@@ -38,12 +46,31 @@ class TokenTrainer(DefaultTrainer):
         self._trainer = trainer_class(parallel, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer: DetectionCheckpointer = TokenCheckpointer(
-            parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            parallel,
+            cfg.OUTPUT_DIR,
+            describe=partial(describe_run, cfg),
+            fresh_classes=True,
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+        net = find_token_net(model)
+        frozen = named_from(name_of(net, model), net.trunk.policy.frozen_steps())
+        # The inner trainer's hook, because only there gradients exist and are not yet used.
+        self._trainer.register_hooks([FreezeHook(Freezing(model, frozen), weakref.proxy(self))])
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As DefaultTrainer's; a policy that learns from a teacher gets the one of MODEL.WEIGHTS.
+
+        Also after a resume: the teacher is the model that the training began from.
+        """
+        super().resume_or_load(resume=resume)
+        model = self.checkpointer.model
+        net = find_token_net(model)
+        if net.trunk.policy.needs_teacher:
+            model.set_teacher(load_teacher(net, name_of(net, model), self.cfg.MODEL.WEIGHTS))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -82,6 +109,41 @@ class TokenTrainer(DefaultTrainer):
                 )
             )
         return DatasetEvaluators(evaluators)
+
+
+class FreezeHook(HookBase):
+    """Lets frozen parts stand still."""
+
+    def __init__(self, freezing: Freezing, outer: TrainerBase) -> None:
+        self._freezing = freezing
+        self._outer = outer
+
+    def after_backward(self) -> None:
+        """Before the optimiser's step."""
+        self._freezing.clear_gradients(self._outer.iter)
+
+
+def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
+    """A dense teacher of the architecture of `net`, called `name` in the file `weights`."""
+    if not weights:
+        raise InputError(
+            f"MODEL.WEIGHTS is empty; {type(net.trunk.policy).__name__} learns from a teacher: "
+            "name the weights of the dense model that the training begins from."
+        )
+    teacher = dense_teacher(net)
+    given = read_checkpoint(weights)["model"]
+    inside = {
+        key.removeprefix(f"{name}."): value
+        for key, value in given.items()
+        if key.startswith(f"{name}.") and ".policy." not in key
+    }
+    try:
+        teacher.load_state_dict(inside)
+    except RuntimeError as error:
+        raise InputError(
+            f"MODEL.WEIGHTS {weights}: not a whole dense model to learn from ({error})."
+        ) from error
+    return teacher
 
 
 class ZeroWithoutPredictions(COCOEvaluator):

@@ -1,25 +1,23 @@
-"""Who runs: policies decide which patch tokens each block processes."""
+"""Which tokens run: policies decide which tokens each block keeps.
 
-from svit_det.policies.ats import ATS
-from svit_det.policies.attention_probe import AttentionProbe
-from svit_det.policies.base import POLICY_REGISTRY, WRAPPER_REGISTRY, TokenPolicy, build_policy
-from svit_det.policies.dense import Dense
-from svit_det.policies.evit import EViT
-from svit_det.policies.evo_vit import EvoViT
-from svit_det.policies.svit import SViT
-from svit_det.policies.wrappers import Forgetful, Monotone
+Every module of this folder is imported here, so that a policy is registered by being in it.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from svit_det.policies.base import PolicyConfig, TaskLosses, TokenPolicy, TrunkShape
+from svit_det.policies.registry import POLICY_REGISTRY, WRAPPER_REGISTRY, build_policy
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "ATS",
     "POLICY_REGISTRY",
     "WRAPPER_REGISTRY",
-    "AttentionProbe",
-    "Dense",
-    "EViT",
-    "EvoViT",
-    "Forgetful",
-    "Monotone",
-    "SViT",
+    "PolicyConfig",
+    "TaskLosses",
     "TokenPolicy",
+    "TrunkShape",
     "build_policy",
 ]

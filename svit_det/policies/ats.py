@@ -4,102 +4,79 @@ Source: Fayyaz et al., "Adaptive Token Sampling for Efficient Vision Transformer
 section 3, and the released code. It has no parameters, so it runs on a trained dense model as it
 is, and better after fine-tuning.
 
-B images, N patch tokens, n of them alive.
+B images, N patch tokens.
 
 Departures from the paper and its code, for dense maps:
 
 - The class token starts at random, because a dense model has none.
-- A patch that is dropped keeps the value that it entered the block with, for its row is never
-  computed, and stays out of all later blocks. The paper discards it.
-- Each block's grid has a share of the image's tokens as its number of points. The released code has
-  as many points as tokens in all blocks, and fails with fewer than are present.
+- A patch token that is dropped keeps the value that it entered the block with, because its row is
+  never computed. The paper discards it.
+- Each block has a share of the image's tokens as its number of sampling points. The released code
+  has as many points as tokens in all blocks, and fails with fewer than are present.
 - The nearest point of the distribution is found by bisection instead of comparing all with all;
   ties go to the lower one, as there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, survivors
-from svit_det.policies.keep_schedule import (
-    LAST_NINE,
-    THREE_STEPS,
-    check_schedule,
-    check_test_keep_ratio,
-    with_mean,
-)
-from svit_det.tokens import ClassAttention, Selection, TokenState
+from svit_det.policies.base import BlockView, ScheduleConfig, TrunkShape
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.policies.scheduled import ScheduledPolicy, Survivors, survivors
+from svit_det.tokens import Selection, TokenState
 
 MIN_POINTS = 7
 """The released code asks for at least eight tokens, the class token among them."""
 
 
 @POLICY_REGISTRY.register()
-class ATS(TokenPolicy):
-    """In each of `layers`, a patch's score is the class token's attention times its value's norm.
+class ATS(ScheduledPolicy):
+    """A token's score is the class token's attention to it times the norm of its value.
 
-    The grid of block l has `keep_ratios[l]` N points; as several may fall on one token, that is an
-    upper bound of the number kept, which varies by image. The weakest token is always dropped. The
-    dropped still answer as keys in this block, but their own rows are not computed.
+    A block of the schedule samples at (its share) x N points; as several may fall on one token,
+    that is an upper bound of the number kept, which varies by image. The weakest token is always
+    dropped. A token that is dropped still serves as key and value in this block, but gets no
+    output.
     """
 
     needs_class_token = True
+    always_skips = True
+    Notes = Survivors
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        layers: Sequence[int] = LAST_NINE,
-        keep_ratios: Sequence[float] = THREE_STEPS,
-        test_keep_ratio: float | None = None,
-    ) -> None:
-        super().__init__()
-        check_schedule(layers, keep_ratios, depth)
-        self.layers = tuple(layers)
-        self.keep_ratios = tuple(keep_ratios)
-        self.score_layers = frozenset(layers)
-        self.set_keep_ratio(test_keep_ratio)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ScheduleConfig):
+        """The shared keys."""
 
-    @classmethod
-    def from_config(cls, cfg: Any, *, embed_dim: int, depth: int) -> ATS:
-        """Build from the node `MODEL.TOKEN_POLICY`."""
-        return cls(
-            depth=depth,
-            layers=cfg.LAYERS or LAST_NINE,
-            keep_ratios=cfg.KEEP_RATIOS or THREE_STEPS,
-            test_keep_ratio=cfg.TEST_KEEP_RATIO,
-        )
+    def __init__(self, *, config: Config, shape: TrunkShape) -> None:
+        super().__init__(schedule=config.schedule(shape.depth))
+        self.set_keep_ratio(config.test_keep_ratio)
 
-    def set_keep_ratio(self, ratio: float | None) -> None:
-        """Run a model with grids of another mean size over `layers`; None: as trained."""
-        check_test_keep_ratio(ratio)
-        self.test_ratios = with_mean(self.keep_ratios, ratio)
-
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
-        """Those who were never dropped."""
-        return state, survivors(state)
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """The tokens that were never dropped."""
+        return state, survivors(view, state, self.recall(state))
 
     def before_attention(
-        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Sample those who go on."""
+        """Sample the tokens that go on."""
+        if view.layer not in self.schedule:
+            return state, selection
         # The sum over heads (the paper says so for several); a mean would give the same order.
-        score = attention.weights.detach().sum(dim=1) * attention.value_norm.detach()
-        shares = self.keep_ratios if self.training else self.test_ratios
-        num_points = round(shares[self.layers.index(layer)] * score.shape[1])
+        attention = view.class_attention().weights.detach().sum(dim=1)
+        score = attention * view.value_norms().detach()
+        num_points = round(self.schedule.share(view.layer) * state.num_patches)
         keep = inverse_transform_sample(score, selection.keep, max(num_points, MIN_POINTS))
         gate = None if selection.gate is None else selection.gate * keep
-        return replace(entered, memory=keep), Selection(keep=keep, gate=gate, score=score)
+        chosen = replace(selection, keep=keep, total=None, gate=gate, score=score)
+        return self.remember(state, Survivors(keep)), chosen
 
 
 def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> Tensor:
-    """(B, N) scores, the tokens `among` (B, N) bool -> (B, N) bool: those that were sampled.
+    """(B, N) scores, the tokens `among` (B, N) bool -> (B, N) bool: the ones that were sampled.
 
     The distribution F over the scores in ascending order runs from 0, at the weakest, to 1. A grid
     of `num_points` from its first value above 0 to 1 picks, at each point, the token whose F is

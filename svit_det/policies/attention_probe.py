@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy
-from svit_det.tokens import ClassAttention, Selection, TokenState
+from svit_det.policies.base import BlockView, TokenPolicy
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.tokens import Selection, TokenState
 
 
 @POLICY_REGISTRY.register()
@@ -18,18 +18,12 @@ class AttentionProbe(TokenPolicy):
     """
 
     needs_class_token = True
+    shows_attention = True
+    takes_any_key = True
 
-    def __init__(self, *, depth: int) -> None:
-        super().__init__()
-        self.score_layers = frozenset(range(depth))
-
-    @classmethod
-    def from_config(cls, cfg: Any, *, embed_dim: int, depth: int) -> AttentionProbe:
-        """Every block of the trunk."""
-        return cls(depth=depth)
-
-    def before_attention(
-        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+    def after_attention(
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
         """Write down what the class token sees."""
-        return entered, replace(selection, score=attention.weights.detach().mean(dim=1))
+        score = view.class_attention().weights.detach().mean(dim=1)
+        return state, replace(selection, score=score)

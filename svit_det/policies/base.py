@@ -5,148 +5,288 @@ B images, N patch tokens, E extra tokens, C channels, L blocks; blocks count fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
-import torch
-from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
-from svit_det.tokens import ClassAttention, Selection, TokenState, TokenTrace
+from svit_det.policies.keep_schedule import LAST_NINE, THREE_STEPS, KeepSchedule
+from svit_det.settings import Settings, setting
+from svit_det.tokens import (
+    BlockRecord,
+    ClassAttention,
+    PassRecord,
+    Selection,
+    TokenState,
+    everyone,
+)
 
-POLICY_REGISTRY = Registry("TOKEN_POLICY")
-POLICY_REGISTRY.__doc__ = "Token policies by the name that MODEL.TOKEN_POLICY.NAME gives them."
+Mean = Callable[[Tensor], Tensor]
+"""The mean of a tensor over all processes of a training; the engine hands it in."""
 
-WRAPPER_REGISTRY = Registry("TOKEN_POLICY_WRAPPER")
-WRAPPER_REGISTRY.__doc__ = "Policies around a policy, by the names in MODEL.TOKEN_POLICY.WRAPPERS."
+
+def of_this_process(value: Tensor) -> Tensor:
+    """The mean over all processes where there is one."""
+    return value
+
+
+class BlockView(Protocol):
+    """What a policy may look at while a block runs. What nobody asks for is never computed."""
+
+    layer: int
+    """Of the block, from 0."""
+    last: bool
+    """It is the trunk's last block."""
+    candidates: Tensor | None
+    """(B, N) bool, the patch tokens that the policy may choose from. None: all."""
+
+    def normed(self, state: TokenState) -> Tensor:
+        """(B, N, C) the patch tokens after the block's first norm, which rows then use too."""
+
+    def class_attention(self) -> ClassAttention:
+        """What the class token attends to, from `before_attention` on."""
+
+    def value_norms(self) -> Tensor:
+        """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key."""
+
+    def attended(self) -> TokenState:
+        """The state after the attention, from `after_attention` on."""
+
+
+@dataclass(frozen=True)
+class TaskLosses:
+    """What the task said about one training pass, for losses that hang on it."""
+
+    named: Mapping[str, Tensor]
+    """The task's own losses, scalars, by name."""
+    per_image: Tensor | None = None
+    """(B,) the task's loss of each image, where the task can tell."""
+    greedy: TaskLosses | None = None
+    """The same of a second pass without sampling, for policies that `needs_greedy_pass`."""
+    teacher: PassRecord | None = None
+    """The pass of a frozen teacher on the same images, for policies that `needs_teacher`."""
+    mean: Mean = of_this_process
+    """Over all processes."""
+
+
+@dataclass(frozen=True)
+class TrunkShape:
+    """The sizes of a trunk that policies build their parts from."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(Settings):
+    """The settings of a policy. Base for the `Config` inside each policy."""
+
+    node: ClassVar[str] = ""
+    """The yaml node of the policy's own keys, under MODEL.TOKEN_POLICY. Default: its name in
+    capitals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(PolicyConfig):
+    """Settings of a policy with a keep schedule."""
+
+    layers: tuple[int, ...] = setting(
+        (),
+        "Blocks with a decision. []: the policy's own, SViT and ATS 3 to 11, EViT 3, 6 and 9, "
+        "Evo-ViT 4 to 11.",
+        kind=int,
+        many=True,
+        shared=True,
+    )
+    keep_ratios: tuple[float, ...] = setting(
+        (),
+        "Share of an image's patch tokens that each of LAYERS keeps: a target for SViT, exact for "
+        "EViT and Evo-ViT, an upper bound (the number of sampling points) for ATS. []: the "
+        "policy's own, .7, .49, .343 (three blocks each, or one for EViT), Evo-ViT .5 throughout.",
+        kind=float,
+        many=True,
+        interval="(0, 1]",
+        shared=True,
+    )
+    test_keep_ratio: float | None = setting(
+        None,
+        "Mean share over LAYERS at inference; None: as trained. No retraining needed.",
+        kind=float,
+        optional=True,
+        interval="(0, 1]",
+        shared=True,
+    )
+
+    def schedule(
+        self,
+        depth: int,
+        *,
+        layers: tuple[int, ...] = LAST_NINE,
+        shares: tuple[float, ...] = THREE_STEPS,
+        falling: str = "",
+    ) -> KeepSchedule:
+        """The schedule, with the policy's own `layers` and `shares` where none are set."""
+        return KeepSchedule(self.layers or layers, self.keep_ratios or shares, depth, falling)
 
 
 class TokenPolicy(nn.Module):
-    """Decides which patch tokens each block processes.
+    """Decides which tokens each block keeps.
 
-    A policy speaks grid coordinates (B, N) only; packing, padding and batch size are not its
-    business. It may hold parameters and statistics of the training, but nothing of a forward pass:
-    that lives in `TokenState.memory`.
+    A policy speaks of patch tokens by their place on the grid, (B, N); rows, padding and batch size
+    are not its business. It may hold parameters, and statistics of the training, but nothing of a
+    forward pass: that travels in `TokenState.notes`, under the policy's own key.
     """
 
+    Config: ClassVar[type[PolicyConfig]] = PolicyConfig
+    Notes: ClassVar[type] = type(None)
+    """The type of what the policy remembers."""
     needs_class_token: ClassVar[bool] = False
-    preserves: ClassVar[bool] = True
+    needs_greedy_pass: ClassVar[bool] = False
+    """`losses` compares with a second pass that decides as at inference (self-critical)."""
+    needs_teacher: ClassVar[bool] = False
+    """`losses` compares with the pass of a frozen teacher (distillation)."""
+    shows_attention: ClassVar[bool] = False
+    """The scores of all blocks are the class token's attention, for a picture of it."""
+    takes_any_key: ClassVar[bool] = False
+    """Keys that it does not use may be set, so that it can stand in for another policy."""
+    preserves: bool = True
     """A skipped token is bit-identical afterwards."""
-    adds_tokens: ClassVar[bool] = False
-    """It puts tokens of its own beside the grid: keeping everyone is not the dense model."""
-    score_layers: frozenset[int] = frozenset()
-    """Blocks whose class-token attention is handed to `before_attention`."""
-    attention_layers: frozenset[int] = frozenset()
-    """Blocks whose class-token attention is handed to `after_attention`; none of `score_layers`."""
+    adds_tokens: bool = False
+    """It adds extra tokens of its own: keeping everyone is not the dense model."""
+    always_skips: bool = False
+    """Even with a budget of 1 some token is skipped."""
 
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
-        """Say who enters block `layer`. Default: everyone."""
+    def __init__(
+        self, *, config: PolicyConfig | None = None, shape: TrunkShape | None = None
+    ) -> None:
+        super().__init__()
+
+    # ------------------------------------------------------------------ deciding, block by block
+
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """Say which tokens enter the block. Default: everyone."""
         return state, everyone(state)
 
     def before_attention(
-        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Say who asks in the attention and goes on to the MLP. Default: those who entered.
+        """Say which tokens attend and go on to the MLP. Default: the ones that entered.
 
-        Called for `score_layers` only, when keys, values and the class token's row of attention are
-        known and nothing else. Whom it drops answers as a key, but its own row is never computed:
-        it keeps the value it came with. Only the state's `memory` may change; who says the same as
-        before returns the same `keep`, and nothing is moved.
+        Keys and values are known, queries are not. A token skipped here still serves as key and
+        value, but gets no output: its row is never computed, and it keeps the value that it came
+        with. Only the state's notes may change.
         """
-        return entered, selection
+        return state, selection
 
     def after_attention(
-        self,
-        layer: int,
-        entered: TokenState,
-        attended: TokenState,
-        selection: Selection,
-        attention: ClassAttention,
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Say who goes on from the attention to the MLP. Default: those who entered.
+        """Say which tokens go on to the MLP. Default: the ones that attended.
 
-        Called for `attention_layers` only. `entered` is the state before the attention, `attended`
-        after it; what is returned is what the MLP works on, tokens off the grid included. Whom it
-        drops keeps the value from after the attention.
+        `state` holds the values from before the attention, `view.attended()` the ones after it, and
+        whoever changes tokens starts from the latter. A token skipped here keeps the value from
+        after the attention.
         """
-        return attended, selection
+        return state, selection
 
     def after_block(
-        self, layer: int, entered: TokenState, processed: TokenState, selection: Selection
+        self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
     ) -> TokenState:
-        """Say what the others get. Default: they keep the value they had."""
-        return processed
+        """Say what skipped tokens get. Default: they keep the value they had.
 
-    def losses(self, trace: TokenTrace, task_losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        `entered` is the state as `before_block` left it, `state` the one after the MLP.
+        """
+        return state
+
+    # ------------------------------------------------------------------ the map
+
+    def read_map(self, state: TokenState) -> Tensor:
+        """(B, N, C) the patch tokens as the rest of the network sees them."""
+        return state.patches
+
+    def write_map(self, state: TokenState, patches: Tensor) -> TokenState:
+        """Take over what the rest of the network made of the map (B, N, C)."""
+        return state.with_patches(patches)
+
+    # ------------------------------------------------------------------ training
+
+    def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """Weighted auxiliary losses of one training pass, keys `loss_*`. Default: none."""
         return {}
 
-    def track(self, trace: TokenTrace) -> None:
+    def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
         """Update statistics (buffers) from one training pass. Default: there are none."""
 
-    def decision_macs(self, num_tokens: int) -> dict[int, int]:
-        """Multiply-adds of the decisions for `num_tokens` patch tokens, by block. Default: none."""
+    def set_step(self, step: int, steps: int | None = None) -> None:
+        """Hear before each training step its number from 0, of `steps`. Default: no matter."""
+
+    @property
+    def takes_part_in_training(self) -> bool:
+        """It has losses, statistics or a clock: training without them would be another method."""
+        own = type(self)
+        return any(
+            getattr(own, name) is not getattr(TokenPolicy, name)
+            for name in ("losses", "track", "set_step")
+        )
+
+    def rate_factors(self) -> Mapping[str, float]:
+        """Learning-rate factors of the recipe, by the beginning of a parameter's name in the model.
+
+        Names are those inside the network, as in {"trunk.blocks": 0.01}. Default: none.
+        """
         return {}
 
-    @classmethod
-    def from_config(cls, cfg: Any, *, embed_dim: int, depth: int) -> TokenPolicy:
-        """Build from the node `MODEL.TOKEN_POLICY`, of which it reads attributes only."""
-        return cls()
+    def frozen_steps(self) -> Mapping[str, int]:
+        """How many first steps parts of the network stand still, named alike. Default: none."""
+        return {}
 
+    # ------------------------------------------------------------------ budget
 
-def build_policy(cfg: Any, *, embed_dim: int, depth: int) -> TokenPolicy:
-    """The policy that the node `MODEL.TOKEN_POLICY` describes, its wrappers around it.
+    @property
+    def schedule(self) -> KeepSchedule | None:
+        """Which blocks decide in this mode (training or not) and their shares; None: none do."""
+        return None
 
-    Raises InputError for a name nobody registered and for wrappers that do not go together.
-    """
-    if len(set(cfg.WRAPPERS)) != len(cfg.WRAPPERS):
-        raise InputError(f"MODEL.TOKEN_POLICY.WRAPPERS names one twice: {list(cfg.WRAPPERS)}.")
-    if "Monotone" in cfg.WRAPPERS and cfg.TEST_KEEP_RATIO is not None:
-        raise InputError(
-            "MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: not under the wrapper Monotone, where the shares "
-            "of the blocks multiply; unset it."
-        )
-    policy = _named(POLICY_REGISTRY, cfg.NAME, "NAME").from_config(
-        cfg, embed_dim=embed_dim, depth=depth
-    )
-    for name in cfg.WRAPPERS:
-        policy = _named(WRAPPER_REGISTRY, name, "WRAPPERS")(policy)
-    return policy
+    def set_keep_ratio(self, ratio: float | None) -> None:
+        """Run a trained model at another mean share over the deciding blocks; None: as trained.
 
+        Raises InputError for a policy without a budget.
+        """
+        raise InputError(f"{type(self).__name__} has no budget to set.", setting="test_keep_ratio")
 
-def _named(registry: Registry, name: str, key: str) -> type[TokenPolicy]:
-    if name not in registry:
-        known = ", ".join(sorted(known for known, _ in registry))
-        raise InputError(
-            f"MODEL.TOKEN_POLICY.{key}: '{name}' is not registered; there are {known}."
-        )
-    return registry.get(name)
+    @property
+    def keep_ratio(self) -> float | None:
+        """The budget that was set; None: as trained."""
+        return None
 
+    # ------------------------------------------------------------------ notes
 
-def everyone(state: TokenState) -> Selection:
-    """Every patch token, known without looking."""
-    keep = torch.ones(state.patches.shape[:2], dtype=torch.bool, device=state.patches.device)
-    return Selection(keep=keep, whole=True)
+    @property
+    def note_keys(self) -> frozenset[str]:
+        """The keys under which this policy, and any policy inside it, remembers something."""
+        return frozenset() if self.Notes is type(None) else frozenset({type(self).__name__})
 
+    def recall(self, state: TokenState) -> Any:
+        """What this policy remembered in this pass; None: nothing yet.
 
-def survivors(state: TokenState) -> Selection:
-    """For a policy whose memory is the (B, N) mask of those it has not dropped; None: everyone."""
-    if state.memory is None:
-        return everyone(state)
-    keep = state.memory if state.allowed is None else state.memory & state.allowed
-    return Selection(keep=keep)
+        Raises InputError where something else lies under its key.
+        """
+        note = state.notes.get(type(self).__name__)
+        if note is not None and not isinstance(note, self.Notes):
+            raise InputError(
+                f"The notes of {type(self).__name__} hold a {type(note).__name__}, not its own "
+                f"{self.Notes.__name__}: another policy wrote under its key."
+            )
+        return note
 
-
-def keep_top(score: Tensor, count: int) -> Tensor:
-    """(B, N) scores -> (B, N) bool with exactly the `count` highest of each image."""
-    top = score.topk(count, dim=1, sorted=False).indices
-    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, top, True)
-
-
-def keep_highest(score: Tensor, among: Tensor, counts: Tensor) -> Tensor:
-    """(B, N) scores -> (B, N) bool with the `counts` (B,) highest of those `among` (B, N) bool."""
-    order = score.masked_fill(~among, float("-inf")).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(score.shape[1], device=score.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, places)
-    return among & (rank < counts.unsqueeze(1))
+    def remember(self, state: TokenState, note: Any) -> TokenState:
+        """The state with this note under the policy's own key."""
+        if not isinstance(note, self.Notes):
+            raise InputError(
+                f"{type(self).__name__} remembers {self.Notes.__name__}, not "
+                f"{type(note).__name__}: say so in its class attribute Notes."
+            )
+        return replace(state, notes={**state.notes, type(self).__name__: note})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svit_det.policies.gating import mean_over_processes
+from svit_det.policies.base import Mean, of_this_process
 from svit_det.policies.keep_schedule import with_mean
 
 NUM_LEVELS = 129
@@ -28,32 +28,38 @@ class KeepBudget(nn.Module):
     which keeps them in (0, 1] and in order, so that their mean is the wanted one.
     """
 
-    def __init__(self, targets: Sequence[float], *, test_keep_ratio: float | None = None) -> None:
+    num_batches_tracked: Tensor
+    kept_share: Tensor
+    margin_quantiles: Tensor
+    thresholds: Tensor
+
+    def __init__(self, targets: Sequence[float]) -> None:
         super().__init__()
         num_gates = len(targets)
         self.targets = tuple(targets)
-        self.test_keep_ratio = test_keep_ratio
+        self.keep_ratio: float | None = None
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
         self.register_buffer("kept_share", torch.tensor(self.targets))
         self.register_buffer("margin_quantiles", torch.zeros(num_gates, NUM_LEVELS))
         # Derived from the other three. Before any training they are 0: keep the more probable.
         self.register_buffer("thresholds", torch.zeros(num_gates), persistent=False)
-        self.quota_ratios = with_mean(self.targets, test_keep_ratio)
         self.register_load_state_dict_post_hook(_refresh)
 
     @torch.no_grad()
-    def track(self, margins: Sequence[Tensor], keeps: Sequence[Tensor]) -> None:
+    def track(
+        self, margins: Sequence[Tensor], keeps: Sequence[Tensor], mean: Mean = of_this_process
+    ) -> None:
         """Take in one training step: per gate the (B, N) margins and decisions.
 
         A margin of -inf says that the token was not up for choice. A step in which some gate had
-        nobody to choose from, in any process, does not count.
+        nothing to choose from, in any process, does not count.
         """
         if not margins:
             return
         choices = [margin.isfinite() for margin in margins]
         all_chose = torch.stack([choice.any() for choice in choices]).all()
         # Asked of all processes: one that left alone would let the others wait for it forever.
-        if mean_over_processes(all_chose.float()) < 1:
+        if mean(all_chose.float()) < 1:
             return
         levels = torch.linspace(0, 1, NUM_LEVELS, device=self.kept_share.device)
         shares, curves = [], []
@@ -61,23 +67,22 @@ class KeepBudget(nn.Module):
             shares.append(keep[choice].float().mean())
             curves.append(torch.quantile(margin[choice].float(), levels))
         self.num_batches_tracked += 1
-        weight = (1 / self.num_batches_tracked).clamp(min=MOMENTUM)
-        self.kept_share.lerp_(mean_over_processes(torch.stack(shares)), weight)
-        self.margin_quantiles.lerp_(mean_over_processes(torch.stack(curves)), weight)
+        weight = self.num_batches_tracked.reciprocal().clamp(min=MOMENTUM)
+        self.kept_share.lerp_(mean(torch.stack(shares)), weight)
+        self.margin_quantiles.lerp_(mean(torch.stack(curves)), weight)
         self.refresh()
 
     def set_keep_ratio(self, ratio: float | None) -> None:
         """Aim at the mean share `ratio` over the gates; None: at what training saw."""
-        self.test_keep_ratio = ratio
+        self.keep_ratio = ratio
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Derive the thresholds anew from what was tracked and the wanted budget."""
-        self.quota_ratios = with_mean(self.targets, self.test_keep_ratio)
         shares = self.kept_share
-        if self.test_keep_ratio is not None:
-            shares = shares.new_tensor(with_mean(shares.tolist(), self.test_keep_ratio))
+        if self.keep_ratio is not None:
+            shares = shares.new_tensor(with_mean(shares.tolist(), self.keep_ratio))
         position = (1 - shares) * (NUM_LEVELS - 1)
         below = position.floor().long().clamp(0, NUM_LEVELS - 2)
         low = self.margin_quantiles.gather(1, below.unsqueeze(1)).squeeze(1)

@@ -1,6 +1,7 @@
-"""Dense: every block processes every token, as DeiT does (Touvron et al. 2021)."""
+"""Dense: every block keeps every token, as DeiT does (Touvron et al. 2021)."""
 
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy
+from svit_det.policies.base import TokenPolicy
+from svit_det.policies.registry import POLICY_REGISTRY
 
 
 @POLICY_REGISTRY.register()

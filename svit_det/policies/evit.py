@@ -1,15 +1,16 @@
-"""EViT: inside three blocks, tokens that the class token looks at least are fused into one.
+"""EViT: inside three blocks, tokens that the class token attends to least are fused into one.
 
 Source: Liang et al., "Not All Patches are What You Need: Expediting Vision Transformers via Token
 Reorganizations", ICLR 2022, sections 3.2 and 3.3.
 
-B images, N patch tokens, E extra tokens (class, then one slot for each fused), C channels.
+B images, N patch tokens, E extra tokens (class, then one for each block that fused), F = E - 1
+fused tokens, C channels.
 
 Departures from the paper, for dense maps:
 
 - The class token starts at random, because a dense model has none.
-- A patch that is fused keeps the value it had then, after the attention, in the map, and stays out
-  of all later blocks. The paper discards it.
+- A patch token that is fused keeps the value it had then, after the attention, in the map, and is
+  dropped. The paper discards it.
 - Kept tokens stay in the grid's order, not in that of their scores; attention does not see it.
 """
 
@@ -17,21 +18,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from svit_det.errors import InputError
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, keep_highest, survivors
-from svit_det.policies.keep_schedule import (
-    check_falling,
-    check_schedule,
-    check_test_keep_ratio,
-    with_mean,
-)
-from svit_det.tokens import ClassAttention, Selection, TokenState, TokenTrace
+from svit_det.policies.base import BlockView, ScheduleConfig, TrunkShape
+from svit_det.policies.ranking import keep_highest, keep_top
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.policies.scheduled import ScheduledPolicy, Survivors, survivors
+from svit_det.settings import setting
+from svit_det.tokens import Selection, TokenState
 
 LAYERS = (3, 6, 9)
 KEEP_RATIOS = (0.7, 0.49, 0.343)
@@ -39,162 +36,144 @@ KEEP_RATIOS = (0.7, 0.49, 0.343)
 
 
 @POLICY_REGISTRY.register()
-class EViT(TokenPolicy):
-    """In each of `layers`, the class token's attention says which tokens go on to the MLP.
+class EViT(ScheduledPolicy):
+    """In the schedule's blocks, the class token's attention says which tokens go on to the MLP.
 
     Of the n tokens in a block besides the class token, earlier fused ones included, the ceil(r n)
     with the highest attention, mean over heads, go on; the others are summed into one more token,
-    weighted by their attention, which is not normalised. The rate r of a block is its share in
-    `keep_ratios` over that of the one before. The number kept does not depend on the image.
+    weighted by their attention, which is not normalised. The rate r of a block is its share over
+    that of the block that decided before. The number kept does not depend on the image.
 
     Training may begin with `warmup_start` steps at r = 1, after which r falls to its value along a
     cosine over `warmup_steps`; training from scratch its authors take 10 and 100 epochs.
     """
 
     needs_class_token = True
+    Notes = Survivors
+    num_steps: Tensor
 
-    def __init__(
-        self,
-        *,
-        embed_dim: int,
-        depth: int,
-        layers: Sequence[int] = LAYERS,
-        keep_ratios: Sequence[float] = KEEP_RATIOS,
-        fuse: bool = True,
-        warmup_start: int = 0,
-        warmup_steps: int = 0,
-        test_keep_ratio: float | None = None,
-    ) -> None:
-        super().__init__()
-        check_schedule(layers, keep_ratios, depth)
-        check_falling(layers, keep_ratios, "EViT")
-        if warmup_start < 0 or warmup_steps < 0:
-            raise InputError(
-                f"MODEL.TOKEN_POLICY.EVIT: WARMUP_START {warmup_start} and WARMUP_STEPS "
-                f"{warmup_steps} must be 0 or more."
-            )
-        self.embed_dim = embed_dim
-        self.layers = tuple(layers)
-        self.keep_ratios = tuple(keep_ratios)
-        self.trained_rates = _rates(keep_ratios)
-        self.fuse = fuse
-        self.adds_tokens = fuse
-        self.warmup_start = warmup_start
-        self.warmup_steps = warmup_steps
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
-        self.set_keep_ratio(test_keep_ratio)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ScheduleConfig):
+        """MODEL.TOKEN_POLICY.EVIT, and the shared keys."""
 
-    @classmethod
-    def from_config(cls, cfg: Any, *, embed_dim: int, depth: int) -> EViT:
-        """Build from the node `MODEL.TOKEN_POLICY`."""
-        return cls(
-            embed_dim=embed_dim,
-            depth=depth,
-            layers=cfg.LAYERS or LAYERS,
-            keep_ratios=cfg.KEEP_RATIOS or KEEP_RATIOS,
-            fuse=cfg.EVIT.FUSE,
-            warmup_start=cfg.EVIT.WARMUP_START,
-            warmup_steps=cfg.EVIT.WARMUP_STEPS,
-            test_keep_ratio=cfg.TEST_KEEP_RATIO,
+        fuse: bool = setting(True, "Fuse the dropped tokens into one more token.")
+        warmup_start: int = setting(
+            0, "First training steps, which keep all tokens.", interval="[0, inf)"
+        )
+        warmup_steps: int = setting(
+            0,
+            "Steps after those over which the shares fall to KEEP_RATIOS along a cosine. 0: at "
+            "once.",
+            interval="[0, inf)",
         )
 
+    def __init__(self, *, config: Config, shape: TrunkShape) -> None:
+        super().__init__(
+            schedule=config.schedule(shape.depth, layers=LAYERS, shares=KEEP_RATIOS, falling="EViT")
+        )
+        self.embed_dim = shape.embed_dim
+        self.fuse = config.fuse
+        self.adds_tokens = config.fuse
+        self.warmup_start = config.warmup_start
+        self.warmup_steps = config.warmup_steps
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+        self.register_load_state_dict_post_hook(_take_up_the_step)
+        self.set_step(0)
+        self.set_keep_ratio(config.test_keep_ratio)
+
     def set_keep_ratio(self, ratio: float | None) -> None:
-        """Move a trained model to another mean share over `layers`; None: as trained."""
-        check_test_keep_ratio(ratio)
-        self.test_rates = _rates(with_mean(self.keep_ratios, ratio))
+        """Move a trained model to another mean share; None: as trained."""
+        super().set_keep_ratio(ratio)
+        self._test_rates = _rates(self._tested.shares)
 
-    @property
-    def attention_layers(self) -> frozenset[int]:
-        """Those of `layers` that drop anyone, so that keeping everyone costs nothing."""
-        rates = self.trained_rates if self.training else self.test_rates
-        return frozenset(layer for layer, rate in zip(self.layers, rates) if rate < 1)
+    def set_step(self, step: int, steps: int | None = None) -> None:
+        """Where the warm-up stands. The step is saved, so that the rates go on after a resume."""
+        self.num_steps.fill_(step)
+        warmth = self._warmth(step)
+        self._train_rates = [rate + (1 - rate) * warmth for rate in _rates(self._trained.shares)]
 
-    def keep_rates(self) -> list[float]:
-        """The rate r of each of `layers`, of the tokens that are in it."""
-        if not self.training:
-            return self.test_rates
-        warmth = self._warmth()
-        return [rate + (1 - rate) * warmth for rate in self.trained_rates]
-
-    def _warmth(self) -> float:
+    def _warmth(self, step: int) -> float:
         """1 at the start of the warm-up, 0 after it."""
         if self.warmup_start + self.warmup_steps == 0:
             return 0.0
-        step = int(self.num_steps) - self.warmup_start
+        step -= self.warmup_start
         if step < 0:
             return 1.0
         if step >= self.warmup_steps:
             return 0.0
         return (1 + math.cos(math.pi * step / self.warmup_steps)) / 2
 
-    def track(self, trace: TokenTrace) -> None:
-        """Count the steps of the warm-up."""
-        self.num_steps += 1
+    def keep_rates(self) -> list[float]:
+        """The rate r of each deciding block, of the tokens that are in it."""
+        return self._train_rates if self.training else self._test_rates
 
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
-        """Those who were never dropped."""
-        return state, survivors(state)
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """The tokens that were never dropped."""
+        return state, survivors(view, state, self.recall(state))
 
     def after_attention(
-        self,
-        layer: int,
-        entered: TokenState,
-        attended: TokenState,
-        selection: Selection,
-        attention: ClassAttention,
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Keep the most looked at; fuse the others."""
-        rate = self.keep_rates()[self.layers.index(layer)]
-        if rate == 1:
-            return attended, selection
-        num_patches = selection.keep.shape[1]
-        # Extra token 0 is the class token itself; the fused ones compete like patches.
+        """Keep the tokens with the highest attention; fuse the others."""
+        if view.layer not in self.schedule:
+            return state, selection
+        rate = self.keep_rates()[self.schedule.layers.index(view.layer)]
+        count = None if selection.total is None else math.ceil((selection.total - 1) * rate)
+        if rate == 1 or (count is not None and selection.total == count + 1):
+            return state, selection
+        # Extra token 0 is the class token itself; the fused ones compete like patch tokens.
+        attention = view.class_attention()
         score = torch.cat([attention.weights, attention.extra_weights[..., 1:]], dim=2).mean(dim=1)
-        fused_before = attended.extra.shape[1] - 1
-        present = attended.present
-        if present is None:
-            present = selection.keep.new_ones(len(score), 1 + fused_before)
+        present = state.presence()
         among = torch.cat([selection.keep, present[:, 1:]], dim=1)
-        # In double: .7 of 4,200 in single precision is not 2,940.
-        counts = (among.sum(dim=1).double() * rate).ceil().long()
-        on = keep_highest(score.detach(), among, counts)
-        keep = on[:, :num_patches]
-        gate = None if selection.gate is None else selection.gate * keep
-        chosen = Selection(keep=keep, gate=gate, score=score[:, :num_patches].detach())
-        state = replace(attended, memory=keep)
+        on = _choose(score.detach(), among, rate, count)
+        keep = on[:, : state.num_patches]
+        total = None if count is None else 1 + count + int(self.fuse)
+        chosen = replace(
+            selection,
+            keep=keep,
+            total=total,
+            gate=None if selection.gate is None else selection.gate * keep,
+            score=score[:, : state.num_patches].detach(),
+        )
         if self.fuse:
-            still = torch.cat([present[:, :1], on[:, num_patches:]], dim=1)
-            state = _fuse(state, score, among & ~on, still)
-        return state, chosen
+            still = torch.cat([present[:, :1], on[:, state.num_patches :]], dim=1)
+            chosen = replace(chosen, macs=selection.macs + score.shape[1] * self.embed_dim)
+            state = _fuse(view.attended(), score, among & ~on, still, always=count is not None)
+        return self.remember(state, Survivors(keep, total)), chosen
 
-    def decision_macs(self, num_tokens: int) -> dict[int, int]:
-        """The weighted sums that fuse."""
-        if not self.fuse:
-            return {}
-        return {
-            layer: (num_tokens + fused_before) * self.embed_dim
-            for fused_before, layer in enumerate(sorted(self.attention_layers))
-        }
+
+def _take_up_the_step(module: EViT, _: object) -> None:
+    module.set_step(int(module.num_steps))
 
 
 def _rates(shares: Sequence[float]) -> list[float]:
-    """Shares of all tokens -> shares of those that the block before left."""
+    """Shares of all tokens -> shares of the tokens that the deciding block before has left."""
     # Rounded, so that .49 after .7 is .7 again and not a hair more, which ceil would see.
     return [round(after / before, 12) for before, after in zip((1.0, *shares), shares)]
 
 
-def _fuse(state: TokenState, score: Tensor, dropped: Tensor, still: Tensor) -> TokenState:
-    """One more extra token: the sum of the `dropped` (B, N + fused) by their `score`.
+def _choose(score: Tensor, among: Tensor, rate: float, count: int | None) -> Tensor:
+    """(B, N + F) bool: of the tokens `among`, the `count` highest; None: the `rate` of them."""
+    if count is not None:
+        return keep_top(score.masked_fill(~among, float("-inf")), count)
+    # In double: .7 of 4,200 in single precision is not 2,940.
+    counts = (among.sum(dim=1).double() * rate).ceil().long()
+    return keep_highest(score, among, counts)
 
-    `still` (B, E) says which extra tokens go on. An image that drops nobody gets no new one.
+
+def _fuse(
+    state: TokenState, score: Tensor, dropped: Tensor, still: Tensor, *, always: bool
+) -> TokenState:
+    """One more extra token: the sum of the `dropped` (B, N + F) tokens by their `score`.
+
+    `still` (B, E) says which extra tokens go on. An image that drops none gets no new one, unless
+    `always` says that each image drops some.
     """
-    num_patches, fused_before = state.patches.shape[1], state.extra.shape[1] - 1
-    weights = (score * dropped).to(state.patches.dtype).unsqueeze(1)
-    of_patches, of_fused = weights.split([num_patches, fused_before], dim=2)
-    fused = of_patches @ state.patches + of_fused @ state.extra[:, 1:]
-    new = dropped.any(dim=1, keepdim=True)
-    return replace(
-        state,
-        extra=torch.cat([state.extra, fused.to(state.extra.dtype)], dim=1),
-        present=torch.cat([still, new], dim=1),
-    )
+    weights = (score * dropped).to(state.tokens.dtype)
+    # In the buffer's order, behind the class token: fused tokens, patch tokens.
+    num_patches = state.num_patches
+    ordered = torch.cat([weights[:, num_patches:], weights[:, :num_patches]], dim=1)
+    fused = ordered.unsqueeze(1) @ state.tokens[:, 1:]
+    new = torch.ones_like(still[:, :1]) if always else dropped.any(dim=1, keepdim=True)
+    return state.with_more(fused, present=torch.cat([still, new], dim=1))

@@ -18,215 +18,202 @@ Departures from the paper:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from svit_det.errors import InputError
-from svit_det.policies.base import POLICY_REGISTRY, TokenPolicy, everyone, keep_top
-from svit_det.policies.keep_schedule import (
-    check_schedule,
-    check_test_keep_ratio,
-    with_mean,
-)
-from svit_det.tokens import ClassAttention, Selection, TokenState
+from svit_det.policies.base import BlockView, ScheduleConfig, TrunkShape
+from svit_det.policies.ranking import keep_top
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.policies.scheduled import ScheduledPolicy
+from svit_det.settings import setting
+from svit_det.tokens import BlockRecord, Selection, TokenState, everyone
 
 LAYERS = tuple(range(4, 12))
 KEEP_RATIO = 0.5
 STAGES = (4, 8)
 
 
-class _Running(NamedTuple):
+@dataclass(frozen=True)
+class Running:
+    """What Evo-ViT remembers."""
+
     score: Tensor
     """(B, N) the running class attention, summed over heads."""
     keep: Tensor | None = None
-    """(B, N) bool, whom the last selection chose."""
+    """(B, N) bool, the tokens that the last choice kept; None: all."""
+    count: int | None = None
+    """How many of each image these are; None where candidates were narrowed."""
 
 
 @POLICY_REGISTRY.register()
-class EvoViT(TokenPolicy):
-    """Each of `layers` processes the int(r N) tokens, at least one, with the highest running score.
+class EvoViT(ScheduledPolicy):
+    """Each deciding block keeps the int(r N) tokens, at least one, with the highest running score.
 
-    A block's class attention a, summed over heads, updates the score g of those that it processes:
-    g <- (1 - t) g + t a, with t = `score_update` in `layers` and `score_update_before` before them;
-    in block 0 g = a. The others keep their g, so that the set can hardly change.
+    A block's class attention a, summed over heads, updates the score g of the tokens that it keeps:
+    g <- (1 - t) g + t a, with t = `score_update` in the schedule's blocks and `score_update_before`
+    before them; in block 0 g = a. The others keep their g, so that the set can hardly change.
 
-    `stage_wise`: the first block of each of `stages` selects, and the blocks up to the next one
-    process the same tokens, as many as its ratio says. `representative` (slow-fast updating): one
-    token, the mean of the skipped weighted by their scores, runs along, and what it changes by is
-    added to all of them.
+    `stage_wise`: the first block of each of `stages` chooses, and the blocks up to the next one
+    keep the same tokens, as many as its share says. `representative` (slow-fast updating): one
+    token, the mean of the skipped ones weighted by their scores, runs along, and what it changes by
+    is added to all of them.
     """
 
     needs_class_token = True
+    Notes = Running
 
-    def __init__(
-        self,
-        *,
-        embed_dim: int,
-        depth: int,
-        layers: Sequence[int] = LAYERS,
-        keep_ratios: Sequence[float] | None = None,
-        stage_wise: bool = False,
-        stages: Sequence[int] = STAGES,
-        score_update: float = 0.5,
-        score_update_before: float = 0.5,
-        representative: bool = False,
-        test_keep_ratio: float | None = None,
-    ) -> None:
-        super().__init__()
-        if keep_ratios is None:
-            keep_ratios = (KEEP_RATIO,) * len(layers)
-        check_schedule(layers, keep_ratios, depth)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ScheduleConfig):
+        """MODEL.TOKEN_POLICY.EVO_VIT, and the shared keys."""
+
+        node = "EVO_VIT"
+        stage_wise: bool = setting(
+            False,
+            "False: every block of LAYERS chooses anew. True: the first block of each of STAGES "
+            "does, and the blocks up to the next one keep to that.",
+        )
+        stages: tuple[int, ...] = setting(
+            STAGES,
+            "Blocks of LAYERS in ascending order, the first of them first.",
+            kind=int,
+            many=True,
+        )
+        score_update: float = setting(
+            0.5, "Weight of a block's own class attention in the running score.", interval="(0, 1]"
+        )
+        score_update_before: float = setting(
+            0.5,
+            "The same in the blocks before LAYERS. 1: only the last of them counts, as in "
+            "classification.",
+            interval="(0, 1]",
+        )
+        representative: bool = setting(
+            False,
+            "One token that stands for the skipped ones, which all get its change in a block.",
+        )
+
+    def __init__(self, *, config: Config, shape: TrunkShape) -> None:
+        layers = config.layers or LAYERS
+        super().__init__(
+            schedule=config.schedule(shape.depth, layers=layers, shares=(KEEP_RATIO,) * len(layers))
+        )
         if 0 in layers:
             raise InputError(
-                "MODEL.TOKEN_POLICY.LAYERS: block 0 cannot choose under EvoViT, whose score is the "
-                "class attention of the blocks before."
+                "block 0 cannot choose under EvoViT, whose score is the class attention of the "
+                "blocks before.",
+                setting="layers",
             )
-        if stage_wise:
-            _check_stages(stages, layers)
-        for key, weight in (("", score_update), ("_BEFORE", score_update_before)):
-            if not 0 < weight <= 1:
-                raise InputError(
-                    f"MODEL.TOKEN_POLICY.EVO_VIT.SCORE_UPDATE{key}: {weight} must lie in (0, 1]."
-                )
-        self.embed_dim = embed_dim
-        self.layers = tuple(layers)
-        self.keep_ratios = tuple(keep_ratios)
-        self.stages = tuple(stages) if stage_wise else None
-        self.score_update = score_update
-        self.score_update_before = score_update_before
-        self.representative = representative
-        self.adds_tokens = representative
-        self.preserves = not representative
-        self.set_keep_ratio(test_keep_ratio)
-
-    @classmethod
-    def from_config(cls, cfg: Any, *, embed_dim: int, depth: int) -> EvoViT:
-        """Build from the node `MODEL.TOKEN_POLICY`."""
-        return cls(
-            embed_dim=embed_dim,
-            depth=depth,
-            layers=cfg.LAYERS or LAYERS,
-            keep_ratios=cfg.KEEP_RATIOS or None,
-            stage_wise=cfg.EVO_VIT.STAGE_WISE,
-            stages=cfg.EVO_VIT.STAGES,
-            score_update=cfg.EVO_VIT.SCORE_UPDATE,
-            score_update_before=cfg.EVO_VIT.SCORE_UPDATE_BEFORE,
-            representative=cfg.EVO_VIT.REPRESENTATIVE,
-            test_keep_ratio=cfg.TEST_KEEP_RATIO,
-        )
-
-    def set_keep_ratio(self, ratio: float | None) -> None:
-        """Move a trained model to another mean share over `layers`; None: as trained."""
-        check_test_keep_ratio(ratio)
-        self.test_ratios = with_mean(self.keep_ratios, ratio)
-
-    def _ratio(self, layer: int) -> float:
-        ratios = self.keep_ratios if self.training else self.test_ratios
-        return ratios[self.layers.index(layer)]
+        if config.stage_wise:
+            _check_stages(config.stages, layers)
+        self.embed_dim = shape.embed_dim
+        self.stages = config.stages if config.stage_wise else None
+        self.score_update = config.score_update
+        self.score_update_before = config.score_update_before
+        self.representative = config.representative
+        self.adds_tokens = config.representative
+        self.preserves = not config.representative
+        self.set_keep_ratio(config.test_keep_ratio)
 
     @property
-    def selecting(self) -> tuple[int, ...]:
-        """The blocks that choose anew; the others of `layers` keep to the last choice."""
-        return self.layers if self.stages is None else self.stages
+    def choosing(self) -> tuple[int, ...]:
+        """The blocks that choose anew; the schedule's others keep to the last choice."""
+        return self.schedule.layers if self.stages is None else self.stages
 
-    @property
-    def score_layers(self) -> frozenset[int]:
-        """Blocks whose attention some later choice hangs on."""
-        choosing = [layer for layer in self.selecting if self._ratio(layer) < 1]
-        if not choosing:
-            return frozenset()
+    def _is_scored(self, layer: int) -> bool:
+        """Whether some later choice depends on this block's attention."""
+        schedule = self.schedule
+        pruning = [each for each in self.choosing if schedule.share(each) < 1]
+        if not pruning:
+            return False
         # An update by the whole forgets all blocks before it.
-        start = min(choosing) - 1 if self.score_update_before == 1 else 0
-        return frozenset(range(start, max(choosing)))
+        start = min(pruning) - 1 if self.score_update_before == 1 else 0
+        return start <= layer < max(pruning)
 
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
-        """Those with the highest score; a representative of the others joins the extra tokens."""
-        memory: _Running | None = state.memory
-        if layer not in self.layers or memory is None:
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """The tokens with the highest score; a representative of the others joins them."""
+        notes: Running | None = self.recall(state)
+        if view.layer not in self.schedule or notes is None:
             return state, everyone(state)
-        if layer in self.selecting:
-            memory = memory._replace(keep=self._choose(layer, memory.score, state.allowed))
-        if memory.keep is None:
-            return replace(state, memory=memory), everyone(state)
-        keep = memory.keep if state.allowed is None else memory.keep & state.allowed
-        state = replace(state, memory=memory)
+        if view.layer in self.choosing:
+            notes = self._choose(view, notes)
+            state = self.remember(state, notes)
+        if notes.keep is None:
+            return state, everyone(state)
+        keep, count, macs = notes.keep, notes.count, 0
+        if view.candidates is not None:
+            keep, count = keep & view.candidates, None
         if self.representative:
-            state = _add_representative(state, memory.score * ~keep, ~keep)
-        return state, Selection(keep=keep, score=memory.score)
+            state = _add_representative(state, notes.score, ~keep, always=count is not None)
+            macs = state.num_patches * self.embed_dim
+        total = None if count is None else count + state.num_extra
+        return state, Selection(keep=keep, total=total, score=notes.score, macs=macs)
 
-    def _choose(self, layer: int, score: Tensor, allowed: Tensor | None) -> Tensor | None:
-        ratio = self._ratio(layer)
-        if ratio >= 1:
-            return None
-        if allowed is not None:
-            score = score.masked_fill(~allowed, -1)
-        return keep_top(score, max(int(ratio * score.shape[1]), 1))
+    def _choose(self, view: BlockView, notes: Running) -> Running:
+        share, num_patches = self.schedule.share(view.layer), notes.score.shape[1]
+        count = max(int(share * num_patches), 1)
+        if share >= 1 or count == num_patches:
+            return replace(notes, keep=None, count=None)
+        score = notes.score
+        if view.candidates is not None:
+            score = score.masked_fill(~view.candidates, -1)
+        return replace(notes, keep=keep_top(score, count), count=count)
 
-    def before_attention(
-        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+    def after_attention(
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Update the score of those who run; who runs does not change any more."""
-        seen = attention.weights.detach().sum(dim=1)
-        memory: _Running | None = entered.memory
-        if memory is None:
-            memory = _Running(score=seen)
-        else:
-            weight = self.score_update if layer in self.layers else self.score_update_before
-            score = torch.where(selection.keep, memory.score.lerp(seen, weight), memory.score)
-            memory = memory._replace(score=score)
-        return replace(entered, memory=memory), selection
+        """Update the score of the tokens that run; the choice itself stands."""
+        if not self._is_scored(view.layer):
+            return state, selection
+        seen = view.class_attention().weights.detach().sum(dim=1)
+        notes: Running | None = self.recall(state)
+        if notes is None:
+            return self.remember(state, Running(score=seen)), selection
+        inside = view.layer in self.schedule
+        score = notes.score.lerp(seen, self.score_update if inside else self.score_update_before)
+        if selection.total != state.tokens.shape[1]:
+            score = torch.where(selection.keep, score, notes.score)
+        return self.remember(state, replace(notes, score=score)), selection
 
     def after_block(
-        self, layer: int, entered: TokenState, processed: TokenState, selection: Selection
+        self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
     ) -> TokenState:
-        """Give the representative's change to all that were skipped, and let it go."""
-        if processed.extra.shape[1] == 1:
-            return processed
-        change = (processed.extra[:, 1:] - entered.extra[:, 1:]) * ~selection.keep.unsqueeze(-1)
-        return replace(
-            processed,
-            patches=processed.patches + change,
-            extra=processed.extra[:, :1],
-            present=None,
-        )
-
-    def decision_macs(self, num_tokens: int) -> dict[int, int]:
-        """The weighted mean that is the representative."""
-        macs, ratio = {}, 1.0
-        for layer in sorted(self.layers) if self.representative else ():
-            if layer in self.selecting:
-                ratio = self._ratio(layer)
-            if ratio < 1:
-                macs[layer] = num_tokens * self.embed_dim
-        return macs
+        """Give the representative's change to all skipped tokens, and let it go."""
+        if state.num_extra == 1:
+            return state
+        change = state.extra[:, 1:] - entered.extra[:, 1:]
+        skipped = ~record.selection.keep.unsqueeze(-1)
+        patches = state.patches + change * skipped
+        tokens = torch.cat([state.extra[:, :1], patches], dim=1)
+        return replace(state, tokens=tokens, num_extra=1, present=None)
 
 
-def _add_representative(state: TokenState, weights: Tensor, skipped: Tensor) -> TokenState:
-    """The mean of the `skipped` (B, N) by `weights` (B, N) as one more extra token.
+def _add_representative(
+    state: TokenState, score: Tensor, skipped: Tensor, *, always: bool
+) -> TokenState:
+    """The mean of the `skipped` (B, N) tokens by their `score` (B, N) as one more extra token.
 
-    An image that skips nobody has none.
+    An image that skips none has none, unless `always` says that each image skips some.
     """
+    weights = score * skipped
     total = weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-    mean = (weights / total).to(state.patches.dtype).unsqueeze(1) @ state.patches
+    mean = (weights / total).to(state.tokens.dtype).unsqueeze(1) @ state.patches
+    if always:
+        return state.with_more(mean)
     some = skipped.any(dim=1, keepdim=True)
-    return replace(
-        state,
-        extra=torch.cat([state.extra, mean.to(state.extra.dtype)], dim=1),
-        present=torch.cat([torch.ones_like(some), some], dim=1),
-    )
+    return state.with_more(mean, present=torch.cat([torch.ones_like(some), some], dim=1))
 
 
 def _check_stages(stages: Sequence[int], layers: Sequence[int]) -> None:
     if list(stages) != sorted(set(stages)) or not set(stages) <= set(layers):
         raise InputError(
-            f"MODEL.TOKEN_POLICY.EVO_VIT.STAGES: {list(stages)} must be blocks of LAYERS, "
-            f"{list(layers)}, in ascending order."
+            f"{list(stages)} must be blocks of layers, {list(layers)}, in ascending order.",
+            setting="stages",
         )
     if not stages or min(layers) < stages[0]:
         raise InputError(
-            f"MODEL.TOKEN_POLICY.EVO_VIT.STAGES: {list(stages)} must begin with the first of "
-            f"LAYERS, {min(layers)}."
+            f"{list(stages)} must begin with the first of layers, {min(layers)}.",
+            setting="stages",
         )

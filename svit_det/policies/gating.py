@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from svit_det.policies.base import Mean, of_this_process
 
 
 class TokenGate(nn.Module):
@@ -42,7 +43,7 @@ class TokenGate(nn.Module):
 
 
 def logistic_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The difference of two Gumbel draws, which is all that a two-way choice sees of them."""
+    """The difference of two Gumbel draws. A choice between two options depends on nothing else."""
     uniform = torch.rand(like.shape, device=like.device, dtype=like.dtype, generator=generator)
     return torch.logit(uniform, eps=torch.finfo(like.dtype).tiny)
 
@@ -60,29 +61,19 @@ def straight_through(margin: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def keep_ratio_loss(
-    gates: Sequence[Tensor], targets: Sequence[float], *, per_image: bool = False
+    gates: Sequence[Tensor],
+    targets: Sequence[float],
+    *,
+    per_image: bool = False,
+    mean: Mean = of_this_process,
 ) -> Tensor:
     """Mean over the gates of (kept share - target)^2; `gates` are (B, N) each.
 
-    The share is the mean over the whole batch before squaring, so that images may differ (SViT,
-    eq. 5); `per_image` squares image by image: the fixed-rate ablation.
+    The share is the mean over the whole batch, of all processes, before squaring, so that images
+    may differ (SViT, eq. 5); `per_image` squares image by image: the fixed-rate ablation.
     """
     shares = torch.stack([gate.mean(dim=1) for gate in gates])
     if not per_image:
-        shares = mean_over_processes(shares.mean(dim=1, keepdim=True))
+        shares = mean(shares.mean(dim=1, keepdim=True))
     goals = shares.new_tensor(targets).unsqueeze(1)
     return (shares - goals).square().mean()
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """`value` averaged over all processes of the training; itself where there is only one.
-
-    The gradient is that of this process's own share: DDP averages gradients over the processes, and
-    the average of these is the gradient of one process on the whole batch.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    everywhere = value.detach().clone()
-    dist.all_reduce(everywhere)
-    # In value exactly the mean, so that all processes go on with the same bits.
-    return everywhere / dist.get_world_size() + (value - value.detach())

@@ -1,4 +1,4 @@
-"""The keep schedule that policies share: which blocks decide, and what share of tokens each keeps.
+"""KeepSchedule: which blocks decide, and what share of an image's patch tokens each keeps.
 
 A share is of all patch tokens of an image, whatever earlier blocks left of them.
 """
@@ -6,7 +6,9 @@ A share is of all patch tokens of an image, whatever earlier blocks left of them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from sys import float_info
 
 from svit_det.errors import InputError
 
@@ -14,50 +16,72 @@ LAST_NINE = tuple(range(3, 12))
 """SViT's blocks with a decision: of twelve, the first three stay dense."""
 THREE_STEPS = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
 """SViT's shares for them."""
-RATIOS_KEY = "MODEL.TOKEN_POLICY.KEEP_RATIOS"
 
 
-def check_layers(layers: Sequence[int], depth: int) -> None:
-    """Raise InputError unless `layers` are different blocks of the trunk."""
-    outside = [layer for layer in layers if not 0 <= layer < depth]
-    if outside:
-        raise InputError(
-            f"MODEL.TOKEN_POLICY.LAYERS: {outside} not in the trunk, whose {depth} blocks count "
-            f"from 0 to {depth - 1}."
-        )
-    if len(set(layers)) != len(layers):
-        raise InputError(f"MODEL.TOKEN_POLICY.LAYERS names a block twice: {list(layers)}.")
+@dataclass(frozen=True)
+class KeepSchedule:
+    """Blocks and their shares, checked when made.
+
+    Raises InputError unless `layers` are different blocks of a trunk of `depth` blocks, each with a
+    share in (0, 1]. `falling` names a policy that cannot reactivate a token: its blocks must ascend
+    and its shares must not rise.
+    """
+
+    layers: tuple[int, ...]
+    shares: tuple[float, ...]
+    depth: int
+    falling: str = ""
+
+    def __post_init__(self) -> None:
+        layers, shares = self.layers, self.shares
+        if len(shares) != len(layers):
+            raise InputError(
+                f"{len(shares)} targets for {len(layers)} layers; give one target for each block "
+                "that decides.",
+                setting="keep_ratios",
+            )
+        outside = [layer for layer in layers if not 0 <= layer < self.depth]
+        if outside:
+            raise InputError(
+                f"{outside} not in the trunk, whose {self.depth} blocks count from 0 to "
+                f"{self.depth - 1}.",
+                setting="layers",
+            )
+        if len(set(layers)) != len(layers):
+            raise InputError(f"{list(layers)} names a block twice.", setting="layers")
+        wrong = [share for share in shares if not 0 < share <= 1]
+        if wrong:
+            raise InputError(f"{wrong} must lie in (0, 1].", setting="keep_ratios")
+        if self.falling:
+            self._check_falling()
+
+    def _check_falling(self) -> None:
+        if list(self.layers) != sorted(self.layers):
+            raise InputError(
+                f"{list(self.layers)} must ascend for {self.falling}.", setting="layers"
+            )
+        if any(later > earlier for earlier, later in pairwise(self.shares)):
+            raise InputError(
+                f"{list(self.shares)} rises, but {self.falling} cannot reactivate a token.",
+                setting="keep_ratios",
+            )
+
+    def __contains__(self, layer: int) -> bool:
+        return layer in self.layers
+
+    def share(self, layer: int) -> float:
+        """Of one of `layers`."""
+        return self.shares[self.layers.index(layer)]
+
+    def with_mean(self, mean: float | None) -> KeepSchedule:
+        """The same blocks with another mean share; None: as they are."""
+        return replace(self, shares=with_mean(self.shares, mean))
 
 
-def check_schedule(layers: Sequence[int], keep_ratios: Sequence[float], depth: int) -> None:
-    """Raise InputError unless each of `layers` is a block and has a share in (0, 1]."""
-    if len(keep_ratios) != len(layers):
-        raise InputError(
-            f"{RATIOS_KEY} has {len(keep_ratios)} targets for {len(layers)} LAYERS; give one "
-            "target per gated block."
-        )
-    check_layers(layers, depth)
-    wrong = [ratio for ratio in keep_ratios if not 0 < ratio <= 1]
-    if wrong:
-        raise InputError(f"{RATIOS_KEY}: {wrong} must lie in (0, 1].")
-
-
-def check_falling(layers: Sequence[int], keep_ratios: Sequence[float], policy: str) -> None:
-    """Raise InputError unless blocks and shares come in the order of a trunk that only loses."""
-    if list(layers) != sorted(layers):
-        raise InputError(f"MODEL.TOKEN_POLICY.LAYERS: {list(layers)} must ascend for {policy}.")
-    if any(later > earlier for earlier, later in pairwise(keep_ratios)):
-        raise InputError(
-            f"{RATIOS_KEY}: {list(keep_ratios)} rises, but {policy} brings no token back."
-        )
-
-
-def check_test_keep_ratio(ratio: float | None) -> None:
-    """Raise InputError unless `ratio` is None or a share in (0, 1]."""
-    if ratio is None:
-        return
-    if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
-        raise InputError(f"MODEL.TOKEN_POLICY.TEST_KEEP_RATIO: {ratio} must lie in (0, 1].")
+def check_budget(mean: float | None) -> None:
+    """Raise InputError unless `mean` is None or a share in (0, 1]."""
+    if mean is not None and (not isinstance(mean, (int, float)) or not 0 < mean <= 1):
+        raise InputError(f"{mean} must lie in (0, 1].", setting="test_keep_ratio")
 
 
 def with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
@@ -78,4 +102,5 @@ def with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
             low = power
         else:
             high = power
-    return tuple(share**low for share in inside)
+    # A power so high that a share would fall to 0, which none may be.
+    return tuple(max(share**low, float_info.min) for share in inside)

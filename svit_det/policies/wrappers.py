@@ -5,14 +5,15 @@ B images, N patch tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from svit_det.policies.base import WRAPPER_REGISTRY, TokenPolicy
-from svit_det.tokens import ClassAttention, Selection, TokenState, TokenTrace
+from svit_det.errors import InputError
+from svit_det.policies.base import BlockView, TokenPolicy
+from svit_det.policies.registry import WRAPPER_REGISTRY
+from svit_det.tokens import BlockRecord, ClassAttention, Selection, TokenState
 
 
 class PolicyWrapper(TokenPolicy):
@@ -22,82 +23,89 @@ class PolicyWrapper(TokenPolicy):
     """
 
     def __init__(self, policy: TokenPolicy) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.policy = policy
-        self.needs_class_token = policy.needs_class_token
-        self.preserves = policy.preserves
-        self.adds_tokens = policy.adds_tokens
         self.register_state_dict_post_hook(_drop_inner_prefix)
         self.register_load_state_dict_pre_hook(_add_inner_prefix)
 
     @property
-    def score_layers(self) -> frozenset[int]:
-        """Those of the policy inside."""
-        return self.policy.score_layers
-
-    @property
-    def attention_layers(self) -> frozenset[int]:
-        """Those of the policy inside."""
-        return self.policy.attention_layers
-
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
-        """Ask the policy inside."""
-        return self.policy.before_block(layer, state)
-
-    def before_attention(
-        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
-    ) -> tuple[TokenState, Selection]:
-        """Ask the policy inside."""
-        return self.policy.before_attention(layer, entered, selection, attention)
-
-    def after_attention(
-        self,
-        layer: int,
-        entered: TokenState,
-        attended: TokenState,
-        selection: Selection,
-        attention: ClassAttention,
-    ) -> tuple[TokenState, Selection]:
-        """Ask the policy inside."""
-        return self.policy.after_attention(layer, entered, attended, selection, attention)
-
-    def after_block(
-        self, layer: int, entered: TokenState, processed: TokenState, selection: Selection
-    ) -> TokenState:
-        """Ask the policy inside."""
-        return self.policy.after_block(layer, entered, processed, selection)
-
-    def losses(self, trace: TokenTrace, task_losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Ask the policy inside."""
-        return self.policy.losses(trace, task_losses)
-
-    def track(self, trace: TokenTrace) -> None:
-        """Ask the policy inside."""
-        self.policy.track(trace)
-
-    def decision_macs(self, num_tokens: int) -> dict[int, int]:
-        """Ask the policy inside."""
-        return self.policy.decision_macs(num_tokens)
+    def note_keys(self) -> frozenset[str]:
+        """Its own, if it remembers anything, and those of the policy inside."""
+        return super().note_keys | self.policy.note_keys
 
 
-def _drop_inner_prefix(module: Any, state: dict, prefix: str, local_metadata: Any) -> None:
+def _passed_on(name: str, member: Any) -> Any:
+    """Method or attribute `name` of the contract, taken from the policy inside."""
+    if callable(member):
+
+        def method(self: PolicyWrapper, *args: Any, **options: Any) -> Any:
+            return getattr(self.policy, name)(*args, **options)
+
+        method.__name__, method.__doc__ = name, member.__doc__
+        return method
+    return property(lambda self: getattr(self.policy, name), doc=member.__doc__)
+
+
+_ITS_OWN = ("Config", "Notes", "recall", "remember", "note_keys")
+"""What a wrapper has for itself: its notes."""
+for _name, _member in vars(TokenPolicy).items():
+    # All of the contract, so that whatever is added to it reaches the policy inside by itself.
+    if not _name.startswith("_") and _name not in _ITS_OWN:
+        setattr(PolicyWrapper, _name, _passed_on(_name, _member))
+
+
+def innermost(policy: TokenPolicy) -> TokenPolicy:
+    """The policy inside all wrappers."""
+    while isinstance(policy, PolicyWrapper):
+        policy = policy.policy
+    return policy
+
+
+def _drop_inner_prefix(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
     inner = prefix + "policy."
     for key in [key for key in state if key.startswith(inner)]:
         state[prefix + key[len(inner) :]] = state.pop(key)
 
 
-def _add_inner_prefix(module: Any, state: dict, prefix: str, *_: Any) -> None:
+def _add_inner_prefix(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in [key for key in state if key.startswith(prefix)]:
         state[prefix + "policy." + key[len(prefix) :]] = state.pop(key)
 
 
-class _Alive(NamedTuple):
-    keep: Tensor | None = None
-    """(B, N) bool, tokens that no block has skipped yet; None: all."""
+class NarrowedView:
+    """A BlockView whose policy may choose from fewer candidates."""
+
+    def __init__(self, view: BlockView, candidates: Tensor) -> None:
+        self.layer, self.last = view.layer, view.last
+        outer = view.candidates
+        self.candidates: Tensor | None = candidates if outer is None else candidates & outer
+        self._view = view
+
+    def normed(self, state: TokenState) -> Tensor:
+        """As of the view inside."""
+        return self._view.normed(state)
+
+    def class_attention(self) -> ClassAttention:
+        """As of the view inside."""
+        return self._view.class_attention()
+
+    def value_norms(self) -> Tensor:
+        """As of the view inside."""
+        return self._view.value_norms()
+
+    def attended(self) -> TokenState:
+        """As of the view inside."""
+        return self._view.attended()
+
+
+@dataclass(frozen=True)
+class Alive:
+    """What Monotone remembers."""
+
+    keep: Tensor
+    """(B, N) bool, patch tokens that no block has skipped yet."""
     gate: Tensor | None = None
     """(B, N) the product of the gates so far, in training."""
-    inner: Any = None
-    """The memory of the policy inside."""
 
 
 @WRAPPER_REGISTRY.register()
@@ -108,70 +116,70 @@ class Monotone(PolicyWrapper):
     decision of its own inherits the mask, there without a gradient.
     """
 
-    def before_block(self, layer: int, state: TokenState) -> tuple[TokenState, Selection]:
-        """Let the policy inside choose among those still alive."""
-        alive = state.memory or _Alive()
-        allowed = state.allowed if alive.keep is None else alive.keep
-        inner, own = self.policy.before_block(
-            layer, replace(state, memory=alive.inner, allowed=allowed)
-        )
-        selection = own if alive.keep is None else _inherit(own, alive)
-        memory = _Alive(
-            keep=None if selection.whole else selection.keep,
-            gate=alive.gate if own.gate is None else selection.gate,
-            inner=inner.memory,
-        )
-        return replace(inner, memory=memory, allowed=state.allowed), selection
+    Notes = Alive
+
+    def __init__(self, policy: TokenPolicy) -> None:
+        super().__init__(policy)
+        _refuse_budget(policy.keep_ratio)
+
+    def set_keep_ratio(self, ratio: float | None) -> None:
+        """Refuses any budget: under it, the shares of the blocks multiply."""
+        _refuse_budget(ratio)
+
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """Let the policy inside choose among the tokens that are still alive."""
+        alive: Alive | None = self.recall(state)
+        if alive is not None:
+            view = NarrowedView(view, alive.keep)
+        state, own = self.policy.before_block(view, state)
+        selection = own if alive is None else _inherit(own, alive)
+        return self._note(state, selection, own, alive), selection
 
     def before_attention(
-        self, layer: int, entered: TokenState, selection: Selection, attention: ClassAttention
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Whom the policy inside drops here is gone for the later blocks too."""
-        inner, chosen = self.policy.before_attention(layer, _unwrap(entered), selection, attention)
-        return self._outlive(entered.memory, inner, chosen), chosen
+        """A token that the policy inside skips here is gone for the later blocks too."""
+        state, chosen = self.policy.before_attention(view, state, selection)
+        return self._outlive(state, chosen, selection), chosen
 
     def after_attention(
-        self,
-        layer: int,
-        entered: TokenState,
-        attended: TokenState,
-        selection: Selection,
-        attention: ClassAttention,
+        self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
         """The same after the attention."""
-        inner, chosen = self.policy.after_attention(
-            layer, _unwrap(entered), _unwrap(attended), selection, attention
-        )
-        return self._outlive(attended.memory, inner, chosen), chosen
+        state, chosen = self.policy.after_attention(view, state, selection)
+        return self._outlive(state, chosen, selection), chosen
 
-    @staticmethod
-    def _outlive(alive: _Alive, inner: TokenState, chosen: Selection) -> TokenState:
-        memory = _Alive(
-            keep=None if chosen.whole else chosen.keep,
-            gate=None if alive.gate is None else alive.gate * chosen.keep,
-            inner=inner.memory,
-        )
-        return replace(inner, memory=memory)
-
-    def after_block(
-        self, layer: int, entered: TokenState, processed: TokenState, selection: Selection
+    def _note(
+        self, state: TokenState, selection: Selection, own: Selection, alive: Alive | None
     ) -> TokenState:
-        """Ask the policy inside, with its own memory."""
-        alive: _Alive = processed.memory
-        inner = self.policy.after_block(layer, _unwrap(entered), _unwrap(processed), selection)
-        return replace(inner, memory=alive._replace(inner=inner.memory))
+        if selection.total == state.tokens.shape[1]:
+            return state
+        before = None if alive is None else alive.gate
+        gate = before if own.gate is None else selection.gate
+        return self.remember(state, Alive(selection.keep, gate))
+
+    def _outlive(self, state: TokenState, chosen: Selection, before: Selection) -> TokenState:
+        if chosen.keep is before.keep:
+            return state
+        alive: Alive | None = self.recall(state)
+        gate = None if alive is None or alive.gate is None else alive.gate * chosen.keep
+        return self.remember(state, Alive(chosen.keep, gate))
 
 
-def _inherit(own: Selection, alive: _Alive) -> Selection:
+def _refuse_budget(ratio: float | None) -> None:
+    if ratio is not None:
+        raise InputError(
+            "not under the wrapper Monotone, where the shares of the blocks multiply; unset it.",
+            setting="test_keep_ratio",
+        )
+
+
+def _inherit(own: Selection, alive: Alive) -> Selection:
     if own.gate is None:
         gate = None if alive.gate is None else alive.gate.detach()
     else:
         gate = own.gate * (alive.keep if alive.gate is None else alive.gate)
-    return replace(own, keep=own.keep & alive.keep, gate=gate, whole=False)
-
-
-def _unwrap(state: TokenState) -> TokenState:
-    return replace(state, memory=state.memory.inner)
+    return replace(own, keep=own.keep & alive.keep, gate=gate, total=None)
 
 
 @WRAPPER_REGISTRY.register()
@@ -181,21 +189,21 @@ class Forgetful(PolicyWrapper):
     What token pruning does to a dense task when it discards tokens, as classification models may.
     """
 
-    def __init__(self, policy: TokenPolicy) -> None:
-        super().__init__(policy)
-        self.preserves = False
+    preserves = False
 
     def after_block(
-        self, layer: int, entered: TokenState, processed: TokenState, selection: Selection
+        self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
     ) -> TokenState:
-        """Zero whom the block did not process."""
-        state = self.policy.after_block(layer, entered, processed, selection)
-        if selection.whole:
+        """Zero the tokens that the block skipped."""
+        state = self.policy.after_block(view, entered, state, record)
+        if record.everyone:
             return state
-        if selection.gate is None:
-            return replace(state, patches=state.patches * selection.keep.unsqueeze(-1))
+        keep, gate = record.selection.keep.unsqueeze(-1), record.selection.gate
+        if gate is None:
+            return state.with_patches(state.patches * keep)
         # gate * new + (1 - gate) * old, less its second half, has the gradient of gate * new.
-        old_share = (1 - selection.gate).to(entered.patches.dtype).unsqueeze(-1) * entered.patches
+        old_share = (1 - gate).to(state.tokens.dtype).unsqueeze(-1) * entered.patches
         patches = state.patches - old_share
-        # One that went through the attention only is not what it was before; its value goes too.
-        return replace(state, patches=patches - (patches * ~selection.keep.unsqueeze(-1)).detach())
+        # A token skipped after the attention was already changed by it; that value is zeroed as
+        # well.
+        return state.with_patches(patches - (patches * ~keep).detach())

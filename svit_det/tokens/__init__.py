@@ -1,15 +1,19 @@
-"""What travels between blocks: token states, selections, packing, traces."""
+"""What travels between blocks and what is written down about it: grids, states, records, usage."""
 
-from svit_det.tokens.packing import Segments, gather_tokens, scatter_tokens
-from svit_det.tokens.state import ClassAttention, Selection, TokenState
-from svit_det.tokens.trace import TokenTrace
+from svit_det.tokens.grid import TokenGrid
+from svit_det.tokens.pass_record import PassRecord
+from svit_det.tokens.record import BlockRecord, RowCounts
+from svit_det.tokens.selection import BlockParts, ClassAttention, Selection
+from svit_det.tokens.state import TokenState, everyone
 
 __all__ = [
+    "BlockParts",
+    "BlockRecord",
     "ClassAttention",
-    "Segments",
+    "PassRecord",
+    "RowCounts",
     "Selection",
+    "TokenGrid",
     "TokenState",
-    "TokenTrace",
-    "gather_tokens",
-    "scatter_tokens",
+    "everyone",
 ]

@@ -1,68 +1,114 @@
-"""The vocabulary: what travels from block to block, and what a policy says about it.
+"""The vocabulary, and TokenState: what travels from block to block.
 
 Shape shorthand, used in every module of this package:
 
-    B images    H, W token grid    N = H * W patch tokens    E extra tokens off the grid
-    C channels    L blocks    T packed tokens of all images together
+    B images    H, W token grid    N = H * W patch tokens    E extra tokens    S = E + N
+    C channels    L blocks    h heads    T rows of all images together
+
+Glossary. Each word has this one meaning in code, docs and JSON:
+
+    token           one vector of C channels that travels through the blocks
+    patch token     a token of the H x W grid; "patch" for short
+    extra token     a token off the grid: class token, fused token, representative token
+    class token     the extra token that reads the whole image; the first one, where there is one
+    present         said of an extra token that an image has; some images may lack it
+    buffer          (B, S, C): every token of every image, the extra tokens first
+    block           attention, then MLP, each with a residual; blocks count from 0
+    keep            a block keeps a token when it processes it to its end
+    skip            a block skips a token that it does not keep; the token stays in the buffer
+    drop            a policy drops a token when no later block will keep it
+    reactivate      a block reactivates a token that the block before skipped
+    row             a token that is really computed in a block; rows of an image lie together
+    key             a token that others attend to (with its value); a key need not be kept
+    query           a token that attends
+    gate            the differentiable twin of a decision, 0 or 1 in value
+    score, margin   what a decision was made from; a margin is the log odds of being kept
+    share           a part of an image's patch tokens, from 0 to 1
+    schedule        which blocks decide, and the share that each of them keeps
+    budget          the mean share over the deciding blocks at inference
+    total           the number of rows of every image, where it is known beforehand
+    candidates      the patch tokens that a policy may choose from
+    usage           which patch tokens each block kept
+    record          what happened in a block, or in a whole pass
+    notes           what a policy remembers between the blocks of one pass
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Selection:
-    """Which patch tokens a block processes."""
-
-    keep: Tensor
-    """(B, N) bool."""
-    gate: Tensor | None = None
-    """(B, N) straight-through twin of `keep`; where present the block is computed for all tokens
-    and blended by it, so that the decision gets a gradient."""
-    score: Tensor | None = None
-    """(B, N) what the decision was made from (a margin, a class attention, a halting score)."""
-    whole: bool = False
-    """`keep` is all ones by construction: no packing, no question to the device."""
-    entered: Tensor | None = None
-    """(B, N) bool, who took part in the block's attention, where fewer went on to its MLP.
-    None: the same tokens did both."""
-    extra_counts: Tensor | None = None
-    """(B, 2) int64, tokens off the grid in the block's attention and in its MLP, filled in by the
-    executor. None: there are none."""
-
-
-@dataclass(frozen=True)
-class ClassAttention:
-    """The class token's view of the other tokens in one block, patches in grid coordinates."""
-
-    weights: Tensor
-    """(B, num_heads, N) softmax weights over all keys; 0 for a token that was not in the block."""
-    extra_weights: Tensor
-    """(B, num_heads, E) the same for the tokens off the grid, the class token itself first."""
-    value_norm: Tensor
-    """(B, N) L2 norm of each token's value vector, all heads together; 0 likewise."""
+from svit_det.tokens.grid import TokenGrid
+from svit_det.tokens.record import BlockRecord
+from svit_det.tokens.selection import Selection
 
 
 @dataclass(frozen=True)
 class TokenState:
     """All that travels from one block to the next. Never mutated: `replace` makes the next."""
 
-    patches: Tensor
-    """(B, N, C) every patch token, row-major; a token that is skipped stays as it is."""
-    extra: Tensor
-    """(B, E, C) tokens off the grid (class, fused, representative); always processed. The class
-    token, where there is one, comes first."""
-    grid: tuple[int, int]
-    """(H, W)."""
+    tokens: Tensor
+    """(B, S, C) the buffer: extra tokens first, then every patch token, row-major. A token that a
+    block skips stays as it is."""
+    num_extra: int
+    """E."""
+    grid: TokenGrid
+    """Of the batch, padding included."""
+    class_token: bool = False
+    """The first extra token is the class token."""
     present: Tensor | None = None
-    """(B, E) bool, the tokens off the grid that an image has. None: all; the class token always."""
-    allowed: Tensor | None = None
-    """(B, N) bool, the patch tokens a policy may choose from. None: all."""
-    memory: Any = None
-    """What the policy remembers between the blocks of this one forward pass."""
-    trace: tuple[Selection, ...] = ()
-    """One entry per block run so far."""
+    """(B, E) bool, the extra tokens that each image has. None: all. The class token always."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What each policy remembers between the blocks of this one pass, under its own key."""
+    history: tuple[BlockRecord, ...] = ()
+    """One record per block run so far."""
+
+    @property
+    def extra(self) -> Tensor:
+        """(B, E, C), a view."""
+        return self.tokens[:, : self.num_extra]
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, N, C), a view."""
+        return self.tokens[:, self.num_extra :] if self.num_extra else self.tokens
+
+    @property
+    def num_patches(self) -> int:
+        """N."""
+        return self.tokens.shape[1] - self.num_extra
+
+    def with_patches(self, patches: Tensor) -> TokenState:
+        """The same with other patch tokens (B, N, C)."""
+        if self.num_extra:
+            patches = torch.cat([self.extra, patches], dim=1)
+        return replace(self, tokens=patches)
+
+    def with_more(self, token: Tensor, present: Tensor | None = None) -> TokenState:
+        """One more extra token (B, 1, C), behind the others; `present` (B, E + 1), None: all."""
+        tokens = torch.cat([self.extra, token.to(self.tokens.dtype), self.patches], dim=1)
+        return replace(self, tokens=tokens, num_extra=self.num_extra + 1, present=present)
+
+    def presence(self) -> Tensor:
+        """(B, E) bool: `present`, also where all extra tokens are."""
+        if self.present is not None:
+            return self.present
+        shape = (len(self.tokens), self.num_extra)
+        return torch.ones(shape, dtype=torch.bool, device=self.tokens.device)
+
+    def image(self, index: int) -> TokenState:
+        """One image of the batch, before any block: notes and history are not taken along."""
+        at = slice(index, index + 1)
+        present = None if self.present is None else self.present[at]
+        return replace(self, tokens=self.tokens[at], present=present, notes={}, history=())
+
+
+def everyone(state: TokenState) -> Selection:
+    """Every token that is present, known without looking."""
+    shape = (len(state.tokens), state.num_patches)
+    keep = torch.ones(shape, dtype=torch.bool, device=state.tokens.device)
+    return Selection(keep=keep, total=state.tokens.shape[1] if state.present is None else None)

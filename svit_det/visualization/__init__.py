@@ -14,7 +14,6 @@ from svit_det.visualization.heatmap import (
     draw_keep_maps,
     side_by_side,
     token_fates,
-    tokens_to_pixels,
     write_image,
 )
 
@@ -28,6 +27,5 @@ __all__ = [
     "draw_keep_maps",
     "side_by_side",
     "token_fates",
-    "tokens_to_pixels",
     "write_image",
 ]

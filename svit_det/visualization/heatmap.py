@@ -2,21 +2,20 @@
 
 L blocks    H, W token grid of the unpadded image    h, w pixels of the image that is drawn on
 
-`keep` is (L, H, W) bool; row l marks the tokens that block l processed, counted from 0. The network
-sees an input of `input_size` pixels, in general a resized `image`, cut into patches of `patch_size`
-input pixels: H = ceil(input height / patch_size), so the last row and column may stick out.
+`keep` is (L, H, W) bool; row l marks the tokens that block l processed, counted from 0. `grid` says
+which pixels of the network's input, in general a resized `image`, each token stands for.
 """
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-Size = tuple[int, int]  # height, width in pixels
+from svit_det.files import write_whole
+from svit_det.tokens import TokenGrid
+
 KEPT, USED_LATER, SKIPPED_FOR_GOOD = range(3)
 _WORDS = ("kept, untinted", "skipped, used later", "skipped for good")
 # Blue and orange stay apart for every common kind of colour blindness, and on black as on white.
@@ -24,26 +23,6 @@ _TINTS = np.array([(0, 0, 0), (215, 118, 0), (15, 55, 120)], np.float32)
 _TINT_SHARES = np.array([0.0, 0.7, 0.8], np.float32)
 _MIN_WIDTH, _MIN_TILE, _MAX_SIDE = 512, 224, 2048  # pixels; below the first two, text has no room
 _FONT, _INK = cv2.FONT_HERSHEY_SIMPLEX, (32, 32, 32)
-
-
-def tokens_to_pixels(
-    values: np.ndarray, *, image_size: Size, patch_size: int, input_size: Size
-) -> np.ndarray:
-    """Gives each pixel the value of the token its centre lies in: (..., H, W) -> (..., h, w)."""
-    if min(*image_size, *input_size, patch_size) < 1:
-        raise ValueError("image_size, input_size and patch_size must all be at least 1 pixel.")
-    grid = tuple(-(-side // patch_size) for side in input_size)
-    if values.shape[-2:] != grid:
-        raise ValueError(
-            f"An input of {input_size} pixels in patches of {patch_size} has {grid} tokens, which "
-            f"the shape {values.shape} does not end in."
-        )
-    # Pixel i has its centre at (i + 1/2) * input / image input pixels; whole numbers keep it exact.
-    rows, columns = (
-        (2 * np.arange(drawn, dtype=np.int64) + 1) * seen // (2 * drawn * patch_size)
-        for drawn, seen in zip(image_size, input_size, strict=True)
-    )
-    return values[..., rows[:, None], columns]
 
 
 def depth_map(keep: np.ndarray) -> np.ndarray:
@@ -63,8 +42,7 @@ def draw_heatmap(
     image: np.ndarray,
     keep: np.ndarray,
     *,
-    patch_size: int,
-    input_size: Size,
+    grid: TokenGrid,
     alpha: float = 0.5,
     lowest: int = 0,
 ) -> np.ndarray:
@@ -84,19 +62,17 @@ def draw_heatmap(
     colours = cv2.applyColorMap(steps, cv2.COLORMAP_PLASMA).reshape(-1, 3)[:, ::-1]
 
     image = _fit(image, _MIN_WIDTH, _MAX_SIDE, _MAX_SIDE)
-    pixels = tokens_to_pixels(
-        depth - lowest, image_size=image.shape[:2], patch_size=patch_size, input_size=input_size
-    )
+    pixels = grid.to_pixels(depth - lowest, image.shape[:2])
     picture = _blend(_faded(image), colours[pixels], alpha)
     size = _text_size(max(picture.shape))
     # The bar shows what the colours become over medium grey, as that is how the picture has them.
-    swatches = _blend(np.float64(128), colours, alpha)
+    swatches = _blend(np.full(3, 128.0), colours, alpha)
     bar = _colour_bar(swatches, lowest=lowest, height=max(len(picture), 10 * size), size=size)
     return _stack([picture, bar], 1, size)
 
 
 def draw_keep_maps(
-    image: np.ndarray, keep: np.ndarray, *, patch_size: int, input_size: Size, columns: int = 4
+    image: np.ndarray, keep: np.ndarray, *, grid: TokenGrid, columns: int = 4
 ) -> np.ndarray:
     """One captioned tile per block, in reading order: kept tokens as they are, the others tinted.
 
@@ -107,9 +83,8 @@ def draw_keep_maps(
     fates = token_fates(keep)
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}.")
-    geometry = {"patch_size": patch_size, "input_size": input_size}
     captions = [f"block {i}  kept {100 * kept.mean():.0f} %" for i, kept in enumerate(keep)]
-    rows, size = _tile_rows(image, fates, captions, _tint, columns, geometry)
+    rows, size = _tile_rows(image, fates, captions, _tint, columns, grid)
     legend = []
     for fate, word in enumerate(_WORDS):
         label = _label(word, size, _MAX_SIDE)
@@ -120,7 +95,7 @@ def draw_keep_maps(
 
 
 def draw_attention_maps(
-    image: np.ndarray, attention: np.ndarray, *, patch_size: int, input_size: Size, columns: int = 4
+    image: np.ndarray, attention: np.ndarray, *, grid: TokenGrid, columns: int = 4
 ) -> np.ndarray:
     """One captioned tile per block: what the class token looks at, each tile to its own maximum.
 
@@ -144,8 +119,7 @@ def draw_attention_maps(
     def paint(tile: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         return _blend(_faded(tile), colours[pixels], 0.65)
 
-    geometry = {"patch_size": patch_size, "input_size": input_size}
-    rows, size = _tile_rows(image, steps, captions, paint, columns, geometry)
+    rows, size = _tile_rows(image, steps, captions, paint, columns, grid)
     return _stack(rows, 0, size, margin=size)
 
 
@@ -155,7 +129,7 @@ def _tile_rows(
     captions: Sequence[str],
     paint: Callable[[np.ndarray, np.ndarray], np.ndarray],
     columns: int,
-    geometry: dict,
+    grid: TokenGrid,
 ) -> tuple[list[np.ndarray], int]:
     """One painted tile per map of `values` (L, H, W), in rows of `columns`; and the text's size."""
     layers = len(values)
@@ -165,7 +139,7 @@ def _tile_rows(
     slot = max(tile.shape[1], _MIN_TILE)
     size, tiles = _text_size(2 * slot), []
     for caption, each in zip(captions, values, strict=True):
-        pixels = tokens_to_pixels(each, image_size=tile.shape[:2], **geometry)
+        pixels = grid.to_pixels(each, tile.shape[:2])
         label = _label(caption, size, slot)
         tiles.append(_stack([label, paint(tile, pixels)], 0, size // 4, least=slot))
     return [_stack(tiles[i : i + columns], 1, size) for i in range(0, layers, columns)], size
@@ -189,24 +163,27 @@ def side_by_side(
 
 
 def write_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
-    """Writes a PNG or JPEG, by the name's ending; nobody ever sees half a file under that name."""
+    """Writes a PNG or JPEG, by the name's ending; no half file ever stands under that name.
+
+    Raises InputError where it cannot be written.
+    """
     path = Path(path)
     _check_image(rgb)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"A picture's name must end in .png, .jpg or .jpeg, unlike {path.name!r}.")
-    # In the same folder, because a rename is atomic only within one file system.
-    unfinished = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    with write_whole(path) as partial:
+        partial.write_bytes(_encode(path.suffix, rgb))
+
+
+def _encode(suffix: str, rgb: np.ndarray) -> bytes:
+    """The bytes of a picture file. Raises OSError for a picture that OpenCV does not take."""
     try:
-        encoded, data = cv2.imencode(path.suffix, rgb[..., ::-1])
-        if not encoded:
-            raise cv2.error
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    except (OSError, cv2.error) as error:
-        with suppress(OSError):  # where the folder is the trouble, there is nothing to remove
-            unfinished.unlink()
-        reason = getattr(error, "strerror", None) or "OpenCV cannot encode it"
-        raise OSError(f"Cannot write the picture {path}: {reason}.") from error
+        encoded, data = cv2.imencode(suffix, rgb[..., ::-1])
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise OSError("OpenCV cannot encode it")
+    return data.tobytes()
 
 
 def _check_keep(keep: np.ndarray) -> None:

@@ -34,7 +34,7 @@ def draw_usage_chart(
 
     A row holds L shares in 0..1, block 0 first; its key goes into the legend. A share that does
     not exist, such as that inside objects where there are none, is NaN and leaves a gap.
-    `size` is width and height in inches.
+    `size` is width and height in inches. Raises InputError where the file cannot be written.
     """
     if not rows:
         raise ValueError("A usage chart needs at least one row.")

@@ -1,218 +1,172 @@
-"""How a block is run for a selection of tokens: the one place where deciding and executing meet.
+"""run_block: the one place where deciding and executing meet.
 
-B images, N patch tokens, E extra tokens, C channels, T packed tokens of all images together.
+B images, N patch tokens, S = E + N tokens of the buffer, C channels, T rows of all images together.
 
-Two executors with the same methods. `PackedTokens` really skips: kept rows are gathered, run and
-scattered back. `MaskedTokens` computes everyone, hides the skipped from the attention and blends by
-the gate: the same values, with a gradient for the decision.
+The policy says before the block which tokens it keeps, may narrow that when keys are there and once
+more after the attention, and may change the state after the block. The executor turns what the
+policy says into rows. Rows are moved only where the policy has changed something.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from svit_det.policies.base import TokenPolicy
-from svit_det.tokens import ClassAttention, Segments, Selection, TokenState
-from svit_det.tokens.packing import (
-    PackIndex,
-    gather_tokens,
-    pack_index,
-    scatter_tokens,
-)
-from svit_det.vit.layers import Block, Queries
+from svit_det.tokens import BlockRecord, RowCounts, Selection, TokenState
+from svit_det.vit.executors import Execution
+from svit_det.vit.layers import Block, per_image
+from svit_det.vit.layout import Rows
+from svit_det.vit.view import BlockInProgress
 
 
 @dataclass(frozen=True)
-class PackedTokens:
-    """The rows that really run. `index` None: everyone runs, and nothing has to be moved."""
+class _Half:
+    """A block between its attention and its MLP."""
 
-    entered: TokenState
-    index: PackIndex | None
-    segments: Segments
-
-    @classmethod
-    def enter(cls, state: TokenState, selection: Selection) -> PackedTokens:
-        """Ask which rows run; the one question to the device, none where everyone runs."""
-        num_images, num_patches = state.patches.shape[:2]
-        num_extra = state.extra.shape[1]
-        if selection.whole and state.present is None:
-            return cls(state, None, Segments((num_extra + num_patches,) * num_images))
-        index = pack_index(selection.keep, num_extra, state.present)
-        return cls(state, index, Segments(index.lengths))
-
-    def rows(self) -> Tensor:
-        """(T, C) rows to run."""
-        return self._pack(self.entered.patches, self.entered.extra)
-
-    def _pack(self, patches: Tensor, extra: Tensor) -> Tensor:
-        if self.index is not None:
-            return gather_tokens(patches, extra, self.index)
-        if extra.shape[1] == 0:
-            return patches.flatten(0, 1)
-        return torch.cat([extra, patches], dim=1).flatten(0, 1)
-
-    def narrow(self, state: TokenState, chosen: Selection) -> tuple[PackedTokens, Queries]:
-        """Those who go on, as an executor of their own, and where they stand among the rows."""
-        fewer = PackedTokens.enter(state, chosen)
-        extra = chosen.keep.new_ones(*state.extra.shape[:2], 1)
-        on = self._pack(chosen.keep.unsqueeze(-1), extra).squeeze(-1)
-        rows = torch.nonzero_static(on, size=sum(fewer.segments.lengths)).squeeze(1)
-        return fewer, Queries(rows, fewer.segments.lengths)
-
-    def write_back(self, rows: Tensor) -> TokenState:
-        """The state with the rows' new values in their places."""
-        state = self.entered
-        if self.index is not None:
-            patches, extra = scatter_tokens(rows, state.patches, state.extra, self.index)
-        else:
-            patches, extra = _split(rows.to(state.patches.dtype), state)
-        return replace(state, patches=patches, extra=extra)
-
-    def to_grid(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, K) per row -> (B, N, K) per patch, (B, E, K) per extra token; 0 where none ran."""
-        if self.index is None:
-            return _split(values, self.entered)
-        state = self.entered
-        patches, extra = (
-            values.new_zeros(*tokens.shape[:2], values.shape[1])
-            for tokens in (state.patches, state.extra)
-        )
-        return scatter_tokens(values, patches, extra, self.index)
-
-
-@dataclass(frozen=True)
-class MaskedTokens:
-    """All rows run; `gate` says whose result counts."""
-
-    entered: TokenState
     selection: Selection
-    segments: Segments
-
-    @classmethod
-    def enter(cls, state: TokenState, selection: Selection) -> MaskedTokens:
-        """Hide the skipped tokens from the attention."""
-        keep = selection.keep
-        if state.extra.shape[1]:
-            beside = state.present
-            if beside is None:
-                beside = keep.new_ones(state.extra.shape[:2])
-            keys = torch.cat([beside, keep], dim=1)
-        else:
-            # An image that keeps nobody would attend to nothing (0 / 0). Its rows may see everyone:
-            # the gate, 0 throughout, discards the values and still learns from them.
-            keys = keep | ~keep.any(dim=1, keepdim=True)
-        return cls(state, selection, Segments((keys.shape[1],) * len(keys), key_mask=keys))
-
-    def rows(self) -> Tensor:
-        """(B * (E + N), C): all rows."""
-        return torch.cat([self.entered.extra, self.entered.patches], dim=1).flatten(0, 1)
-
-    def narrow(self, state: TokenState, chosen: Selection) -> tuple[MaskedTokens, None]:
-        """Those who go on: all rows still run and look at the same keys, the gate is another."""
-        return replace(self, entered=state, selection=chosen), None
-
-    def write_back(self, rows: Tensor) -> TokenState:
-        """Blend: gate * new + (1 - gate) * old; extra tokens that there are are new."""
-        state = self.entered
-        patches, extra = _split(rows.to(state.patches.dtype), state)
-        if state.present is not None:
-            extra = torch.where(state.present.unsqueeze(-1), extra, state.extra)
-        gate = self.selection.gate.to(state.patches.dtype).unsqueeze(-1)
-        return replace(state, patches=torch.lerp(state.patches, patches, gate), extra=extra)
-
-    def to_grid(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, K) per row -> (B, N, K) per patch, (B, E, K) per extra token; 0 if hidden."""
-        seen = self.segments.key_mask.flatten().unsqueeze(1)
-        return _split(values * seen, self.entered)
+    """What the policy said for the rows below."""
+    rows: Rows
+    """Rows that went through the attention."""
+    new: Tensor | None
+    """(T, C) their values after it, not yet written back. None: there were no rows."""
 
 
-def _split(rows: Tensor, state: TokenState) -> tuple[Tensor, Tensor]:
-    """(B * (E + N), K) -> patches (B, N, K), extra (B, E, K)."""
-    both = rows.unflatten(0, (len(state.patches), -1))
-    num_extra = state.extra.shape[1]
-    return both[:, num_extra:], both[:, :num_extra]
-
-
-def enter(state: TokenState, selection: Selection) -> PackedTokens | MaskedTokens:
-    """The selection picks the execution: with a gate masked, without one packed."""
-    executor = PackedTokens if selection.gate is None else MaskedTokens
-    return executor.enter(state, selection)
-
-
-def run_block(block: Block, layer: int, policy: TokenPolicy, state: TokenState) -> TokenState:
-    """Run one block for the tokens that `policy` selects; the others are as they were."""
-    entered, selection = policy.before_block(layer, state)
-    tokens = enter(entered, selection)
-    rows = tokens.rows()
-    if len(rows):
-        rows, tokens, going_on = _attend(block, layer, policy, rows, tokens, selection)
-        rows = rows + block.drop_path(block.mlp(block.norm2(rows)), tokens.segments)
-        processed = tokens.write_back(rows)
-    else:
-        processed, going_on = entered, selection
-    state = policy.after_block(layer, entered, processed, going_on)
-    if entered.extra.shape[1]:
-        counts = [_count_extra(each) for each in (entered, processed)]
-        going_on = replace(going_on, extra_counts=torch.stack(counts, dim=1))
-    return replace(state, trace=(*state.trace, going_on))
+def run_block(
+    block: Block,
+    policy: TokenPolicy,
+    state: TokenState,
+    *,
+    layer: int,
+    last: bool,
+    execution: Execution,
+) -> TokenState:
+    """Run block `layer` on the tokens that `policy` keeps; the others stay as they are."""
+    view = BlockInProgress(block, layer=layer, last=last)
+    entered, entering = policy.before_block(view, state)
+    keys = _enter(execution, layer, entered, entering, "attend")
+    before, half = _attend(view, block, policy, execution, entered, entering, keys)
+    after, going = before, half.selection
+    if half.new is not None:
+        view.close(before, half.rows, half.new)
+        after, going = policy.after_attention(view, before, half.selection)
+        _check_attended(policy, view, before, after)
+    done, fed = _feed(view, block, execution, before, after, half, going)
+    record = BlockRecord(
+        selection=_as_it_happened(going, half.rows, fed),
+        keys=keys.selection.keep,
+        queries=half.rows.selection.keep,
+        mlp=fed.selection.keep,
+        rows=RowCounts(keys.layout.lengths, half.rows.layout.lengths, fed.layout.lengths),
+        size=done.tokens.shape[1],
+        looked=view.looked,
+        own_class_query=view.own_class_query,
+    )
+    done = policy.after_block(view, entered, done, record)
+    return replace(done, history=(*state.history, record))
 
 
 def _attend(
+    view: BlockInProgress,
     block: Block,
-    layer: int,
     policy: TokenPolicy,
-    rows: Tensor,
-    tokens: PackedTokens | MaskedTokens,
-    selection: Selection,
-) -> tuple[Tensor, PackedTokens | MaskedTokens, Selection]:
-    """The attention half of a block, and the policy's say before and after it.
-
-    Returns the rows that go on to the MLP, their executor, and who they are.
-    """
-    normed = block.norm1(rows)
-    segments, key_value, queries, chosen = tokens.segments, None, None, selection
-    if layer in policy.score_layers or layer in policy.attention_layers:
-        key_value = block.attn.keys_values(normed)
-        attention = _class_attention(tokens, *block.attn.class_row(normed, key_value, segments))
-    if layer in policy.score_layers:
-        state, chosen = policy.before_attention(layer, tokens.entered, selection, attention)
-        if chosen.keep is selection.keep:
-            tokens = replace(tokens, entered=state)
-        else:
-            tokens, queries = tokens.narrow(state, chosen)
-    branch = block.attn(normed, segments, key_value=key_value, queries=queries)
-    if queries is not None:
-        rows = rows[queries.rows]
-    rows = rows + block.drop_path(branch, tokens.segments)
-    if layer in policy.attention_layers:
-        state, chosen = policy.after_attention(
-            layer, tokens.entered, tokens.write_back(rows), selection, attention
+    execution: Execution,
+    entered: TokenState,
+    entering: Selection,
+    keys: Rows,
+) -> tuple[TokenState, _Half]:
+    """The attention half, and the policy's say once keys are there."""
+    if keys.empty:
+        return entered, _Half(entering, keys, None)
+    tokens = keys.gather(entered.tokens)
+    view.open(entered, keys, tokens)
+    entering = _with_room(entering, keys)
+    state, asking = policy.before_attention(view, entered, entering)
+    if state.tokens is not entered.tokens:
+        raise RuntimeError(
+            f"{type(policy).__name__}.before_attention changed the tokens, whose keys are computed "
+            "already; it may change its notes only."
         )
-        tokens = enter(state, chosen)
-        rows = tokens.rows()
-    if chosen.keep is not selection.keep:
-        chosen = replace(chosen, entered=selection.keep)
-    return rows, tokens, chosen
+    queries = keys
+    if not asking.same_rows(entering):
+        queries = _enter(execution, view.layer, state, asking, "attend")
+        tokens = queries.gather(state.tokens)
+        asking = _with_room(asking, queries)
+    branch = view.attend(queries, tokens)
+    if asking.parts is not None and asking.parts.attend.is_floating_point():
+        branch = branch * per_image(asking.parts.attend, queries.layout)
+    return state, _Half(asking, queries, tokens + block.drop_path(branch, queries.layout))
 
 
-def _class_attention(
-    tokens: PackedTokens | MaskedTokens, weights: Tensor, value_norm: Tensor
-) -> ClassAttention:
-    """(h, T) weights and (T,) norms by row -> the class token's view in grid coordinates."""
-    patches, extra = tokens.to_grid(torch.cat([weights, value_norm.unsqueeze(0)]).T)
-    return ClassAttention(
-        weights=patches[..., :-1].transpose(1, 2),
-        extra_weights=extra[..., :-1].transpose(1, 2),
-        value_norm=patches[..., -1],
-    )
+def _feed(
+    view: BlockInProgress,
+    block: Block,
+    execution: Execution,
+    before: TokenState,
+    after: TokenState,
+    half: _Half,
+    going: Selection,
+) -> tuple[TokenState, Rows]:
+    """The MLP half. `after` is what the policy made of the state `before` the attention."""
+    unmoved = after.tokens is before.tokens
+    if half.new is not None and view.was_written:
+        unmoved = unmoved or after.tokens is view.attended().tokens
+    if unmoved and going.parts is None and going.same_rows(half.selection):
+        # The rows go on as they are, and are written back once, over what the block was given.
+        after, rows, tokens = replace(after, tokens=before.tokens), half.rows, half.new
+        if tokens is None:
+            return after, rows
+    else:
+        if unmoved and half.new is not None:
+            after = replace(after, tokens=view.attended().tokens)
+        rows = _enter(execution, view.layer, after, going, "feed")
+        if rows.empty:
+            return after, rows
+        tokens = rows.gather(after.tokens)
+    branch = block.mlp(block.norm2(tokens))
+    if going.parts is not None and going.parts.feed.is_floating_point():
+        branch = branch * per_image(going.parts.feed, rows.layout)
+    tokens = tokens + block.drop_path(branch, rows.layout)
+    return replace(after, tokens=rows.scatter(after.tokens, tokens)), rows
 
 
-def _count_extra(state: TokenState) -> Tensor:
-    """(B,) int64: tokens off the grid."""
-    if state.present is not None:
-        return state.present.sum(dim=1)
-    num_images, num_extra = state.extra.shape[:2]
-    return torch.full((num_images,), num_extra, device=state.patches.device)
+def _enter(
+    execution: Execution, layer: int, state: TokenState, selection: Selection, part: str
+) -> Rows:
+    """The rows of a selection, in the images that run this part of the block.
+
+    Where the choice of parts is a gate, every image computes them and the branch is multiplied.
+    """
+    if selection.parts is not None:
+        images = getattr(selection.parts, part)
+        if not images.is_floating_point():
+            selection = selection.only_in(images, state.presence())
+    return execution.enter(layer, state, selection)
+
+
+def _with_room(said: Selection, attending: Rows) -> Selection:
+    """What the policy said, less the tokens that the executor had no room for."""
+    keep = attending.selection.keep
+    if said.parts is not None and not said.parts.attend.is_floating_point():
+        # An image that skips the attention may run the MLP.
+        keep = keep | (said.keep & ~said.parts.attend.unsqueeze(1))
+    return said if keep is said.keep else replace(said, keep=keep)
+
+
+def _as_it_happened(going: Selection, attended: Rows, fed: Rows) -> Selection:
+    """What the policy said last, with `keep` as the executor had room for it."""
+    keep = fed.selection.keep
+    if going.parts is not None:
+        keep = attended.selection.keep | keep
+    return going if keep is going.keep else replace(going, keep=keep)
+
+
+def _check_attended(
+    policy: TokenPolicy, view: BlockInProgress, before: TokenState, after: TokenState
+) -> None:
+    if after.tokens is not before.tokens and not view.was_written:
+        raise RuntimeError(
+            f"{type(policy).__name__}.after_attention changed tokens from before the attention; "
+            "start from view.attended()."
+        )

@@ -1,43 +1,24 @@
-"""Multiply-adds: of a trunk from its trace, and of anything by watching it run.
+"""Multiply-adds: of a trunk from the record of a pass, and of anything by watching it run.
 
-B images, N patch tokens, E extra tokens, C channels, L blocks. One multiply-add is what papers on
-vision transformers call a FLOP; torch's own counter counts it as two. Only matrix products and
-convolutions are counted: norms, softmax, activations, residuals, and the moving of rows are not.
+B images, N patch tokens, L blocks. One multiply-add is what papers on vision transformers call a
+FLOP; torch's own counter counts it as two. Only matrix products and convolutions are counted:
+norms, softmax, activations, residuals, and the moving of rows are not. What a part costs, it says
+itself (`macs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from svit_det.tokens import TokenTrace
+from svit_det.tokens import BlockRecord, PassRecord
+from svit_det.vit.layers import Block
 from svit_det.vit.trunk import TokenTrunk
-
-Count = TypeVar("Count", int, Tensor)
-
-
-def block_macs(
-    attended: Count,
-    mlp: Count,
-    asking: Count | None = None,
-    *,
-    embed_dim: int,
-    mlp_ratio: float = 4.0,
-) -> Count:
-    """Of one block: n `attended` tokens in its attention, q of them `asking`, m in its MLP.
-
-    2 n C^2 for keys and values, 2 q C^2 for queries and projection, 2 q n C for the two products
-    with the attention matrix, 2 r m C^2 for an MLP of r C hidden channels. Default: all ask.
-    """
-    asking = attended if asking is None else asking
-    projections = 2 * (attended + asking) * embed_dim**2
-    products = 2 * asking * attended * embed_dim
-    return projections + products + 2 * mlp * embed_dim * int(embed_dim * mlp_ratio)
 
 
 @dataclass(frozen=True)
@@ -49,7 +30,7 @@ class TrunkMacs:
     blocks: Tensor
     """(B, L) int64: what each block spent on each image."""
     decisions: Tensor
-    """(L,) int64: what deciding who enters block l costs, for one image."""
+    """(L,) int64: what deciding which tokens block l keeps costs, for one image."""
     dense_block: int
     """One block with every token of one image."""
 
@@ -84,39 +65,32 @@ class TrunkMacs:
         return self.dense_stack * len(self.blocks) / max(int(self.blocks.sum()), 1)
 
 
-def trunk_macs(trunk: TokenTrunk, trace: TokenTrace) -> TrunkMacs:
-    """Count the forward pass of `trunk` that left `trace`.
+def trunk_macs(trunk: TokenTrunk, record: PassRecord) -> TrunkMacs:
+    """Count the forward pass of `trunk` that left `record`, whatever mode `trunk` is in by now.
 
-    Where a gate blends (training), every token ran, whatever the gate says. Not counted: resizing
-    the position embedding.
+    Every row that was computed counts, whether or not its result does. Not counted: resizing the
+    position embedding.
     """
-    num_tokens = trace.grid[0] * trace.grid[1]
-    embed_dim = trunk.embed_dim
-    mlp_ratio = trunk.blocks[0].mlp.fc1.out_features / embed_dim
-    blended = torch.tensor([selection.gate is not None for selection in trace.selections])
-    extra = trace.extra_counts().cpu()
-    attended, mlp = (
-        counts.cpu().masked_fill(blended, num_tokens) + extra[..., part]
-        for part, counts in enumerate((trace.attention_counts(), trace.counts()))
-    )
-    policy = trunk.policy
-    asking = attended.clone()
-    for layer in policy.score_layers:
-        asking[:, layer] = mlp[:, layer]
-    blocks = block_macs(attended, mlp, asking, embed_dim=embed_dim, mlp_ratio=mlp_ratio)
-    for layer in policy.score_layers | policy.attention_layers:
-        # The class token's query and row of attention, once more, for the policy to look at.
-        blocks[:, layer] += embed_dim**2 + attended[:, layer] * embed_dim
-    decisions = torch.zeros(len(trace.selections), dtype=torch.int64)
-    for layer, macs in policy.decision_macs(num_tokens).items():
-        decisions[layer] = macs
-    everyone = num_tokens + int(policy.needs_class_token)
+    num_tokens = record.grid.num_tokens
+    blocks = [_block_macs(trunk.block(layer), done) for layer, done in enumerate(record.blocks)]
+    everyone = num_tokens + int(trunk.cls_token is not None)
     return TrunkMacs(
-        embedding=num_tokens * trunk.patch_embed.proj.weight.numel(),
-        blocks=blocks,
-        decisions=decisions,
-        dense_block=block_macs(everyone, everyone, embed_dim=embed_dim, mlp_ratio=mlp_ratio),
+        embedding=trunk.patch_embed.macs(num_tokens),
+        blocks=torch.tensor(blocks).T,
+        decisions=torch.tensor([done.selection.macs for done in record.blocks]),
+        dense_block=trunk.block(0).macs(everyone),
     )
+
+
+def _block_macs(block: Block, record: BlockRecord) -> list[int]:
+    """Of one block, image by image, the class token's row for the policy to look at included."""
+    counts = [block.macs(*rows) for rows in zip(*record.rows, strict=True)]
+    if not record.looked:
+        return counts
+    return [
+        macs + block.attn.class_row_macs(keys, own_query=record.own_class_query)
+        for macs, keys in zip(counts, record.rows.keys, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

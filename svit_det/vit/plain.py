@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from svit_det.tokens import TokenTrace
-from svit_det.vit.trunk import TokenTrunk
+from svit_det.tokens import PassRecord
+from svit_det.vit.net import TokenNet
 
 
-class PlainViT(nn.Module):
+class PlainViT(TokenNet):
     """One map at the stride of the patches. Dense is this class under the `Dense` policy."""
-
-    def __init__(self, *, trunk: TokenTrunk) -> None:
-        super().__init__()
-        self.trunk = trunk
 
     @property
     def strides(self) -> dict[str, int]:
@@ -21,18 +17,13 @@ class PlainViT(nn.Module):
         return {"last_feat": self.trunk.patch_size}
 
     @property
-    def channels(self) -> dict[str, int]:
-        """Channels of each output map."""
-        return {"last_feat": self.trunk.embed_dim}
-
-    @property
     def size_divisibility(self) -> int:
         """Image sides must be multiples of this many pixels."""
         return self.trunk.patch_size
 
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], TokenTrace]:
-        """(B, 3, height, width) -> {"last_feat": (B, C, H, W)} and who ran where."""
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
+        """(B, 3, height, width) -> {"last_feat": (B, C, H, W)} and what the pass did."""
         state = self.trunk(images)
-        feature_map = state.patches.transpose(1, 2).unflatten(2, state.grid)
-        trace = TokenTrace(state.trace, state.grid)
-        return {"last_feat": feature_map.contiguous()}, trace
+        patches = self.trunk.read_map(state)
+        feature_map = patches.transpose(1, 2).unflatten(2, state.grid.shape)
+        return {"last_feat": feature_map.contiguous()}, PassRecord.of(state, patches)

@@ -5,72 +5,62 @@ B images, H, W token grid, N = H * W patch tokens, E extra tokens, C channels, L
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from svit_det.errors import InputError
-from svit_det.policies.base import TokenPolicy
-from svit_det.tokens import TokenState
+from svit_det.policies.base import TokenPolicy, TrunkShape
+from svit_det.tokens import TokenGrid, TokenState
 from svit_det.vit.execution import run_block
+from svit_det.vit.executors import Execution
 from svit_det.vit.layers import Block, PatchEmbed
 from svit_det.vit.position import resize_pos_embed, sincos_pos_embed
 
 
 class TokenTrunk(nn.Module):
-    """A plain ViT with DeiT's names, without its final norm and head.
+    """A plain ViT with DeiT's names, without its final norm and head, made of parts passed in.
 
     `pos_embed` (1, 1 + h * w, C) has DeiT's layout on the grid of the pre-training; entry 0 belongs
-    to the class token, which exists only under a policy that needs one.
+    to the class token, also in a trunk without one. `execution` says how selections become rows; it
+    may be exchanged at any time between passes.
     """
 
     def __init__(
         self,
         *,
         policy: TokenPolicy,
-        patch_size: int = 16,
-        in_channels: int = 3,
-        embed_dim: int = 192,
-        depth: int = 12,
-        num_heads: int = 3,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.0,
-        layer_norm_eps: float = 1e-6,
+        patch_embed: PatchEmbed,
+        blocks: Iterable[Block],
+        class_token: bool = False,
+        execution: Execution | None = None,
         pretrain_grid: tuple[int, int] = (14, 14),
         pos_embed_init: str = "trunc_normal",
     ) -> None:
         super().__init__()
         if pos_embed_init not in ("trunc_normal", "sincos"):
             raise InputError(
-                f"MODEL.VIT.POS_EMBED_INIT: no '{pos_embed_init}'; choose trunc_normal or sincos."
+                f"no '{pos_embed_init}'; choose trunc_normal or sincos.", setting="pos_embed_init"
             )
-        if not 0 <= drop_path_rate < 1:
-            raise InputError(f"MODEL.VIT.DROP_PATH_RATE: {drop_path_rate} must lie in [0, 1).")
+        if policy.needs_class_token and not class_token:
+            raise InputError(
+                f"{type(policy).__name__} decides by a class token; give the trunk one.",
+                setting="class_token",
+            )
         self.policy = policy
-        self.embed_dim = embed_dim
-        self.depth = depth
-        self.pretrain_grid = tuple(pretrain_grid)
-        self.patch_embed = PatchEmbed(
-            patch_size=patch_size, in_channels=in_channels, embed_dim=embed_dim
-        )
+        self.execution = execution or Execution()
+        self.pretrain_grid = pretrain_grid
+        self.patch_embed = patch_embed
         num_positions = pretrain_grid[0] * pretrain_grid[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_positions, embed_dim))
-        if policy.needs_class_token:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_positions, self.embed_dim))
+        if class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         else:
             self.register_parameter("cls_token", None)
-        # Linear decay rule: the first block never drops, the last one at the full rate.
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads=num_heads,
-                mlp_ratio=mlp_ratio,
-                drop_path_rate=rate,
-                layer_norm_eps=layer_norm_eps,
-            )
-            for rate in rates
-        )
+        self.blocks = nn.ModuleList(blocks)
         self._init_weights(pos_embed_init)
 
     def _init_weights(self, pos_embed_init: str) -> None:
@@ -86,28 +76,71 @@ class TokenTrunk(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @property
+    def embed_dim(self) -> int:
+        """C."""
+        return self.patch_embed.proj.out_channels
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.blocks)
+
+    @property
     def patch_size(self) -> int:
         """Pixels per token and side."""
         return self.patch_embed.patch_size
 
+    @property
+    def shape(self) -> TrunkShape:
+        """What a policy for this trunk is built from."""
+        return TrunkShape(self.embed_dim, self.depth, self.block(0).attn.num_heads)
+
+    def block(self, layer: int) -> Block:
+        """Block `layer`, from 0."""
+        return cast(Block, self.blocks[layer])
+
     def embed(self, images: Tensor) -> TokenState:
         """(B, 3, height, width), sides multiples of the patch size -> the state before block 0."""
         tokens = self.patch_embed(images)
-        grid = (tokens.shape[2], tokens.shape[3])
-        positions = resize_pos_embed(self.pos_embed[:, 1:], self.pretrain_grid, grid)
-        patches = tokens.flatten(2).transpose(1, 2) + positions
+        grid = TokenGrid((images.shape[2], images.shape[3]), self.patch_size)
+        positions = resize_pos_embed(self.pos_embed[:, 1:], self.pretrain_grid, grid.shape)
+        tokens = tokens.flatten(2).transpose(1, 2) + positions
         if self.cls_token is None:
-            extra = patches.new_zeros(len(patches), 0, self.embed_dim)
-        else:
-            extra = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
-        return TokenState(patches=patches, extra=extra, grid=grid)
+            return TokenState(tokens=tokens, num_extra=0, grid=grid)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1)
+        return TokenState(tokens=tokens, num_extra=1, grid=grid, class_token=True)
 
     def run(self, state: TokenState, start: int, stop: int) -> TokenState:
-        """Run blocks `start` (included) to `stop` (excluded)."""
+        """Run blocks `start` (included) to `stop` (excluded).
+
+        Raises InputError for a state with notes that no policy of this trunk has written.
+        """
+        foreign = set(state.notes) - self.policy.note_keys
+        if foreign:
+            raise InputError(
+                f"The state holds notes of {', '.join(sorted(foreign))}, which is not the policy "
+                "of this trunk; begin with a state of its own."
+            )
         for layer in range(start, stop):
-            state = run_block(self.blocks[layer], layer, self.policy, state)
+            state = run_block(
+                self.block(layer),
+                self.policy,
+                state,
+                layer=layer,
+                last=layer == self.depth - 1,
+                execution=self.execution,
+            )
         return state
 
     def forward(self, images: Tensor) -> TokenState:
         """Embed, then run every block."""
         return self.run(self.embed(images), 0, self.depth)
+
+    def read_map(self, state: TokenState) -> Tensor:
+        """(B, N, C) the patch tokens as the rest of the network sees them."""
+        return self.policy.read_map(state)
+
+    def write_map(self, state: TokenState, patches: Tensor) -> TokenState:
+        """The state with what the rest of the network made of the map."""
+        return self.policy.write_map(state, patches)

@@ -1,1 +1,1 @@
-"""Other people's names for the same weights, as tables."""
+"""Weights on disk: read as data, written whole, fitted to a network, brought from other names."""

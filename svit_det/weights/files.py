@@ -1,34 +1,111 @@
-"""Weights on disk: a file that is whole or not there."""
+"""Files of weights: nothing in one is executed, and one is whole or not there."""
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svit_det.errors import InputError
+from svit_det.files import write_whole
+
+DESCRIPTION = "svit_det"
+"""Where a file says what its weights are: a top-level key of a .pth, in the head of a .safetensors.
+
+What stands there is a dict of plain values that JSON knows.
+"""
 
 
-def write_weights(weights: Mapping[str, Tensor], to: Path) -> None:
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """A file of weights, which are a dict of tensors under "model"; nothing in it is executed.
+
+    mmdetection's files, which say "state_dict", and bare dicts of tensors are brought to that form,
+    and names lose the prefix that training in several processes gives them. What the file says of
+    itself comes under `DESCRIPTION`, where it says anything.
+    Raises InputError for a file that holds anything else.
+    """
+    try:
+        if filename.endswith(".safetensors"):
+            checkpoint = _read_safetensors(filename)
+        else:
+            loaded = torch.load(filename, map_location="cpu", weights_only=True)
+            checkpoint = _in_one_form(loaded)
+    # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{filename}: not a file of plain weights ({reason.rstrip('.')}); it was not "
+            "executed. Give a .safetensors file or a .pth that holds tensors only."
+        ) from error
+    weights = checkpoint["model"]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise InputError(f"{filename}: holds no tensors by name, itself or under 'model'.")
+    if not isinstance(checkpoint.get(DESCRIPTION, {}), dict):
+        raise InputError(f"{filename}: holds no values by name under '{DESCRIPTION}'.")
+    checkpoint["model"] = _without_prefix(weights, source=filename)
+    return checkpoint
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], to: Path, *, description: Mapping[str, Any] | None = None
+) -> None:
     """Tensors by name as `.safetensors`, or as a `.pth` that holds them under "model".
 
+    `description`: plain values that say what they are; `read_checkpoint` gives them back.
     Raises InputError where the file cannot be written; then nothing of it is left.
     """
-    partial = to.with_name(to.name + ".partial")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if to.suffix == ".safetensors":
-            save_file(dict(weights), partial)
-            partial.chmod(0o644)  # safetensors makes files that only their owner may read
-        else:
-            torch.save({"model": dict(weights)}, partial)
-        os.replace(partial, to)
-    except (OSError, SafetensorError) as error:
-        if partial.is_file():
-            partial.unlink()
-        raise InputError(f"{to}: cannot be written ({error}).") from error
+    if to.suffix != ".safetensors":
+        said = {} if description is None else {DESCRIPTION: dict(description)}
+        write_checkpoint({"model": dict(weights), **said}, to)
+        return
+    head = None
+    if description is not None:
+        head = {DESCRIPTION: json.dumps(dict(description), allow_nan=False)}
+    with write_whole(to) as partial:
+        try:
+            save_file(dict(weights), partial, metadata=head)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def write_checkpoint(content: Mapping[str, Any], to: Path) -> None:
+    """A `.pth` of tensors and plain values, whole or not at all; raises as `write_weights` does."""
+    with write_whole(to) as partial, open(partial, "wb") as file:
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as error:
+            # torch complains of an archive cut short; why it was cut stands behind that.
+            behind = error.__context__
+            raise behind if isinstance(behind, OSError) else OSError(str(error)) from error
+
+
+def _read_safetensors(filename: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"model": load_file(filename)}
+    with safe_open(filename, framework="pt") as file:
+        head = file.metadata() or {}
+    if DESCRIPTION in head:
+        content[DESCRIPTION] = json.loads(head[DESCRIPTION])
+    return content
+
+
+def _in_one_form(loaded: Any) -> dict[str, Any]:
+    if isinstance(loaded, dict) and "state_dict" in loaded:
+        return {"model": loaded["state_dict"]}
+    return loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
+
+
+def _without_prefix(weights: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """detectron2 takes DDP's prefix off only where all names have it."""
+    bare = {name.removeprefix("module."): value for name, value in weights.items()}
+    if len(bare) < len(weights):
+        twice = next(name for name in weights if f"module.{name}" in weights)
+        raise InputError(f"{source}: holds both {twice} and module.{twice}; remove one of them.")
+    return bare

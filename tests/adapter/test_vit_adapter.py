@@ -1,49 +1,19 @@
-"""The adapter around a trunk: geometry, stages, every policy under it, what it costs in memory."""
-
-from dataclasses import replace
+"""The adapter around a trunk: geometry, stages, and what it starts from."""
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from svit_det.adapter import ViTAdapter
 from svit_det.adapter.deform_attn import DeformableAttention
 from svit_det.adapter.interaction import Extractor, Geometry
 from svit_det.adapter.vit_adapter import resize_map, stages_of
 from svit_det.errors import InputError
-from svit_det.policies import build_policy
-from svit_det.tokens import TokenTrace
+from svit_det.policies import TokenPolicy
+from svit_det.policies.dense import Dense
 
 PAIRS = [[0, 2], [3, 5], [6, 8], [9, 11]]
-TOLERANCE = {"atol": 2e-5, "rtol": 1e-5}
-
-
-@pytest.fixture
-def adapter(tiny_trunk):
-    """Factory: a small adapter over twelve blocks of 24 channels, no parameter at its first 0."""
-
-    def make(policy=None, *, interactions=PAIRS, trunk=None, **options):
-        trunk = {"patch_size": 8} | (trunk or {})
-        net = ViTAdapter(
-            trunk=tiny_trunk(policy, **trunk),
-            interactions=interactions,
-            num_heads=3,
-            num_points=2,
-            stem_width=4,
-            **options,
-        )
-        with torch.no_grad():
-            for name, parameter in net.named_parameters():
-                if not name.startswith("trunk."):
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-            for name, buffer in net.named_buffers():
-                if name.endswith("running_mean"):
-                    buffer.normal_(std=0.1)
-        return net.eval()
-
-    return make
 
 
 # ------------------------------------------------------------------ maps
@@ -53,14 +23,14 @@ def adapter(tiny_trunk):
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5), (1, 1), (5, 2)])
 def test_four_maps_at_their_strides_on_odd_grids_too(adapter, images, patch, grid):
     net = adapter(trunk={"patch_size": patch})
-    maps, trace = net(images(2, grid, patch))
+    maps, record = net(images(2, grid, patch))
     height, width = grid
     sizes = [(4 * height, 4 * width), (2 * height, 2 * width), grid]
     sizes.append((-(-height // 2), -(-width // 2)))
     assert [tuple(each.shape) for each in maps.values()] == [(2, 24, *size) for size in sizes]
     assert list(net.strides.values()) == [patch // 4, patch // 2, patch, 2 * patch]
     assert list(maps) == list(net.strides) == list(net.channels)
-    assert trace.keep_maps().shape == (2, 12, *grid)
+    assert record.keep_maps().shape == (2, 12, *grid)
     assert net.size_divisibility == 2 * patch
 
 
@@ -141,33 +111,52 @@ def test_geometry_of_an_odd_grid():
 # ------------------------------------------------------------------ stages
 
 
-def by_hand(net, images):
-    """The side branch's sums, written down once more: what the network should be."""
+class UpsideDown(TokenPolicy):
+    """Shows the rest of the network its tokens in reverse order."""
+
+    def read_map(self, state):
+        return state.patches.flip(1)
+
+    def write_map(self, state, patches):
+        return state.with_patches(patches.flip(1))
+
+
+def by_hand(net, images, order):
+    """The side branch's sums, written down once more: what the network should be.
+
+    `order` turns the trunk's tokens into the map that is shown, and back.
+    """
     state = net.trunk.embed(images)
     finest, levels = net.spatial_prior(images)
-    geometry = Geometry.of(state.grid, [tuple(m.shape[2:]) for m in levels], images.device)
+    geometry = Geometry.of(state.grid.shape, [tuple(m.shape[2:]) for m in levels], images.device)
     tokens = [level.flatten(2).transpose(1, 2) for level in levels]
     prior = torch.cat([t + net.level_embed[i] for i, t in enumerate(tokens)], dim=1)
     for index, (first, last) in enumerate([(0, 2), (3, 5), (6, 8), (9, 11)]):
-        injected = net.injectors[index](state.patches, prior, geometry)
-        state = net.trunk.run(replace(state, patches=injected), first, last + 1)
-        prior = net.extractors[index](prior, state.patches, geometry)
+        injected = net.injectors[index](order(state.patches), prior, geometry)
+        state = net.trunk.run(state.with_patches(order(injected)), first, last + 1)
+        prior = net.extractors[index](prior, order(state.patches), geometry)
     for extra in net.extractors[4:]:
-        prior = extra(prior, state.patches, geometry)
-    return finest, prior, state, geometry
+        prior = extra(prior, order(state.patches), geometry)
+    return finest, prior, order(state.patches), geometry
 
 
-def test_reads_as_the_figure(adapter, images):
-    net = adapter()
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [(Dense(), lambda patches: patches), (UpsideDown(), lambda patches: patches.flip(1))],
+    ids=["as they are", "as the policy shows them"],
+)
+def test_reads_as_the_figure(adapter, images, policy, order):
+    net = adapter(policy)
     batch = images(1, (4, 6), 8)
-    finest, prior, state, geometry = by_hand(net, batch)
-    maps, _ = net(batch)
+    finest, prior, patches, geometry = by_hand(net, batch, order)
+    maps, record = net(batch)
+    assert_close(record.tokens, patches)
     sizes = geometry.sizes
     c2, c3, c4 = (
         part.transpose(1, 2).unflatten(2, grid)
         for part, grid in zip(prior.split(sizes, dim=1), geometry.levels)
     )
-    trunk_map = state.patches.transpose(1, 2).unflatten(2, (4, 6))
+    trunk_map = patches.transpose(1, 2).unflatten(2, (4, 6))
     for norm, own, stride, found in zip(
         net.norms, (finest + net.up(c2), c2, c3, c4), (0.25, 0.5, 1, 2), maps.values()
     ):
@@ -182,11 +171,10 @@ def test_a_fresh_adapter_leaves_the_trunk_alone(tiny_trunk, images, policy):
     alone = trunk(batch)
     for interactions in (PAIRS, [[0, 0], [1, 11]], [[0, 11]]):
         net = ViTAdapter(trunk=trunk, interactions=interactions, num_heads=3, stem_width=4).eval()
-        _, trace = net(batch)
-        for ours, theirs in zip(trace.selections, alone.trace, strict=True):
-            assert torch.equal(ours.keep, theirs.keep)
-        one_run = TokenTrace(alone.trace, alone.grid)
-        assert torch.equal(trace.extra_counts(), one_run.extra_counts())
+        _, record = net(batch)
+        for ours, theirs in zip(record.blocks, alone.history, strict=True):
+            assert torch.equal(ours.selection.keep, theirs.selection.keep)
+            assert ours.rows == theirs.rows
 
 
 @pytest.mark.parametrize("depth", [1, 3, 5])
@@ -194,8 +182,8 @@ def test_any_depth(adapter, images, depth):
     middle = depth // 2
     pairs = [[0, middle], [middle + 1, depth - 1]] if depth > 1 else [[0, 0]]
     net = adapter(interactions=pairs, trunk={"depth": depth, "patch_size": 8})
-    _, trace = net(images(1, (2, 4), 8))
-    assert len(trace.selections) == depth
+    _, record = net(images(1, (2, 4), 8))
+    assert len(record.blocks) == depth
     assert len(net.injectors) == len(pairs) and len(net.extractors) == len(pairs) + 2
 
 
@@ -214,7 +202,7 @@ def test_any_depth(adapter, images, depth):
     ],
 )
 def test_wrong_interactions(pairs, said):
-    with pytest.raises(InputError, match=r"MODEL\.ADAPTER\.INTERACTIONS") as refusal:
+    with pytest.raises(InputError, match=r"^interactions: ") as refusal:
         stages_of(pairs, 12)
     assert said in str(refusal.value)
 
@@ -222,65 +210,19 @@ def test_wrong_interactions(pairs, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"trunk": {"patch_size": 2}}, "MODEL.VIT.PATCH_SIZE"),
-        ({"ffn_ratio": 0.01}, "MODEL.ADAPTER.FFN_RATIO"),
-        ({"num_extra_extractors": -1}, "MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS"),
+        ({"trunk": {"patch_size": 2}}, "patch_size"),
+        ({"ffn_ratio": 0.01}, "ffn_ratio"),
+        ({"num_extra_extractors": -1}, "num_extra_extractors"),
     ],
 )
 def test_wrong_values(adapter, options, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=f"^{said}: "):
         adapter(**options)
 
 
 def test_wrong_stem(tiny_trunk):
-    with pytest.raises(InputError, match=r"MODEL\.ADAPTER\.STEM_WIDTH: 0"):
+    with pytest.raises(InputError, match=r"^stem_width: 0"):
         ViTAdapter(trunk=tiny_trunk(patch_size=8), num_heads=3, stem_width=0)
-
-
-# ------------------------------------------------------------------ the laws, under the adapter
-
-
-def test_a_batch_of_two_is_two_batches_of_one(adapter, images, policy):
-    net = adapter(policy)
-    batch = images(2, (3, 5), 8)
-    with torch.no_grad():
-        together, trace = net(batch)
-        alone = [net(batch[index : index + 1]) for index in range(2)]
-    for name, each in together.items():
-        assert_close(each, torch.cat([maps[name] for maps, _ in alone]), **TOLERANCE)
-    singles = torch.cat([single.keep_maps() for _, single in alone])
-    assert torch.equal(trace.keep_maps(), singles)
-
-
-def test_trained_is_run(adapter, images, policy_case, forced):
-    """The selections that inference made, as gates: the same maps, computed for everyone."""
-    torch.manual_seed(5)
-    net = adapter(policy_case.build())
-    batch = images(2, (4, 6), 8)
-    with torch.no_grad():
-        packed, trace = net(batch)
-
-        def change(layer, stage, selection):
-            then = trace.selections[layer]
-            entering = stage == "enter" and then.entered is not None
-            keep = then.entered if entering else then.keep
-            return replace(selection, keep=keep, gate=keep.float(), whole=False)
-
-        net.trunk.policy = forced(net.trunk.policy, change).eval()
-        masked, _ = net(batch)
-    for name, each in packed.items():
-        assert_close(masked[name], each, atol=1e-4, rtol=1e-4)
-
-
-def test_every_parameter_learns(adapter, images, policy):
-    net = adapter(policy).train()
-    maps, trace = net(images(2, (4, 6), 8))
-    task = sum((each * torch.randn_like(each)).mean() for each in maps.values())
-    (task + sum(net.trunk.policy.losses(trace, {"loss_task": task}).values())).backward()
-    idle = [name for name, parameter in net.named_parameters() if parameter.grad is None]
-    assert idle == []
-    still = [name for name, parameter in net.named_parameters() if not parameter.grad.any()]
-    assert still == []
 
 
 def test_class_and_other_extra_tokens_stay_off_the_maps(adapter, images, class_everyone):
@@ -289,8 +231,8 @@ def test_class_and_other_extra_tokens_stay_off_the_maps(adapter, images, class_e
     seen = []
     for module in (*net.injectors, *net.extractors):
         module.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[1]))
-    _, trace = net(images(1, (4, 6), 8))
-    assert (trace.extra_counts() == 1).all()
+    _, record = net(images(1, (4, 6), 8))
+    assert {block.rows.keys for block in record.blocks} == {(25,)}  # 24 patches and the class
     assert set(seen) == {24, 96 + 24 + 6}
 
 
@@ -340,40 +282,3 @@ def test_the_norm_is_the_callers(adapter):
     net = adapter(norm=lambda channels: nn.GroupNorm(2, channels))
     kinds = {type(m) for m in net.modules() if "Norm" in type(m).__name__}
     assert kinds == {nn.GroupNorm, nn.LayerNorm}
-
-
-# ------------------------------------------------------------------ memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """The most numbers that any operation returned, forward and backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for each in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(each, torch.Tensor):
-                self.numbers = max(self.numbers, each.untyped_storage().nbytes() // 4)
-        return out
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", ["SViT", "EViT", "ATS", "EvoViT"])
-def test_no_attention_matrix_at_full_size(tiny_trunk, token_config, name, training):
-    """800 x 1344 pixels, 4,200 tokens: nothing as large as N x N is ever made, scores and all."""
-    cfg = token_config(NAME=name, LAYERS=[1], KEEP_RATIOS=[0.7])
-    policy = build_policy(cfg, embed_dim=24, depth=2)
-    trunk = tiny_trunk(policy, depth=2, patch_size=16, pretrain_grid=(14, 14))
-    net = ViTAdapter(
-        trunk=trunk, interactions=[[0, 1]], num_heads=3, num_points=1, stem_width=4
-    ).train(training)
-    images = torch.randn(1, 3, 800, 1344)
-    with LargestTensor() as largest, torch.set_grad_enabled(training):
-        maps, _ = net(images)
-        if training:
-            sum(each.sum() for each in maps.values()).backward()
-    tokens = 50 * 84
-    assert largest.numbers < tokens**2 / 2

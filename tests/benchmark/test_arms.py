@@ -9,18 +9,24 @@ from svit_det.benchmark.report import different_counts_table, summarise, table
 from svit_det.benchmark.schedule import FixedSchedule, spread_counts
 from svit_det.benchmark.timing import Timings
 from svit_det.errors import InputError
-from svit_det.policies import POLICY_REGISTRY, Dense, SViT
+from svit_det.policies import POLICY_REGISTRY, WRAPPER_REGISTRY
+from svit_det.policies.dense import Dense
+from svit_det.policies.svit import SViT
+from svit_det.tokens import PassRecord
+from svit_det.vit import PlainViT
 
 NUM_TOKENS = 15
 COUNTS = [[15, 7, 0], [15, 3, 1]]
 
 
 def schedule():
-    return FixedSchedule(torch.tensor(COUNTS), NUM_TOKENS)
+    return FixedSchedule.of_counts(torch.tensor(COUNTS), NUM_TOKENS)
 
 
-def svit():
-    return SViT(embed_dim=24, depth=12, layers=[3, 6], keep_ratios=[0.6, 0.4], mode="quota")
+@pytest.fixture
+def svit(make_policy):
+    """SViT with gates in blocks 3 and 6."""
+    return make_policy("SViT", layers=(3, 6), keep_ratios=(0.6, 0.4), mode="quota")
 
 
 @torch.no_grad()
@@ -28,21 +34,36 @@ def run(trunk, images):
     return arms.run_stack(trunk)(trunk.embed(images))
 
 
+def kept(state):
+    """(B, L) patch tokens that each block kept."""
+    return PassRecord.of(state, state.patches).counts()
+
+
 # ------------------------------------------------------------------ fixed schedules
 
 
 def test_a_schedule_keeps_exactly_its_counts(tiny_trunk, images):
     state = run(tiny_trunk(schedule(), depth=3), images(2))
-    kept = torch.stack([selection.keep.sum(dim=1) for selection in state.trace], dim=1)
-    assert kept.tolist() == COUNTS
-    assert [selection.whole for selection in state.trace] == [True, False, False]
+    assert kept(state).tolist() == COUNTS
+    assert [block.everyone for block in state.history] == [True, False, False]
+
+
+def test_a_schedule_knows_its_totals_where_counts_are_equal(tiny_trunk, images, class_everyone):
+    for policy, num_extra in ((Dense(), 0), (class_everyone(), 1)):
+        trunk = arms.with_policy(tiny_trunk(policy, depth=3), schedule())
+        state = run(trunk, images(2))
+        totals = [block.selection.total for block in state.history]
+        assert totals == [NUM_TOKENS + num_extra, None, None]
+        alone = arms.with_policy(trunk, schedule().of_image(1))
+        totals = [block.selection.total for block in run(alone, images(1)).history]
+        assert totals == [count + num_extra for count in COUNTS[1]]
 
 
 def test_a_schedule_is_seeded_and_differs_between_blocks_and_images():
     assert torch.equal(schedule().masks, schedule().masks)
-    even = FixedSchedule(torch.full((2, 2), 7), NUM_TOKENS).masks.flatten(0, 1)
+    even = FixedSchedule.of_counts(torch.full((2, 2), 7), NUM_TOKENS).masks.flatten(0, 1)
     assert len(even.unique(dim=0)) == 4
-    other = FixedSchedule(torch.tensor(COUNTS), NUM_TOKENS, seed=1)
+    other = FixedSchedule.of_counts(torch.tensor(COUNTS), NUM_TOKENS, seed=1)
     assert not torch.equal(schedule().masks, other.masks)
 
 
@@ -59,7 +80,7 @@ def test_a_schedule_refuses_other_shapes_and_impossible_counts(tiny_trunk, image
     with pytest.raises(InputError, match="schedule is for"):
         run(tiny_trunk(schedule(), depth=3), images(3))
     with pytest.raises(InputError, match="16 of 15"):
-        FixedSchedule(torch.tensor([[16]]), NUM_TOKENS)
+        FixedSchedule.of_counts(torch.tensor([[16]]), NUM_TOKENS)
 
 
 def test_a_schedule_is_not_registered():
@@ -84,8 +105,8 @@ def test_a_spread_beyond_all_tokens_is_refused():
 # ------------------------------------------------------------------ arms
 
 
-def test_arms_share_every_weight(tiny_trunk, images):
-    trunk = tiny_trunk(svit())
+def test_arms_share_every_weight(tiny_trunk, images, svit):
+    trunk = tiny_trunk(svit)
     models = arms.policy_arms(trunk)
     own = dict(trunk.named_parameters())
     for model in models.values():
@@ -95,12 +116,48 @@ def test_arms_share_every_weight(tiny_trunk, images):
     batch = images(2)
     dense, everyone = run(models["dense"], batch), run(models["keep_all"], batch)
     assert torch.equal(dense.patches, everyone.patches)
-    assert all(selection.whole for selection in everyone.trace)
+    assert all(block.everyone for block in everyone.history)
     assert not torch.equal(dense.patches, run(models["pruned"], batch).patches)
 
 
-def test_one_by_one_is_the_same_work(tiny_trunk, images):
-    trunk = tiny_trunk(svit())
+def test_a_network_has_its_trunk_exchanged_and_keeps_its_own(tiny_trunk, svit):
+    net = PlainViT(trunk=tiny_trunk(svit))
+    models = arms.policy_arms(net)
+    assert net.trunk.policy is svit and models["pruned"] is net
+    assert isinstance(models["dense"].trunk.policy, Dense)
+    assert arms.trunk_of(models["dense"]) is models["dense"].trunk
+
+
+def test_every_policy_and_wrapper_can_be_compared(tiny_trunk, images, policy_case):
+    """With `keep_all` where there is a budget, without where there is none; never an error."""
+    policy = policy_case.build()
+    trunk = tiny_trunk(policy)
+    models = arms.policy_arms(trunk)
+    assert policy.keep_ratio is None, "setting the budget of one arm has changed another"
+    batch = images(1)
+    dense = run(models["dense"], batch)
+    if "keep_all" in models and not policy.adds_tokens:
+        everyone = run(models["keep_all"], batch)
+        assert torch.equal(everyone.patches, dense.patches)
+    counted, record = arms.count_stack(models["pruned"], trunk.embed(batch))
+    assert counted.bound > 0 and len(record.blocks) == trunk.depth
+
+
+def test_which_policies_have_an_arm_that_keeps_all(make_policy):
+    found = {}
+    for name in POLICY_REGISTRY.names():
+        policy = make_policy(name)
+        found[name] = arms.at_full_budget(policy) is not None
+        for wrapper in WRAPPER_REGISTRY.names():
+            wrapped = arms.at_full_budget(make_policy(f"{wrapper}({name})"))
+            assert wrapped is None or found[name]
+    assert found["SViT"] and found["EViT"] and found["EvoViT"]
+    assert not (found["ATS"] or found["Dense"] or found["AttentionProbe"])
+    assert arms.at_full_budget(make_policy("Monotone(SViT)")) is None
+
+
+def test_one_by_one_is_the_same_work(tiny_trunk, images, svit):
+    trunk = tiny_trunk(svit)
     state = trunk.embed(images(3))
     alone = []
     run_each = arms.one_by_one(
@@ -115,32 +172,31 @@ def test_one_by_one_is_the_same_work(tiny_trunk, images):
 def test_schedule_arms_have_the_same_total_and_counted_work(tiny_trunk, images):
     trunk = tiny_trunk(depth=3)
     state = trunk.embed(images(4))
-    runs, counts = arms.schedule_arms(trunk, [15, 10, 6], 4, NUM_TOKENS, 0.3)
+    trunks, run_alone, counts = arms.schedule_arms(trunk, [15, 10, 6], 4, NUM_TOKENS, 0.3)
     assert counts.sum(dim=0).tolist() == [60, 40, 24]
     with torch.no_grad():
-        kept = {
-            name: torch.stack([s.keep.sum(dim=1) for s in runs[name](state).trace], dim=1)
-            for name in ("equal", "different")
-        }
-        runs["different_one_by_one"](state)
-    assert kept["equal"].tolist() == [[15, 10, 6]] * 4
-    assert torch.equal(kept["different"], counts)
-    dense = torch.full((4, 3), NUM_TOKENS)
-    macs, _ = arms.stack_macs(trunk, state)
-    assert arms.stack_macs_of_counts(trunk, dense) == 4 * macs.dense_stack
+        run_alone(state)
+        macs, records = {}, {}
+        for name, each in {"dense": trunk, **trunks}.items():
+            counted, records[name] = arms.count_stack(each, state)
+            macs[name] = int(counted.stack.sum())
+            assert counted.dense_stack * 4 == macs["dense"]
+    assert records["equal"].counts().tolist() == [[15, 10, 6]] * 4
+    assert torch.equal(records["different"].counts(), counts)
+    block = trunk.blocks[0]
+    assert macs["equal"] == 4 * sum(block.macs(count) for count in (15, 10, 6))
+    assert macs["different"] == sum(block.macs(count) for count in counts.flatten().tolist())
     # Attention is quadratic: the same total, unevenly spread, is more work.
-    assert arms.stack_macs_of_counts(trunk, counts) > arms.stack_macs_of_counts(
-        trunk, kept["equal"]
-    )
+    assert macs["different"] > macs["equal"]
 
 
-def test_tokens_are_rows_of_memory_in_every_block(tiny_trunk, images):
+def test_tokens_are_rows_of_memory_in_every_block(tiny_trunk, images, svit):
     # A transposed map would make every residual, norm, gather and scatter stride through memory.
     for grid in ((3, 5), (4, 6)):
-        trunk = tiny_trunk(svit())
+        trunk = tiny_trunk(svit)
         state = trunk.embed(images(2, grid))
         for layer in range(trunk.depth):
-            assert state.patches.is_contiguous()
+            assert state.tokens.is_contiguous()
             state = trunk.run(state, layer, layer + 1)
 
 

@@ -128,6 +128,29 @@ def test_decisions_of_a_policy_with_a_class_token(tmp_path):
     assert "What deciding costs" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "policy", "layers", "keeps_all"),
+    [
+        (["Dense", "MODEL.TOKEN_POLICY.WRAPPERS", "['Monotone']"], "SViT", [*range(3, 12)], True),
+        (["AttentionProbe"], "AttentionProbe", [], False),
+    ],
+    ids=["Dense, wrapped", "AttentionProbe"],
+)
+def test_any_policy_of_the_registry(tmp_path, name, policy, layers, keeps_all):
+    """Wrappers are left off; the dense model is compared with SViT; a schedule may be missing."""
+    done = benchmark(
+        *("--config-file", "configs/plain_svit_t.yaml", "--threads", "1", "--tokens", "2", "3"),
+        *("--images", "1", "--repeats", "1", "--batch-sizes", "1", "--device", "cpu"),
+        *("--parts", "blocks", "--decisions", "--no-memory", "MODEL.TOKEN_POLICY.NAME", *name),
+        output=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["policy"] == policy
+    assert found["layers"] == layers and len(found["keep_ratios"]) == len(layers)
+    assert ("keep_all" in found["rows"][0]["raw_seconds_per_batch"]) == keeps_all
+
+
 def test_stages_of_the_adapter(tmp_path):
     done = benchmark(
         *("--config-file", "configs/svit_t.yaml", "--threads", "1", "--tokens", "4", "6"),

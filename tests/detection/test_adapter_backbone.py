@@ -9,8 +9,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from svit_det.detection.adapter_backbone import build_norm
-from svit_det.detection.backbone import find_token_backbone, record_traces
 from svit_det.errors import InputError
+from svit_det.vit import find_token_net, record_passes
 
 ADAPTER = (
     *("MODEL.BACKBONE.NAME", "build_vit_adapter_fpn_backbone"),
@@ -69,7 +69,7 @@ def test_every_key_reaches_the_network(tiny_config):
         *("MODEL.FPN.FUSE_TYPE", "avg"),
     )
     backbone = build_backbone(tiny_config(*ADAPTER, *options))
-    net = find_token_backbone(backbone).net
+    net = find_token_net(backbone)
     assert [list(stage) for stage in net.stages] == [[0], [1, 2]]
     assert {injector.attn.shape for injector in net.injectors} == {
         (2, 3, 3)
@@ -118,7 +118,7 @@ def test_it_trains(tiny_model, training_input, options):
     assert "loss_keep_ratio" in losses
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
-    net = find_token_backbone(model).net
+    net = find_token_net(model)
     idle = [name for name, p in net.named_parameters() if p.grad is None]
     assert idle == []
     assert net.spatial_prior.stem[1].num_batches_tracked == 1
@@ -126,7 +126,8 @@ def test_it_trains(tiny_model, training_input, options):
 
 def test_bfloat16_in_training_on_a_cpu(tiny_config):
     half = build_backbone(tiny_config(*ADAPTER, "MODEL.VIT.CPU_PRECISION", "bfloat16")).train()
-    maps = half(torch.rand(2, 3, 32, 32))
+    with record_passes(half):
+        maps = half(torch.rand(2, 3, 32, 32))
     assert {each.dtype for each in maps.values()} == {torch.float32}
     sum(each.sum() for each in maps.values()).backward()
     assert all(p.grad.isfinite().all() for p in half.parameters() if p.grad is not None)
@@ -141,10 +142,10 @@ def test_two_pictures_of_different_size_are_two_single_runs(tiny_model, training
     model = tiny_model(*MOUTHS[mouth]).eval()
     sizes = [(64, 64), (50, 77), (64, 60), (32, 120)]
     batch = [training_input(*size, 1) for size in sizes]
-    with torch.no_grad(), record_traces(model) as traces:
+    with torch.no_grad(), record_passes(model) as records:
         together = model(batch)
     # 64 x 64 and 64 x 60 are of one size once they are padded.
-    assert [len(trace.keep_maps()) for trace in traces] == [2, 1, 1]
+    assert [len(record.keep_maps()) for record in records] == [2, 1, 1]
     for index, given in enumerate(batch):
         with torch.no_grad():
             (alone,) = model([given])

@@ -1,4 +1,4 @@
-"""Backbones under detectron2's contract: padding, levels, traces that leave nothing behind."""
+"""Backbones under detectron2's contract: padding, levels, records that leave nothing behind."""
 
 import copy
 import gc
@@ -11,9 +11,8 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from svit_det.detection import record_traces
-from svit_det.detection.backbone import find_token_backbone
 from svit_det.errors import InputError
+from svit_det.vit import find_token_net, record_passes
 
 ALL_LEVELS = "[4.0, 2.0, 1.0, 0.5]"
 
@@ -91,7 +90,7 @@ def test_a_single_map_without_pyramid(tiny_config):
     }
 
 
-# ------------------------------------------------------------------ record_traces
+# ------------------------------------------------------------------ record_passes
 
 
 @pytest.fixture
@@ -103,23 +102,23 @@ PIXELS = torch.linspace(-1, 1, 3 * 16 * 32).reshape(1, 3, 16, 32)
 
 
 def hooks_of(backbone):
-    return len(find_token_backbone(backbone).net._forward_hooks)
+    return len(find_token_net(backbone)._forward_hooks)
 
 
 def test_one_trace_for_each_pass(backbone):
-    with record_traces(backbone) as traces:
-        assert traces == []
+    with record_passes(backbone) as records:
+        assert records == []
         backbone(PIXELS)
         backbone(PIXELS.repeat(2, 1, 1, 1))
-    assert [trace.keep_maps().shape for trace in traces] == [(1, 3, 2, 4), (2, 3, 2, 4)]
+    assert [record.keep_maps().shape for record in records] == [(1, 3, 2, 4), (2, 3, 2, 4)]
     backbone(PIXELS)
-    assert len(traces) == 2
+    assert len(records) == 2
 
 
 def test_nested_recordings_both_see_the_pass(backbone):
-    with record_traces(backbone) as outer:
+    with record_passes(backbone) as outer:
         backbone(PIXELS)
-        with record_traces(backbone) as inner:
+        with record_passes(backbone) as inner:
             backbone(PIXELS)
         backbone(PIXELS)
     assert (len(outer), len(inner)) == (3, 1)
@@ -128,10 +127,10 @@ def test_nested_recordings_both_see_the_pass(backbone):
 
 
 def test_the_hook_is_removed_also_after_an_exception(backbone):
-    with record_traces(backbone):
+    with record_passes(backbone):
         assert hooks_of(backbone) == 1
     assert hooks_of(backbone) == 0
-    with pytest.raises(InputError, match="patches of 8"), record_traces(backbone):
+    with pytest.raises(InputError, match="patches of 8"), record_passes(backbone):
         backbone(torch.rand(1, 3, 17, 32))
     assert hooks_of(backbone) == 0
 
@@ -145,13 +144,13 @@ def test_a_failing_model_leaves_no_hook(tiny_model, training_input):
 
 def test_nothing_is_retained_and_the_model_can_be_copied(tiny_model, training_input):
     model = tiny_model()
-    with record_traces(model) as traces, EventStorage():
+    with record_passes(model) as records, EventStorage():
         losses = model([training_input(64, 64, 1)])
         sum(losses.values()).backward()
-    trace = weakref.ref(traces.pop())
+    record = weakref.ref(records.pop())
     del losses
     gc.collect()
-    assert trace() is None
+    assert record() is None
     copied = copy.deepcopy(model)
     assert hooks_of(copied) == 0
     for name, parameter in model.named_parameters():
@@ -159,8 +158,8 @@ def test_nothing_is_retained_and_the_model_can_be_copied(tiny_model, training_in
 
 
 def test_a_model_without_token_backbone_is_named(tiny_config):
-    with pytest.raises(InputError, match=r"MODEL\.BACKBONE\.NAME"):
-        find_token_backbone(nn.Linear(2, 2))
+    with pytest.raises(InputError, match=r"Linear holds no network"):
+        find_token_net(nn.Linear(2, 2))
     resnet = ("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RPN.IN_FEATURES", "['res4']")
     heads = ("MODEL.ROI_HEADS.IN_FEATURES", "['res4']", "MODEL.ANCHOR_GENERATOR.SIZES", "[[16]]")
     with pytest.raises(InputError, match=r"MODEL\.BACKBONE\.NAME"):
@@ -173,7 +172,7 @@ def test_a_model_without_token_backbone_is_named(tiny_config):
 def block_dtypes(backbone):
     """What the first block computes in, filled by each pass from now on."""
     seen = []
-    mlp = find_token_backbone(backbone).net.trunk.blocks[0].mlp
+    mlp = find_token_net(backbone).trunk.blocks[0].mlp
     mlp.fc1.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     return seen
 
@@ -181,7 +180,8 @@ def block_dtypes(backbone):
 def test_bfloat16_is_used_in_training_only_and_maps_stay_float32(tiny_config):
     half = build_backbone(tiny_config("MODEL.VIT.CPU_PRECISION", "bfloat16"))
     seen = block_dtypes(half)
-    trained = half.train()(PIXELS)
+    with record_passes(half):
+        trained = half.train()(PIXELS)
     evaluated = half.eval()(PIXELS)
     assert seen == [torch.bfloat16, torch.float32]
     assert {value.dtype for value in [*trained.values(), *evaluated.values()]} == {torch.float32}
@@ -190,7 +190,8 @@ def test_bfloat16_is_used_in_training_only_and_maps_stay_float32(tiny_config):
 def test_float32_is_the_default(tiny_config):
     full = build_backbone(tiny_config())
     seen = block_dtypes(full)
-    full.train()(PIXELS)
+    with record_passes(full):
+        full.train()(PIXELS)
     assert seen == [torch.float32]
 
 
@@ -209,3 +210,30 @@ def test_bfloat16_computes_nearly_the_same_with_float32_gradients(tiny_config):
     assert 0 < difference < 0.02
     maps[1].square().sum().backward()
     assert {parameter.grad.dtype for parameter in half.parameters()} == {torch.float32}
+
+
+# ------------------------------------------------------------------ losses are never left out
+
+
+def test_training_a_policy_with_losses_needs_somebody_to_record(tiny_config):
+    backbone = build_backbone(tiny_config())
+    with pytest.raises(InputError, match=r"SViT has losses.*TokenRCNN"):
+        backbone.train()(PIXELS)
+    with torch.no_grad():
+        backbone(PIXELS)
+    with record_passes(backbone):
+        backbone(PIXELS)
+    build_backbone(tiny_config("MODEL.TOKEN_POLICY.NAME", "Dense")).train()(PIXELS)
+
+
+@pytest.mark.parametrize("wrappers", ["[]", "['Monotone']"])
+def test_a_stock_meta_architecture_is_refused_before_anything_is_read(tiny_config, wrappers):
+    stock = ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.TOKEN_POLICY.WRAPPERS", wrappers)
+    with pytest.raises(InputError, match=r"GeneralizedRCNN would train .* without"):
+        build_model(tiny_config(*stock))
+
+
+@pytest.mark.parametrize("name", ["Dense", "ATS"])
+def test_a_stock_meta_architecture_may_run_a_policy_without_losses(tiny_config, name):
+    options = ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.TOKEN_POLICY.NAME", name)
+    build_model(tiny_config(*options))

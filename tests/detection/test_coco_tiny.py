@@ -163,7 +163,10 @@ SMALL = {
 }
 
 
-NAMES = ["svit_t", "svit_s", "plain_svit_t", "plain_svit_s", "evit_t", "ats_t", "evo_vit_t"]
+QUICK = "plain_svit_t"
+SLOW = ["svit_t", "svit_s", "plain_svit_s", "evit_t", "ats_t", "evo_vit_t"]
+SLOW += ["plain_svit_t_retinanet"]
+NAMES = [QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in SLOW)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,14 +189,18 @@ def test_twenty_iterations_evaluation_and_resuming(name, small_sets, fork_tool, 
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     (last,) = [line for line in lines if line.get("iteration") == 19 and "total_loss" in line]
     losses = {key: value for key, value in last.items() if "loss" in key}
-    assert ("loss_keep_ratio" in losses) == ("svit" in name) and "loss_mask" in losses
+    masks = "retinanet" not in name
+    assert ("loss_keep_ratio" in losses) == ("svit" in name)
+    assert ("loss_mask" in losses) == masks
     assert all(np.isfinite(value) for value in losses.values())
     results = json.loads((folder / "results.json").read_text())
-    assert {"bbox", "segm", "token_usage"} <= set(results)
+    assert set(results) == {"bbox", "token_usage", *(["segm"] if masks else [])}
     assert 0 < results["token_usage"]["all"] < 100
     saved = torch.load(folder / "model_final.pth", weights_only=True)
     counters = ("policy.budget.num_batches_tracked", "policy.num_steps")
     tracked = [n for n in saved["model"] if n.endswith(counters)]
-    assert all(saved["model"][name] == 20 for name in tracked)
+    # Twenty passes were tracked; the last step that EViT heard of has the number 19.
+    last = {"num_batches_tracked": 20, "num_steps": 19}
+    assert all(saved["model"][name] == last[name.rpartition(".")[2]] for name in tracked)
     assert len(tracked) == ("svit" in name or "evit" in name)
     assert all(value.isfinite().all() for value in saved["model"].values())

@@ -1,10 +1,6 @@
 """Every config that ships builds what its name says; a wrong one is refused in a sentence."""
 
-import ast
-import inspect
-import io
 import math
-import tokenize
 from pathlib import Path
 
 import pytest
@@ -13,23 +9,46 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from svit_det.adapter import ViTAdapter
-from svit_det.detection import add_svit_config, load_config
-from svit_det.detection import config as config_module
-from svit_det.detection.backbone import find_token_backbone
+from svit_det.detection import load_config
+from svit_det.detection.config import token_policy_config
 from svit_det.errors import InputError
-from svit_det.policies import ATS, Dense, EViT, EvoViT, SViT
-from svit_det.policies.wrappers import PolicyWrapper
-from svit_det.vit import PlainViT
-from svit_det.vit.flops import block_macs
+from svit_det.policies import POLICY_REGISTRY, WRAPPER_REGISTRY
+from svit_det.policies.svit import SViT
+from svit_det.policies.wrappers import PolicyWrapper, innermost
+from svit_det.settings import changed
+from svit_det.vit import PlainViT, find_token_net, record_passes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASES = sorted((CONFIGS / "base").glob("*.yaml"))
-POLICIES = {"svit": SViT, "evit": EViT, "ats": ATS, "evo_vit": EvoViT}
 MODELS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "base")
+WRAPPERS = {name.lower(): name for name in WRAPPER_REGISTRY.names()}
+WIDTHS = {"t": 192, "s": 384}
 
 
 def named(path):
     return path.relative_to(CONFIGS).as_posix().removesuffix(".yaml")
+
+
+def policy_of(path):
+    """The registered name that words of the file name spell, as in plain_evo_vit_t; the others."""
+    words = path.stem.split("_")
+    spelt = {
+        "".join(words[start:stop]): words[:start] + words[stop:]
+        for start in range(len(words))
+        for stop in range(start + 1, len(words) + 1)
+    }
+    (name,) = (each for each in POLICY_REGISTRY.names() if each.lower() in spelt)
+    return name, spelt[name.lower()]
+
+
+RECIPES = [
+    path for path in MODELS if path.parent == CONFIGS and {"t", "s"} & set(policy_of(path)[1])
+]
+
+
+def size_of(path):
+    """Of the trunk, by the file name: T where it names none."""
+    return next((word for word in policy_of(path)[1] if word in WIDTHS), "t")
 
 
 def trunk_size(vit):
@@ -53,43 +72,47 @@ def test_base_has_no_unknown_key(path):
 
 @pytest.mark.parametrize("path", MODELS, ids=named)
 def test_config_builds_what_its_name_says(path):
+    """The policy, then in any order: its network, size, heads, wrappers, and a setting."""
     cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
-    policy, wrappers = find_token_backbone(model).policy, []
-    while isinstance(policy, PolicyWrapper):
-        wrappers.append(type(policy).__name__.lower())
-        policy = policy.policy
-    name = path.stem
-    words = f"_{name}_"
-    assert type(policy) is next((p for key, p in POLICIES.items() if f"_{key}_" in words), Dense)
-    assert wrappers == [word for word in ("monotone", "forgetful") if word in name]
-    if "ratio_per_image" in name:
-        assert policy.ratio_per_image
+    net = find_token_net(model)
+    outer, wrappers = net.trunk.policy, []
+    while isinstance(outer, PolicyWrapper):
+        wrappers.append(type(outer).__name__)
+        outer = outer.policy
+    policy = innermost(net.trunk.policy)
+    name, words = policy_of(path)
+    assert type(policy) is POLICY_REGISTRY.get(name)
+    assert wrappers == [WRAPPERS[word] for word in words if word in WRAPPERS]
     if isinstance(policy, SViT):
-        assert len(policy.gates) == (3 if "monotone" in name else 9)
+        assert len(policy.gates) == (3 if "monotone" in words else 9)
 
-    size = next((word for word in name.split("_") if word in ("t", "s")), "t")
-    width = {"t": 192, "s": 384}[size]
-    assert width == cfg.MODEL.VIT.EMBED_DIM
-
-    net = find_token_backbone(model).net
+    assert WIDTHS[size_of(path)] == cfg.MODEL.VIT.EMBED_DIM
     class_token = cfg.MODEL.VIT.EMBED_DIM if policy.needs_class_token else 0
     assert count(net.trunk) - count(policy) == trunk_size(cfg.MODEL.VIT) + class_token
-    is_plain = "plain" in name or name in ("dense", *POLICIES)
+    is_demo = path.parent.name == "demo"
+    is_plain = "adapter" not in words if is_demo else "plain" in words
     assert type(net) is (PlainViT if is_plain else ViTAdapter)
+    is_retinanet, is_cascade = "retinanet" in words, "cascade" in words
+    assert ("TokenRetinaNet" if is_retinanet else "TokenRCNN") == cfg.MODEL.META_ARCHITECTURE
     millions = count(model) / 1e6
-    if path.parent.name == "demo":
+    if is_demo:
         assert 6 < millions < 9
     else:
-        # A Mask R-CNN head has 17 million, each further box head of a cascade 14 million.
+        # A Mask R-CNN head has 17 million, each further box head of a cascade 14 million, a
+        # RetinaNet head 6.5 million.
         net_millions = 21.7 if cfg.MODEL.VIT.EMBED_DIM == 384 else 5.5
         if not is_plain:
             net_millions = 27.4 if cfg.MODEL.VIT.EMBED_DIM == 384 else 7.9
-        heads = 46 if "cascade" in name else 18
+        heads = 46 if is_cascade else 6.5 if is_retinanet else 18
         assert net_millions + heads < millions < net_millions + heads + 6
-    assert len(model.roi_heads.box_predictor if "cascade" in name else [0]) == (
-        3 if "cascade" in name else 1
-    )
+    if not is_retinanet:
+        assert len(model.roi_heads.box_predictor if is_cascade else [0]) == (3 if is_cascade else 1)
+
+    known = {*WRAPPERS, *WIDTHS, "plain", "adapter", "retinanet", "cascade"}
+    setting = "_".join(word for word in words if word not in known)
+    _, settings, _ = token_policy_config(cfg.MODEL.TOKEN_POLICY)
+    assert not setting or setting in changed(settings)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("t", 28.15), ("s", 48.13)], ids=["T", "S"])
@@ -99,42 +122,44 @@ def test_the_whole_detector_is_as_large_as_the_papers(size, millions):
     assert count(model) / 1e6 == pytest.approx(millions, abs=0.15)
 
 
-@pytest.mark.parametrize("size", ["t", "s"])
+@pytest.mark.parametrize("size", WIDTHS)
 def test_the_policies_cost_about_the_same(size):
-    """Blocks on the 50 x 84 tokens of COCO's usual size; ATS by its grids, its upper bound."""
-    width = {"t": 192, "s": 384}[size]
-    dense = 12 * block_macs(4200, 4200, embed_dim=width)
+    """Blocks on the 50 x 84 tokens of COCO's usual size; ATS by its points, its upper bound."""
     shares = {}
-    for name in POLICIES:
-        cfg = load_config(str(CONFIGS / f"plain_{name}_{size}.yaml"), ["MODEL.DEVICE", "cpu"])
-        policy = find_token_backbone(build_model(cfg)).policy.eval()
-        kept, before = 4200, 0
-        ratios = dict(zip(policy.layers, policy.keep_ratios, strict=True))
+    for path in MODELS:
+        name, words = policy_of(path)
+        if path.parent != CONFIGS or sorted(words) != sorted(["plain", size]):
+            continue
+        model = build_model(load_config(str(path), ["MODEL.DEVICE", "cpu"])).eval()
+        trunk = find_token_net(model).trunk
+        schedule = trunk.policy.schedule
+        if schedule is None:
+            continue
+        # Where in a block the choice falls is the policy's own matter: see what it does.
+        with torch.no_grad(), record_passes(model) as records:
+            model.backbone(torch.randn(1, 3, 128, 128))
+        first = records[0].blocks[min(schedule.layers)].rows
+        attended_by_all, asked_by_all = first.keys > first.mlp, first.queries > first.mlp
+        kept, spent = 4200, 0
         for layer in range(12):
-            after = round(4200 * ratios[layer]) if layer in ratios else kept
-            inside = isinstance(policy, (EViT, ATS))  # the choice falls in the block's middle
-            attended, kept = (kept if inside else after), after
-            asking = after if isinstance(policy, ATS) else attended
-            before += block_macs(attended, after, asking, embed_dim=width)
-        shares[name] = before / dense
+            after = round(4200 * schedule.share(layer)) if layer in schedule else kept
+            attended = kept if attended_by_all else after
+            spent += trunk.block(layer).macs(attended, attended if asked_by_all else after, after)
+            kept = after
+        shares[name] = spent / (12 * trunk.block(0).macs(4200))
+    assert len(shares) >= 4
     assert all(0.49 < share < 0.59 for share in shares.values()), shares
 
 
-SCHEDULES = {
-    "dense_t": (36, [27, 33], 1e-4, 0.05, 0.1),
-    "dense_s": (36, [27, 33], 1e-4, 0.05, 0.2),
-    "svit_t": (6, [4], 1e-5, 1e-6, 0.1),
-    "svit_s": (4, [3], 1e-5, 1e-6, 0.2),
-    **{f"{name}_t": (6, [4], 1e-5, 1e-6, 0.1) for name in ("evit", "ats", "evo_vit")},
-    **{f"{name}_s": (4, [3], 1e-5, 1e-6, 0.2) for name in ("evit", "ats", "evo_vit")},
-}
-
-
-@pytest.mark.parametrize("name", [*SCHEDULES, *(f"plain_{name}" for name in SCHEDULES)])
-def test_recipes(name):
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_recipes(path):
     """Epochs of COCO's 117,266 images with objects, at 16 a step, are so many steps."""
-    cfg = load_config(str(CONFIGS / f"{name}.yaml"))
-    epochs, falls, rate, decay, drop_path = SCHEDULES[name.removeprefix("plain_")]
+    cfg = load_config(str(path))
+    name, size = policy_of(path)[0], size_of(path)
+    if name == "Dense":
+        epochs, falls, rate, decay = 36, [27, 33], 1e-4, 0.05
+    else:
+        epochs, falls, rate, decay = {"t": (6, [4], 1e-5, 1e-6), "s": (4, [3], 1e-5, 1e-6)}[size]
     steps = math.ceil(117_266 / cfg.SOLVER.IMS_PER_BATCH)
     assert steps == 7_330
     assert epochs * steps == cfg.SOLVER.MAX_ITER
@@ -142,7 +167,7 @@ def test_recipes(name):
     assert (rate, decay) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY)
     assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR) == (500, 0.001)
     assert cfg.SOLVER.AMP.ENABLED and not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
-    assert drop_path == cfg.MODEL.VIT.DROP_PATH_RATE
+    assert {"t": 0.1, "s": 0.2}[size] == cfg.MODEL.VIT.DROP_PATH_RATE
     assert cfg.MODEL.TOKEN_POLICY.LOSS_WEIGHT == 4.0
     assert cfg.MODEL.ADAPTER.NORM == "SyncBN"
     assert cfg.INPUT.DETR_CROP.ENABLED
@@ -157,46 +182,6 @@ def test_sizes_are_those_of_deit():
     # timm's DeiT less class token, final norm and head: 5,717,416 and 22,050,664 parameters.
     assert trunk_size(tiny) == 5_717_416 - 192 - 2 * 192 - 193 * 1000
     assert trunk_size(small) == 22_050_664 - 384 - 2 * 384 - 385 * 1000
-
-
-def test_every_key_is_explained():
-    """In config.py each default has a comment beside it or right above it."""
-    source = inspect.getsource(config_module)
-    comments = {
-        token.start[0]: token.string
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT and not token.string.startswith("# ---")
-    }
-    tree = ast.parse(source)
-    function = next(
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name == add_svit_config.__name__
-    )
-    declared, unexplained = set(), []
-    for node in function.body:
-        if not isinstance(node, ast.Assign) or ast.unparse(node.value) == "CfgNode()":
-            continue
-        key = ast.unparse(node.targets[0]).removeprefix("cfg.")
-        declared.add(key)
-        beside = any(line in comments for line in range(node.lineno, node.end_lineno + 1))
-        above = source.splitlines()[node.lineno - 2].strip()
-        if not beside and not (above.startswith("# ") and node.lineno - 1 in comments):
-            unexplained.append(key)
-    before, cfg = get_cfg(), get_cfg()
-    add_svit_config(cfg)
-    assert declared == leaves(cfg) - leaves(before)
-    assert unexplained == []
-
-
-def leaves(node, prefix=""):
-    found = set()
-    for name, value in node.items():
-        if isinstance(value, dict):
-            found |= leaves(value, f"{prefix}{name}.")
-        else:
-            found.add(prefix + name)
-    return found
 
 
 # ------------------------------------------------------------------ refused files
@@ -348,9 +333,8 @@ POLICY = "MODEL.TOKEN_POLICY"
     ],
 )
 def test_wrong_value(tiny_config, options, key, said):
-    cfg = tiny_config(*options)
     with pytest.raises(InputError) as refusal:
-        build_model(cfg)
+        build_model(tiny_config(*options))
     assert key in str(refusal.value)
     assert said in str(refusal.value)
 

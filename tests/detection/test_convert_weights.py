@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from safetensors.torch import load_file, save_file
 
 from svit_det.detection import load_config
-from svit_det.detection.backbone import find_token_backbone
 from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.vit import find_token_net
 
 ADAPTER = (
     *("MODEL.BACKBONE.NAME", "build_vit_adapter_fpn_backbone"),
@@ -37,7 +37,7 @@ def convert(fork_tool, tiny_yaml, tmp_path):
 
 
 def trunk_of(model):
-    return find_token_backbone(model).net.trunk
+    return find_token_net(model).trunk
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_originals_svit_becomes_the_whole_backbone(convert, tiny_config, tmp
     options = (*ADAPTER, "MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS", 1)
     torch.manual_seed(0)
     model = build_model(tiny_config(*options))
-    ours = find_token_backbone(model).net.state_dict()
+    ours = find_token_net(model).state_dict()
     theirs = {
         in_the_originals_words(name): torch.randn_like(value.float())
         for name, value in ours.items()
@@ -144,7 +144,7 @@ def test_the_originals_svit_becomes_the_whole_backbone(convert, tiny_config, tmp
     output, said = convert("svit", tmp_path / "svit.pth", *options)
     assert "1e-5" in said and "threshold" in said
     TokenCheckpointer(model).load(str(output))
-    for name, value in find_token_backbone(model).net.state_dict().items():
+    for name, value in find_token_net(model).state_dict().items():
         if ".budget." not in name:
             expected = theirs[in_the_originals_words(name)]
             assert torch.equal(value.float(), expected.to(value.dtype).float()), name

@@ -213,7 +213,7 @@ def test_evaluation_crops_nothing(tiny_config, record):
         (("INPUT.DETR_CROP.CROP_SIZE", "[45]"), "INPUT.DETR_CROP.CROP_SIZE"),
         (("INPUT.DETR_CROP.CROP_SIZE", "[45, 30]"), "INPUT.DETR_CROP.CROP_SIZE"),
         (("INPUT.DETR_CROP.MIN_SIZES", "[]"), "INPUT.DETR_CROP: MIN_SIZES"),
-        (("INPUT.DETR_CROP.FINAL_SIZE", 0), "FINAL_SIZE 0"),
+        (("INPUT.DETR_CROP.FINAL_SIZE", 0), "INPUT.DETR_CROP.FINAL_SIZE: 0"),
         (("INPUT.CROP.ENABLED", True), "choose one of them"),
     ],
 )

@@ -5,8 +5,7 @@ import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
-from svit_det.detection import record_traces
-from svit_det.detection.backbone import find_token_backbone
+from svit_det.vit import find_token_net, record_passes
 
 DENSE = ("MODEL.TOKEN_POLICY.NAME", "Dense")
 CASCADE = (
@@ -51,9 +50,9 @@ def test_losses(tiny_model, batch, options, expected):
 def test_the_ratio_loss_is_that_of_this_pass(tiny_model, batch):
     """4 x mean of (kept share - target)^2 over the two gates."""
     model = tiny_model()
-    with record_traces(model) as traces:
+    with record_passes(model) as records:
         losses, _ = train_on(model, batch)
-    shares = traces[0].keep_ratios()[1:]
+    shares = records[0].kept_shares()[1:]
     by_hand = 4.0 * ((shares[0] - 0.7) ** 2 + (shares[1] - 0.5) ** 2) / 2
     assert losses["loss_keep_ratio"].item() == pytest.approx(by_hand.item(), rel=1e-5)
 
@@ -75,17 +74,17 @@ def test_gates_learn_from_the_task_through_pyramid_and_heads(tiny_model, batch):
     with EventStorage():
         losses = model.train()(batch)
     (losses["loss_cls"] + losses["loss_mask"] + losses["loss_rpn_cls"]).backward()
-    for gate in find_token_backbone(model).policy.gates.values():
+    for gate in find_token_net(model).trunk.policy.gates.values():
         for name, parameter in gate.named_parameters():
             assert parameter.grad.abs().sum() > 0, name
 
 
 def test_usage_goes_to_the_event_storage_for_gated_blocks(tiny_model, batch):
     model = tiny_model()
-    with record_traces(model) as traces:
+    with record_passes(model) as records:
         _, scalars = train_on(model, batch)
     usage = {name: value for name, value in scalars.items() if name.startswith("token_usage")}
-    shares = traces[0].keep_ratios().tolist()
+    shares = records[0].kept_shares().tolist()
     assert usage == {
         "token_usage/block_01": pytest.approx(shares[1]),
         "token_usage/block_02": pytest.approx(shares[2]),
@@ -100,12 +99,12 @@ def test_dense_has_no_usage_to_log(tiny_model, batch):
 
 def test_training_is_tracked_for_the_thresholds(tiny_model, batch):
     model = tiny_model()
-    budget = find_token_backbone(model).policy.budget
-    with record_traces(model) as traces:
+    budget = find_token_net(model).trunk.policy.budget
+    with record_passes(model) as records:
         train_on(model, batch)
         model.eval()(batch)
     assert budget.num_batches_tracked == 1
-    assert budget.kept_share.tolist() == pytest.approx(traces[0].keep_ratios()[1:].tolist())
+    assert budget.kept_share.tolist() == pytest.approx(records[0].kept_shares()[1:].tolist())
 
 
 # ------------------------------------------------------------------ inference
@@ -115,10 +114,10 @@ def test_usage_of_two_pictures_without_their_padding(tiny_model, batch):
     """50 x 77 pixels are 7 x 10 tokens, 8 x 10 with the padding to multiples of 16."""
     model = tiny_model().eval()
     batch[0]["height"], batch[0]["width"] = 128, 128
-    with torch.no_grad(), record_traces(model) as traces:
+    with torch.no_grad(), record_passes(model) as records:
         outputs = model(batch)
     assert [output["token_usage"].shape for output in outputs] == [(3, 8, 8), (3, 7, 10)]
-    first, second = (trace.keep_maps() for trace in traces)
+    first, second = (record.keep_maps() for record in records)
     assert first.shape == (1, 3, 8, 8) and second.shape == (1, 3, 8, 10)
     assert torch.equal(outputs[0]["token_usage"], first[0])
     assert torch.equal(outputs[1]["token_usage"], second[0, :, :7, :10])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from svit_det.detection.solver import build_optimizer, parameter_groups
+from svit_det.detection.solver import build_optimizer
 from svit_det.errors import InputError
 
 TRUNK = "backbone.net.net.trunk"
@@ -13,11 +13,11 @@ TRUNK = "backbone.net.net.trunk"
 @pytest.fixture
 def grouped(tiny_model, tiny_config):
     """Names of the parameters (with decay, without) of the tiny model."""
-    model, cfg = tiny_model(), tiny_config()
+    model = tiny_model()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [
         {names[id(parameter)] for parameter in group["params"]}
-        for group in parameter_groups(model, cfg)
+        for group in build_optimizer(tiny_config(), model).param_groups
     ]
 
 
@@ -81,7 +81,7 @@ def test_level_embed_and_decay_values(tiny_config):
 
 def test_words_are_those_of_the_config(tiny_config):
     cfg = tiny_config("SOLVER.NO_WEIGHT_DECAY", "['fc']")
-    decayed, spared = (len(group["params"]) for group in parameter_groups(Toy(), cfg))
+    decayed, spared = (len(group["params"]) for group in build_optimizer(cfg, Toy()).param_groups)
     assert (decayed, spared) == (1, 2)
 
 

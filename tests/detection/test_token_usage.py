@@ -21,7 +21,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from svit_det.detection.token_usage import TokenUsageEvaluator, overlaps, returning
+from svit_det.detection.token_usage import TokenUsageEvaluator
+from svit_det.errors import InputError
+from svit_det.tokens.usage import overlaps, returning
 
 T, F = True, False
 
@@ -211,3 +213,10 @@ def test_padding_of_a_batch_is_not_counted(tiny_model, training_input):
     counts = [image["all"] for image in evaluator._images]
     assert [count["tokens"] for count in counts] == [64, 70]
     assert [count["kept"][0] for count in counts] == [64, 70]
+
+
+def test_outputs_without_usage_are_named(evaluator, pictures):
+    inputs, outputs = pictures
+    del outputs[0]["token_usage"]
+    with pytest.raises(InputError, match=r"TEST\.TOKEN_USAGE.*TokenRCNN"):
+        evaluator.process(inputs, outputs)

@@ -166,6 +166,7 @@ ADAPTER = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mouth", [{}, ADAPTER], ids=["pyramid", "adapter"])
 def test_two_processes_do_what_one_does(fork_tool, tiny_yaml, discs, tmp_path, mouth):
     """The same global batch gives the same RPN losses and, averaged, the same RPN gradients.
@@ -176,13 +177,12 @@ def test_two_processes_do_what_one_does(fork_tool, tiny_yaml, discs, tmp_path, m
     are divided by a fixed number, unlike those of the heads, and its weights learn from them alone.
     """
     equal = f"[['equal', '{discs.as_posix()}/equal.json', '{discs.as_posix()}/images']]"
-    arguments = ["--config-file", tiny_yaml, "--dist-url", "auto"]
+    arguments = ["--config-file", tiny_yaml.with_name("dense.yaml"), "--dist-url", "auto"]
     options = {
         "DATASETS.COCO_FORMAT": equal,
         "DATASETS.TRAIN": "('equal',)",
         "DATASETS.TEST": "('equal',)",
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
-        "MODEL.TOKEN_POLICY.NAME": "Dense",
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 100_000,
         "INPUT.RANDOM_FLIP": "none",
         "SOLVER.OPTIMIZER": "SGD",
@@ -217,6 +217,7 @@ def test_two_processes_do_what_one_does(fork_tool, tiny_yaml, discs, tmp_path, m
         assert strictly((folder / "results.json").read_text())["token_usage"]["all"] == 100
 
 
+@pytest.mark.long
 def test_svit_trains_in_two_processes(fork_tool, tiny_yaml, tmp_path):
     """Every gate takes part in every step, and both processes agree on what was kept."""
     arguments = ["--config-file", tiny_yaml, "--dist-url", "auto", "--num-gpus", 2]

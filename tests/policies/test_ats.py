@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
+from svit_det.policies import TrunkShape
 from svit_det.policies.ats import ATS, inverse_transform_sample
 from svit_det.tokens import ClassAttention, Selection
 
@@ -67,7 +68,7 @@ def test_halfway_between_two_the_lower_is_meant():
     assert kept([2.0, 4.0, 4.0, 4.0, 4.0], 3) == {2, 3, 5}
 
 
-def test_of_those_alive_the_best_is_always_picked_and_nobody_else():
+def test_of_those_alive_the_best_is_always_picked_and_no_other():
     """The grid ends exactly at 1, before those begin that are gone."""
     score, among = torch.rand(2000, 12), torch.rand(2000, 12) < 0.5
     sampled = inverse_transform_sample(score, among, 7)
@@ -127,24 +128,24 @@ def test_what_cannot_be_decided_is_finite(score):
 
 
 def ats(**changes):
-    options = {"layers": [1, 2], "keep_ratios": [0.8, 0.5]}
-    return ATS(depth=3, **options | changes)
+    settings = {"layers": (1, 2), "keep_ratios": (0.8, 0.5)} | changes
+    return ATS(config=ATS.Config(**settings), shape=TrunkShape(24, 3, 3))
 
 
-def test_who_is_sampled_hangs_on_attention_and_values(tiny_trunk, images, scripted):
+def test_what_is_sampled_hangs_on_attention_and_values(tiny_trunk, images):
     """By hand: S = sum over heads of the class token's attention, times the value's norm."""
     trunk = tiny_trunk(ats(), depth=3)
     with torch.no_grad():
         state = trunk.run(trunk.embed(images(2, (5, 7))), 0, 1)
         attn, norm = trunk.blocks[1].attn, trunk.blocks[1].norm1
-        rows = norm(torch.cat([state.extra, state.patches], dim=1))
+        rows = norm(state.tokens)
         query, key, value = attn.qkv(rows).unflatten(-1, (3, 3, 8)).unbind(2)
         weights = (torch.einsum("bhd,bnhd->bhn", query[:, 0], key) / 8**0.5).softmax(dim=-1)
         score = weights.sum(dim=1) * value.flatten(2).norm(dim=2)
         after = trunk.run(state, 1, 2)
-    assert_close(after.trace[1].score, score[:, 1:], atol=1e-6, rtol=1e-5)
+    assert_close(after.history[1].selection.score, score[:, 1:], atol=1e-6, rtol=1e-5)
     sampled = inverse_transform_sample(score[:, 1:], torch.ones(2, 35).bool(), 28)
-    assert torch.equal(after.trace[1].keep, sampled)
+    assert torch.equal(after.history[1].selection.keep, sampled)
 
 
 def test_the_dropped_are_as_they_came_and_stay_out(tiny_trunk, images):
@@ -152,24 +153,22 @@ def test_the_dropped_are_as_they_came_and_stay_out(tiny_trunk, images):
     with torch.no_grad():
         before = trunk.run(trunk.embed(images(2, (5, 7))), 0, 1)
         state = trunk.run(before, 1, 3)
-    first, second = state.trace[1:]
-    dropped = ~first.keep
+    first, second = state.history[1:]
+    dropped = ~first.queries
     assert dropped.any(dim=1).all()
     assert torch.equal(state.patches[dropped], before.patches[dropped])
-    assert first.entered.all() and torch.equal(second.entered, first.keep)
-    assert not (second.keep & ~first.keep).any()
+    assert torch.equal(first.mlp, first.queries) and torch.equal(first.selection.keep, first.mlp)
+    assert first.keys.all() and torch.equal(second.keys, first.mlp)
+    assert not (second.mlp & ~first.mlp).any()
 
 
-def test_whoever_is_dropped_has_no_gate(tiny_trunk, images):
-    trunk = tiny_trunk(ats(), depth=3)
-    state = trunk.embed(images(1, (5, 7)))
+def test_whatever_is_dropped_has_no_gate(a_state, a_view):
     seen = torch.rand(1, 3, 35)
-    attention = ClassAttention(
-        weights=seen, extra_weights=seen[..., :1], value_norm=torch.ones(1, 35)
-    )
+    attention = ClassAttention(weights=seen, extra_weights=seen[..., :1])
     gate = (torch.rand(1, 35) < 0.8).float()
     selection = Selection(keep=gate.bool(), gate=gate)
-    _, chosen = trunk.policy.before_attention(1, state, selection, attention)
+    view = a_view(1, attention=attention, norms=torch.ones(1, 35))
+    _, chosen = ats().before_attention(view, a_state(35, 1), selection)
     assert 0 < chosen.keep.sum() < gate.sum()
     assert torch.equal(chosen.gate, gate * chosen.keep)
 
@@ -178,9 +177,10 @@ def test_the_count_varies_by_image_and_is_bounded_by_the_grid(tiny_trunk, images
     trunk = tiny_trunk(ats(), depth=3, spread=0.5)
     with torch.no_grad():
         state = trunk(images(8, (8, 10)))
-    counts = state.trace[2].keep.sum(dim=1)
-    assert len(counts.unique()) > 1
-    assert (state.trace[1].keep.sum(dim=1) <= 64).all() and (counts <= 40).all()
+    first, second = (record.selection.keep.sum(dim=1) for record in state.history[1:])
+    assert len(second.unique()) > 1
+    assert (first <= 64).all() and (second <= 40).all()
+    assert state.history[2].rows.mlp == tuple((second + 1).tolist())
 
 
 def test_it_has_no_parameters_and_runs_on_dense_weights(tiny_trunk, images):
@@ -199,27 +199,28 @@ def test_a_smaller_budget_at_inference_samples_fewer(tiny_trunk, images):
     for ratio in (None, 0.4, 0.2):
         trunk.policy.set_keep_ratio(ratio)
         with torch.no_grad():
-            kept_by.append(trunk(images(1, (10, 10))).trace[2].keep.sum())
+            kept_by.append(trunk(images(1, (10, 10))).history[2].selection.keep.sum())
         torch.manual_seed(0)
     assert kept_by[0] > kept_by[1] > kept_by[2]
     trunk.train()
     trunk.policy.set_keep_ratio(0.2)
     with torch.no_grad():
-        assert trunk(images(1, (10, 10))).trace[2].keep.sum() > kept_by[2]
+        assert trunk(images(1, (10, 10))).history[2].selection.keep.sum() > kept_by[2]
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"keep_ratios": [0.7, 1.2]}, r"KEEP_RATIOS: \[1.2\] must lie in \(0, 1\]"),  # > tokens
-        ({"keep_ratios": [0.7, 0.0]}, r"KEEP_RATIOS: \[0.0\] must lie"),
-        ({"keep_ratios": [0.7]}, "1 targets for 2 LAYERS"),
-        ({"layers": [2, 3]}, r"LAYERS: \[3\] not in the trunk, whose 3 blocks"),
-        ({"test_keep_ratio": 1.5}, "TEST_KEEP_RATIO: 1.5 must lie"),
+        ({"keep_ratios": (0.7, 1.2)}, r"keep_ratios: 1.2 must lie in \(0, 1\]"),  # > tokens
+        ({"keep_ratios": (0.7, 0.0)}, "keep_ratios: 0.0 must lie"),
+        ({"keep_ratios": (0.7,)}, "keep_ratios: 1 targets for 2 layers"),
+        ({"layers": (2, 3)}, r"layers: \[3\] not in the trunk, whose 3 blocks"),
+        ({"test_keep_ratio": 1.5}, "test_keep_ratio: 1.5 must lie"),
     ],
+    ids=str,
 )
 def test_bad_settings_are_refused_in_a_sentence(changes, words):
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"^{words}"):
         ats(**changes)
 
 
@@ -230,4 +231,4 @@ def test_a_grid_of_more_points_than_tokens_are_left_is_no_trouble(tiny_trunk, im
         with torch.no_grad():
             state = trunk(images(2, (1, columns)))
         assert state.patches.isfinite().all()
-        assert state.trace[2].keep.any(dim=1).all()
+        assert state.history[2].selection.keep.any(dim=1).all()

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from svit_det.policies.budget import KeepBudget
 from svit_det.policies.gating import keep_ratio_loss
+from svit_det.training.collectives import mean_over_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = (0.7, 0.49)
@@ -34,13 +35,13 @@ def the_data():
 def loss_and_gradient(tokens, per_image):
     weight = torch.tensor([[0.5, -1.0], [0.25, 0.75], [-0.5, 1.5]], requires_grad=True)
     gates = (tokens @ weight).sigmoid().unbind(-1)
-    loss = keep_ratio_loss(gates, TARGETS, per_image=per_image)
+    loss = keep_ratio_loss(gates, TARGETS, per_image=per_image, mean=mean_over_processes)
     loss.backward()
     return loss.item(), weight.grad
 
 
 def track(budget, margins, keeps, images):
-    budget.track(list(margins[:, images]), list(keeps[:, images]))
+    budget.track(list(margins[:, images]), list(keeps[:, images]), mean_over_processes)
 
 
 def one_process(rank, folder):
@@ -59,8 +60,8 @@ def one_process(rank, folder):
     track(budget, margins, keeps, half)
     track(budget, margins.flip(2) * 3, keeps.flip(2), half)
     found["budget"] = budget.state_dict() | {"thresholds": budget.thresholds}
-    # In one process the second gate has nobody to choose from: the step counts nowhere, and
-    # nobody waits for the other.
+    # In one process the second gate has nothing to choose from: the step counts nowhere, and
+    # neither waits for the other.
     if rank == 1:
         margins[1] = -INF
         keeps[1] = False

@@ -9,44 +9,47 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
+from svit_det.policies import TrunkShape
 from svit_det.policies.evit import EViT
-from svit_det.tokens import ClassAttention, Selection, TokenState, TokenTrace
+from svit_det.tokens import ClassAttention, Selection
 
 WIDTH = 24
 
 
-def evit(depth=12, **changes):
-    return EViT(embed_dim=WIDTH, depth=depth, **changes)
+def evit(depth=12, **config):
+    return EViT(config=EViT.Config(**config), shape=TrunkShape(WIDTH, depth, 3))
 
 
 def attention_of(patches, extra=()):
     """One image whose class token looks at its patches and fused tokens so; 0.1 at itself."""
     weights = torch.tensor([[list(patches)]])
     beside = torch.tensor([[[0.1, *extra]]])
-    return ClassAttention(
-        weights=weights.repeat(1, 3, 1),
-        extra_weights=beside.repeat(1, 3, 1),
-        value_norm=torch.ones(1, len(patches)),
-    )
+    return ClassAttention(weights=weights.repeat(1, 3, 1), extra_weights=beside.repeat(1, 3, 1))
 
 
-def a_state(num_patches, num_extra=1, **fields):
-    return TokenState(
-        patches=torch.randn(1, num_patches, WIDTH),
-        extra=torch.randn(1, num_extra, WIDTH),
-        grid=(1, num_patches),
-        **fields,
-    )
+@pytest.fixture(params=[False, True], ids=["count unknown", "count known"])
+def decide(request, a_view):
+    """What block 3, or `layer`, makes of a state; the number of rows is known or not."""
+
+    def after_attention(policy, state, attention, keep=None, *, gate=None, layer=3):
+        keep = torch.ones(1, state.num_patches).bool() if keep is None else keep
+        selection = Selection(keep=keep, gate=gate)
+        if request.param:
+            selection = replace(selection, total=int(selection.mask(state.presence()).sum()))
+        view = a_view(layer, attention=attention, after=state)
+        return policy.after_attention(view, state, selection)
+
+    return after_attention
 
 
-def decide(policy, state, attention, keep=None, layer=3):
-    keep = torch.ones(1, state.patches.shape[1]).bool() if keep is None else keep
-    return policy.after_attention(layer, state, state, Selection(keep=keep), attention)
+def looked(state):
+    """The blocks in which the policy asked for the class token's attention."""
+    return [layer for layer, record in enumerate(state.history) if record.looked]
 
 
-def test_four_patches_by_hand():
+def test_four_patches_by_hand(decide, a_state):
     """Attention .40 .10 .30 .05 at rate .7: ceil(2.8) = 3 stay, the last is fused with .05."""
-    state = a_state(4)
+    state = a_state(4, 1)
     after, chosen = decide(evit().eval(), state, attention_of([0.40, 0.10, 0.30, 0.05]))
     assert chosen.keep.tolist() == [[True, True, True, False]]
     assert_close(chosen.score, torch.tensor([[0.40, 0.10, 0.30, 0.05]]))
@@ -56,11 +59,11 @@ def test_four_patches_by_hand():
     assert torch.equal(after.patches, state.patches)
 
 
-def test_the_weights_of_the_fused_are_not_normalised():
-    state = a_state(6)
+def test_the_weights_of_the_fused_are_not_normalised(decide, a_state):
+    state = a_state(6, 1)
     after, chosen = decide(evit().eval(), state, attention_of([0.3, 0.02, 0.2, 0.04, 0.1, 0.1]))
     assert chosen.keep.tolist() == [[True, False, True, True, True, True]]  # ceil(4.2) = 5
-    state = a_state(10)
+    state = a_state(10, 1)
     scores = [0.05, 0.2, 0.03, 0.1, 0.01, 0.1, 0.1, 0.1, 0.1, 0.1]
     after, chosen = decide(evit().eval(), state, attention_of(scores))
     assert (~chosen.keep).nonzero()[:, 1].tolist() == [0, 2, 4]  # 7 stay
@@ -69,7 +72,7 @@ def test_the_weights_of_the_fused_are_not_normalised():
 
 
 @pytest.mark.parametrize(("look", "survives"), [(0.25, True), (0.01, False)])
-def test_an_earlier_fused_token_competes_like_a_patch(look, survives):
+def test_an_earlier_fused_token_competes_like_a_patch(decide, a_state, look, survives):
     state = a_state(4, num_extra=2, present=torch.tensor([[True, True]]))
     keep = torch.tensor([[True, True, False, True]])
     attention = attention_of([0.3, 0.1, 0.0, 0.2], extra=[look])
@@ -87,11 +90,9 @@ def test_the_originals_counts_at_224(tiny_trunk, images, fuse, totals):
     trunk = tiny_trunk(evit(fuse=fuse))
     with torch.no_grad():
         state = trunk(images(2, (14, 14)))
-    trace = TokenTrace(state.trace, state.grid)
-    after = trace.counts() + trace.extra_counts()[..., 1]
-    assert after[:, [3, 6, 9]].tolist() == [totals] * 2
-    before = trace.attention_counts() + trace.extra_counts()[..., 0]
-    assert before[0, [3, 6, 9]].tolist() == [197, *totals[:2]]
+    rows = [state.history[layer].rows for layer in (3, 6, 9)]
+    assert [each.mlp for each in rows] == [(total,) * 2 for total in totals]
+    assert [each.keys for each in rows] == [(total,) * 2 for total in (197, *totals[:2])]
 
 
 def test_the_count_is_that_of_4200_tokens_for_every_image():
@@ -104,18 +105,18 @@ def test_the_count_is_that_of_4200_tokens_for_every_image():
 
 
 def test_in_the_trunk_the_choice_is_the_class_tokens_attention(tiny_trunk, images):
-    trunk = tiny_trunk(evit(depth=2, layers=[1], keep_ratios=[0.6]), depth=2)
+    trunk = tiny_trunk(evit(depth=2, layers=(1,), keep_ratios=(0.6,)), depth=2)
     with torch.no_grad():
         before = trunk.run(trunk.embed(images(2, (5, 6))), 0, 1)
         after = trunk.run(before, 1, 2)
         block = trunk.blocks[1]
-        rows = torch.cat([before.extra, before.patches], dim=1)
+        rows = before.tokens
         query, key, value = block.attn.qkv(block.norm1(rows)).unflatten(-1, (3, 3, 8)).unbind(2)
         weights = (torch.einsum("bqhd,bnhd->bhqn", query, key) / 8**0.5).softmax(dim=-1)
         mixed = torch.einsum("bhqn,bnhd->bqhd", weights, value).flatten(2)
         attended = rows + block.attn.proj(mixed)
         score = weights.mean(dim=1)[:, 0, 1:]
-        keep = after.trace[1].keep
+        keep = after.history[1].selection.keep
         for image in range(2):
             top = score[image].topk(18).indices
             assert set(keep[image].nonzero().flatten().tolist()) == set(top.tolist())
@@ -129,17 +130,19 @@ def test_in_the_trunk_the_choice_is_the_class_tokens_attention(tiny_trunk, image
 
 def test_the_dropped_never_come_back(tiny_trunk, images):
     with torch.no_grad():
-        trace = tiny_trunk(evit())(images(3, (6, 7))).trace
-    for earlier, later in pairwise(trace):
-        assert not (later.keep & ~earlier.keep).any()
-    assert trace[2].whole and trace[3].keep.sum() == 3 * math.ceil(0.7 * 42)
-    counts = torch.stack([selection.keep.sum(dim=1) for selection in trace])
-    totals = counts + torch.stack([selection.extra_counts[:, 1] for selection in trace])
-    assert (totals == totals[:, :1]).all()  # the same for every image
+        history = tiny_trunk(evit())(images(3, (6, 7))).history
+    for earlier, later in pairwise(record.selection.keep for record in history):
+        assert not (later & ~earlier).any()
+    assert history[2].everyone
+    # Of 42 patches ceil(29.4), and the class token and the fused one, the same for every image.
+    assert history[3].rows.mlp == (32, 32, 32)
+    assert history[3].selection.keep.sum() == 3 * math.ceil(0.7 * 42)
+    for record in history:
+        assert record.rows.mlp == (record.selection.total,) * 3
 
 
-def test_the_fused_tokens_weights_pass_gradients_and_the_choice_none():
-    state = a_state(4)
+def test_the_fused_tokens_weights_pass_gradients_and_the_choice_none(decide, a_state):
+    state = a_state(4, 1)
     attention = attention_of([0.4, 0.1, 0.3, 0.05])
     weights = attention.weights.requires_grad_()
     after, _ = decide(evit(), state, replace(attention, weights=weights))
@@ -147,26 +150,25 @@ def test_the_fused_tokens_weights_pass_gradients_and_the_choice_none():
     assert weights.grad[0, 0, 3] != 0 and not weights.grad[0, :, :3].any()
 
 
-def test_keeping_everyone_is_dense_and_asks_nothing(tiny_trunk, images, class_everyone):
-    policy = evit(keep_ratios=[1.0, 1.0, 1.0])
-    assert policy.attention_layers == frozenset()
-    trunk, batch = tiny_trunk(policy), images(2)
+def test_keeping_every_token_is_dense_and_asks_nothing(tiny_trunk, images, class_everyone):
+    trunk, batch = tiny_trunk(evit(keep_ratios=(1.0, 1.0, 1.0))), images(2)
     dense = tiny_trunk(class_everyone())
     weights = {n: v for n, v in trunk.state_dict().items() if not n.startswith("policy.")}
     dense.load_state_dict(weights)
     with torch.no_grad():
         state = trunk(batch)
         assert torch.equal(state.patches, dense(batch).patches)
-    assert all(selection.whole for selection in state.trace)
-    assert state.extra.shape[1] == 1
+    assert all(record.everyone for record in state.history)
+    assert looked(state) == []
+    assert state.num_extra == 1
 
 
-def test_an_image_too_small_to_lose_anyone_gets_no_fused_token(tiny_trunk, images):
+def test_an_image_too_small_to_lose_a_token_gets_no_fused_token(tiny_trunk, images):
     """ceil(.7 x 3) = 3."""
     with torch.no_grad():
         state = tiny_trunk(evit())(images(2, (1, 3)))
-    assert all(selection.keep.all() for selection in state.trace)
-    assert not state.present[:, 1:].any()
+    assert all(record.selection.keep.all() for record in state.history)
+    assert not state.presence()[:, 1:].any()
 
 
 # ------------------------------------------------------------------ schedules
@@ -176,9 +178,9 @@ def test_an_image_too_small_to_lose_anyone_gets_no_fused_token(tiny_trunk, image
     ("epoch", "rate"), [(0, 1.0), (9, 1.0), (60, 0.85), (110, 0.7), (299, 0.7)]
 )
 def test_the_rate_falls_along_a_cosine(epoch, rate):
-    """10 epochs with everyone, then 100 to the rate; 5 steps an epoch."""
+    """10 epochs with every token, then 100 to the rate; 5 steps an epoch."""
     policy = evit(warmup_start=50, warmup_steps=500)
-    policy.num_steps.fill_(5 * epoch)
+    policy.set_step(5 * epoch, 5 * 300)
     assert policy.keep_rates() == pytest.approx([rate] * 3)
     assert policy.eval().keep_rates() == [0.7] * 3
 
@@ -186,45 +188,43 @@ def test_the_rate_falls_along_a_cosine(epoch, rate):
 def test_before_the_warm_up_nothing_is_fused(tiny_trunk, images):
     trunk = tiny_trunk(evit(warmup_start=1, warmup_steps=10)).train()
     state = trunk(images(2, (5, 7)))
-    assert all(selection.keep.all() for selection in state.trace)
-    assert state.extra.shape[1] == 1 and state.present is None
-    trunk.policy.num_steps.fill_(6)
-    assert trunk(images(2, (5, 7))).extra.shape[1] == 4
+    assert all(record.selection.keep.all() for record in state.history)
+    assert state.num_extra == 1 and state.present is None
+    trunk.policy.set_step(6)
+    assert trunk(images(2, (5, 7))).num_extra == 4
 
 
-def test_steps_are_counted_and_saved():
+def test_the_step_is_saved():
     policy = evit(warmup_start=1, warmup_steps=2)
-    rates = []
-    for _ in range(4):
+    rates = [policy.keep_rates()[0]]  # before any step was heard of
+    for step in range(4):
+        policy.set_step(step)
         rates.append(policy.keep_rates()[0])
-        policy.track(None)
-    assert rates == pytest.approx([1.0, 1.0, 0.85, 0.7])
-    fresh = evit(warmup_start=1, warmup_steps=2)
-    fresh.load_state_dict(policy.state_dict())
-    assert fresh.keep_rates()[0] == pytest.approx(0.7)
+        fresh = evit(warmup_start=1, warmup_steps=2)
+        fresh.load_state_dict(policy.state_dict())
+        assert fresh.keep_rates() == policy.keep_rates()
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.85, 0.7])
 
 
 def test_the_rate_may_fall_at_once_after_its_start():
     policy, rates = evit(warmup_start=2), []
-    for _ in range(4):
+    for step in range(4):
+        policy.set_step(step)
         rates.append(policy.keep_rates()[0])
-        policy.track(None)
     assert rates == [1.0, 1.0, 0.7, 0.7]
 
 
-def test_whoever_is_dropped_has_no_gate():
+def test_whatever_is_dropped_has_no_gate(decide, a_state):
     """Under a policy that blends, a fused token's share in the MLP's outcome is none."""
     gate = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
-    selection = Selection(keep=gate.bool(), gate=gate)
-    state, attention = a_state(4), attention_of([0.40, 0.0, 0.30, 0.05])
-    _, chosen = evit(keep_ratios=[0.5, 0.4, 0.3]).after_attention(
-        3, state, state, selection, attention
-    )
+    attention = attention_of([0.40, 0.0, 0.30, 0.05])
+    policy = evit(keep_ratios=(0.5, 0.4, 0.3))
+    _, chosen = decide(policy, a_state(4, 1), attention, gate.bool(), gate=gate)
     assert chosen.keep.tolist() == [[True, False, True, False]]
     assert chosen.gate.tolist() == [[1, 0, 1, 0]]
 
 
-def test_another_budget_at_inference():
+def test_another_budget_at_inference(tiny_trunk, images):
     policy = evit().eval()
     policy.set_keep_ratio(0.3)
     rates = policy.keep_rates()
@@ -232,21 +232,23 @@ def test_another_budget_at_inference():
     assert sum(shares) / 3 == pytest.approx(0.3, abs=1e-6)
     assert policy.train().keep_rates() == [0.7] * 3
     policy.set_keep_ratio(1.0)
-    assert policy.eval().attention_layers == frozenset()
-    assert policy.train().attention_layers == {3, 6, 9}
+    trunk = tiny_trunk(policy)
+    assert looked(trunk(images(1))) == []
+    assert looked(trunk.train()(images(1))) == [3, 6, 9]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("config", "words"),
     [
-        ({"keep_ratios": [0.7, 0.49, 0.0]}, r"KEEP_RATIOS: \[0.0\] must lie"),
-        ({"keep_ratios": [0.5, 0.7, 0.3]}, "rises, but EViT brings no token back"),
-        ({"layers": [6, 3, 9]}, "must ascend for EViT"),
-        ({"layers": [3, 6]}, "KEEP_RATIOS has 3 targets for 2 LAYERS"),
-        ({"warmup_steps": -1}, "WARMUP_STEPS -1 must be 0 or more"),
-        ({"test_keep_ratio": 0.0}, "TEST_KEEP_RATIO: 0.0 must lie"),
+        ({"keep_ratios": (0.7, 0.49, 0.0)}, r"keep_ratios: 0.0 must lie in \(0, 1\]"),
+        ({"keep_ratios": (0.5, 0.7, 0.3)}, ".* rises, but EViT cannot reactivate a token"),
+        ({"layers": (6, 3, 9)}, r"layers: \[6, 3, 9\] must ascend for EViT"),
+        ({"layers": (3, 6)}, "keep_ratios: 3 targets for 2 layers"),
+        ({"warmup_steps": -1}, r"warmup_steps: -1 must lie in \[0, inf\)"),
+        ({"test_keep_ratio": 0.0}, "test_keep_ratio: 0.0 must lie"),
     ],
+    ids=str,
 )
-def test_bad_settings_are_refused_in_a_sentence(changes, words):
-    with pytest.raises(InputError, match=words):
-        evit(**changes)
+def test_bad_settings_are_refused_in_a_sentence(config, words):
+    with pytest.raises(InputError, match=f"^{words}"):
+        evit(**config)

@@ -11,85 +11,62 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from svit_det.policies.svit import MODES
-from svit_det.tokens import TokenTrace
+from svit_det.vit import Execution, Masked, Packed, Padded
 
 DEPTH = 12
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+MODES_OF_A_MODULE = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 
 
-def took_part(selection):
-    """(B, N) bool: who was in any part of the block."""
-    return selection.keep if selection.entered is None else selection.entered | selection.keep
-
-
-def assert_same_trace(trace, other):
-    assert len(trace) == len(other)
-    for one, two in zip(trace, other):
-        assert torch.equal(one.keep, two.keep)
-        assert torch.equal(took_part(one), took_part(two))
-
-
-def losses_of(trunk, state):
-    """A task loss that every token matters to, plus what the policy adds to it."""
-    # Random weights: the sum of a normalised vector would have no gradient.
-    task = (state.patches * torch.randn_like(state.patches)).mean()
-    trace = TokenTrace(state.trace, state.grid)
-    return task + sum(trunk.policy.losses(trace, {"loss_task": task}).values())
-
-
-def replay(recorded, *, gated):
-    """For `forced`: the recorded selections, as a gate or as they are."""
-
-    def change(layer, stage, selection):
-        then = recorded[layer]
-        keep = then.entered if stage == "enter" and then.entered is not None else then.keep
-        if gated:
-            return replace(selection, keep=keep, gate=keep.float(), whole=False)
-        return replace(selection, keep=keep, gate=None, whole=then.whole and stage == "enter")
-
-    return change
-
-
-def only(allowed, *, layers=range(DEPTH)):
-    """For `forced`: in these blocks, nobody but `allowed` (B, N)."""
+def only(candidates, *, layers=range(DEPTH)):
+    """For `forced`: in these blocks, no token but the `candidates` (B, N)."""
 
     def change(layer, stage, selection):
         if layer not in layers:
             return selection
-        gate = None if selection.gate is None else selection.gate * allowed
-        return replace(selection, keep=selection.keep & allowed, gate=gate, whole=False)
+        gate, soft_keys = (
+            None if each is None else each * candidates
+            for each in (selection.gate, selection.soft_keys)
+        )
+        keep = selection.keep & candidates
+        return replace(selection, keep=keep, gate=gate, soft_keys=soft_keys, total=None)
 
     return change
 
 
-def everybody(layer, stage, selection):
+def every_token(layer, stage, selection):
     """For `forced`: all tokens in all blocks, without saying so beforehand."""
-    gate = None if selection.gate is None else torch.ones_like(selection.gate)
-    return replace(selection, keep=torch.ones_like(selection.keep), gate=gate, whole=False)
+    fields = {name: getattr(selection, name) for name in ("keep", "gate", "soft_keys")}
+    ones = {name: torch.ones_like(each) for name, each in fields.items() if each is not None}
+    parts = selection.parts
+    if parts is not None:
+        parts = replace(parts, **{part: torch.ones_like(on) for part, on in vars(parts).items()})
+    return replace(selection, total=None, parts=parts, **ones)
 
 
 # ------------------------------------------------------------------ 1. shapes
 
 
 @pytest.mark.parametrize("grid", [(3, 5), (1, 1), (1, 7), (5, 1), (4, 3)])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_the_grid_keeps_its_shape_and_every_block_leaves_a_selection(
+@MODES_OF_A_MODULE
+def test_the_grid_keeps_its_shape_and_every_block_leaves_a_record(
     policy, tiny_trunk, images, grid, training
 ):
     trunk = tiny_trunk(policy).train(training)
     state = trunk(images(2, grid))
     num_tokens = grid[0] * grid[1]
-    assert state.grid == grid
+    assert state.grid.shape == grid
     assert state.patches.shape == (2, num_tokens, 24)
-    assert len(state.trace) == DEPTH
-    for selection in state.trace:
-        assert selection.keep.shape == (2, num_tokens)
-        assert selection.keep.dtype == torch.bool
-        if selection.whole:
-            assert selection.keep.all()
-        if selection.gate is not None:
-            assert torch.equal(selection.gate, selection.keep.float())
+    assert trunk.read_map(state).shape == (2, num_tokens, 24)
+    assert len(state.history) == DEPTH
+    for record in state.history:
+        for mask in (record.selection.keep, record.keys, record.queries, record.mlp):
+            assert mask.shape == (2, num_tokens)
+            assert mask.dtype == torch.bool
+        if record.everyone:
+            assert record.selection.keep.all()
+        if record.selection.gate is not None:
+            assert torch.equal(record.selection.gate, record.selection.keep.float())
 
 
 # ------------------------------------------------------------------ 2. batches
@@ -101,42 +78,51 @@ def test_a_batch_of_two_is_two_batches_of_one(policy, tiny_trunk, images):
     with torch.no_grad():
         together = trunk(both)
         alone = [trunk(both[image : image + 1]) for image in range(2)]
-    assert_close(together.patches, torch.cat([state.patches for state in alone]), **TOLERANCE)
-    assert_close(together.extra, torch.cat([state.extra for state in alone]), **TOLERANCE)
+    assert_close(together.tokens, torch.cat([state.tokens for state in alone]), **TOLERANCE)
     for layer in range(DEPTH):
-        kept = [state.trace[layer].keep for state in alone]
-        assert torch.equal(together.trace[layer].keep, torch.cat(kept))
+        kept = [state.history[layer].selection.keep for state in alone]
+        assert torch.equal(together.history[layer].selection.keep, torch.cat(kept))
 
 
-# ------------------------------------------------------------------ 3. masked and packed
+# ------------------------------------------------------------------ 3. masked, packed and padded
 
 
 def test_masked_execution_with_a_hard_gate_equals_packed_execution(
-    policy, tiny_trunk, images, forced
+    policy, tiny_trunk, images, forced, replay, same_history, same_outcome
 ):
     trunk = tiny_trunk(policy)
     batch = images(3, (5, 7))
     with torch.no_grad():
-        recorded = trunk(batch).trace
-        trunk.policy = forced(policy, replay(recorded, gated=False))
+        history = trunk(batch).history
+        trunk.policy = forced(policy, replay(history))
         packed = trunk(batch)
-        trunk.policy = forced(policy, replay(recorded, gated=True))
+        trunk.policy = forced(policy, replay(history, gated=True))
         masked = trunk(batch)
-    assert all(selection.gate is None for selection in packed.trace)
-    assert all(selection.gate is not None for selection in masked.trace)
-    assert_same_trace(packed.trace, recorded)
-    assert_same_trace(masked.trace, recorded)
-    assert_close(masked.patches, packed.patches, **TOLERANCE)
-    assert_close(masked.extra, packed.extra, **TOLERANCE)
-    for one, two in zip(packed.trace, masked.trace):
-        if one.entered is not None:  # the scores are what the class token saw
-            assert_close(one.score, two.score, **TOLERANCE)
+    assert all(record.selection.gate is None for record in packed.history)
+    assert all(record.selection.gate is not None for record in masked.history)
+    same_history(packed.history, history)
+    same_outcome(masked, packed)
+
+
+def test_every_executor_of_hard_selections_comes_to_the_same(
+    policy, tiny_trunk, images, forced, replay, same_outcome
+):
+    trunk = tiny_trunk(policy)
+    batch = images(3, (5, 7))
+    with torch.no_grad():
+        trunk.policy = forced(policy, replay(trunk(batch).history))
+        packed = trunk(batch)
+        most = [max(*record.rows.keys, *record.rows.mlp, 1) for record in packed.history]
+        for hard in (Masked(), Padded(1.0), Padded(most)):
+            trunk.execution = Execution(hard=hard)
+            same_outcome(trunk(batch), packed)
+    assert isinstance(Execution().hard, Packed)
 
 
 # ------------------------------------------------------------------ 4. skipped tokens
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@MODES_OF_A_MODULE
 def test_a_skipped_token_is_bit_identical_afterwards(policy, tiny_trunk, images, training):
     trunk = tiny_trunk(policy).train(training)
     changed = 0
@@ -144,7 +130,7 @@ def test_a_skipped_token_is_bit_identical_afterwards(policy, tiny_trunk, images,
         state = trunk.embed(images(2, (5, 7)))
         for layer in range(DEPTH):
             before, state = state, trunk.run(state, layer, layer + 1)
-            ran = took_part(state.trace[-1])
+            ran = state.history[-1].took_part
             changed += (state.patches[ran] != before.patches[ran]).any(dim=-1).sum()
             if policy.preserves:
                 assert torch.equal(state.patches[~ran], before.patches[~ran])
@@ -154,9 +140,9 @@ def test_a_skipped_token_is_bit_identical_afterwards(policy, tiny_trunk, images,
 # ------------------------------------------------------------------ 5. gradients
 
 
-def test_every_parameter_gets_a_gradient_in_training(policy, tiny_trunk, images):
+def test_every_parameter_gets_a_gradient_in_training(policy, tiny_trunk, images, losses_of):
     trunk = tiny_trunk(policy).train()
-    state = trunk(images(2, (6, 7)))
+    state = trunk(images(6, (4, 5)))
     losses_of(trunk, state).backward()
     without = [name for name, p in trunk.named_parameters() if p.grad is None]
     assert without == []
@@ -166,22 +152,21 @@ def test_every_parameter_gets_a_gradient_in_training(policy, tiny_trunk, images)
     assert zero == []
 
 
-# ------------------------------------------------------------------ 6. nobody and everybody
+# ------------------------------------------------------------------ 6. no token and every token
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@MODES_OF_A_MODULE
 @pytest.mark.parametrize("layers", [range(DEPTH), [4], [0, 11]], ids=["all", "one", "ends"])
 @pytest.mark.parametrize("emptied", [[0], [0, 1]], ids=["one image", "all images"])
-def test_nobody_kept_is_finite_forwards_and_backwards(
-    policy, tiny_trunk, images, forced, training, layers, emptied
+def test_no_token_kept_is_finite_forwards_and_backwards(
+    policy, tiny_trunk, images, forced, losses_of, training, layers, emptied
 ):
-    allowed = torch.ones(2, 35, dtype=torch.bool)
-    allowed[emptied] = False
-    trunk = tiny_trunk(forced(policy, only(allowed, layers=layers))).train(training)
+    candidates = torch.ones(2, 35, dtype=torch.bool)
+    candidates[emptied] = False
+    trunk = tiny_trunk(forced(policy, only(candidates, layers=layers))).train(training)
     state = trunk(images(2, (5, 7)))
-    assert all(not state.trace[layer].keep[emptied].any() for layer in layers)
-    assert state.patches.isfinite().all()
-    assert state.extra.isfinite().all()
+    assert all(not state.history[layer].selection.keep[emptied].any() for layer in layers)
+    assert state.tokens.isfinite().all()
     losses_of(trunk, state).backward() if training else state.patches.square().sum().backward()
     broken = [
         name
@@ -191,27 +176,27 @@ def test_nobody_kept_is_finite_forwards_and_backwards(
     assert broken == []
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_nobody_kept_is_a_no_op(policy, tiny_trunk, images, forced, training):
+@MODES_OF_A_MODULE
+def test_no_token_kept_is_a_no_op(policy, tiny_trunk, images, forced, training):
     batch = images(2, (5, 7))
-    allowed = torch.ones(2, 35, dtype=torch.bool)
-    allowed[0] = False
-    trunk = tiny_trunk(forced(policy, only(allowed))).train(training)
+    candidates = torch.ones(2, 35, dtype=torch.bool)
+    candidates[0] = False
+    trunk = tiny_trunk(forced(policy, only(candidates))).train(training)
     with torch.no_grad():
         embedded, state = trunk.embed(batch), trunk(batch)
         assert torch.equal(state.patches[0], embedded.patches[0]) == policy.preserves
         assert not torch.equal(state.patches[1], embedded.patches[1])
-        trunk.policy = forced(policy, only(torch.zeros_like(allowed)))
+        trunk.policy = forced(policy, only(torch.zeros_like(candidates)))
         assert torch.equal(trunk(batch).patches, embedded.patches) == policy.preserves
 
 
-def test_an_image_that_keeps_nobody_leaves_the_other_as_it_is_alone(
+def test_an_image_that_keeps_no_token_leaves_the_other_as_it_is_alone(
     policy, tiny_trunk, images, forced
 ):
     batch = images(2, (5, 7))
-    allowed = torch.ones(2, 35, dtype=torch.bool)
-    allowed[0] = False
-    trunk = tiny_trunk(forced(policy, only(allowed)))
+    candidates = torch.ones(2, 35, dtype=torch.bool)
+    candidates[0] = False
+    trunk = tiny_trunk(forced(policy, only(candidates)))
     with torch.no_grad():
         state = trunk(batch)
         trunk.policy = policy
@@ -219,17 +204,17 @@ def test_an_image_that_keeps_nobody_leaves_the_other_as_it_is_alone(
     assert_close(state.patches[1:], alone.patches, **TOLERANCE)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_everybody_kept_is_the_dense_model(
+@MODES_OF_A_MODULE
+def test_every_token_kept_is_the_dense_model(
     policy, tiny_trunk, images, forced, class_everyone, training
 ):
     batch = images(2, (3, 5))
-    trunk = tiny_trunk(forced(policy, everybody)).train(training)
+    trunk = tiny_trunk(forced(policy, every_token)).train(training)
     with torch.no_grad():
         state = trunk(batch)
-        if policy.adds_tokens:  # everyone runs, and more than the dense model has run along
-            assert all(selection.keep.all() for selection in state.trace)
-            assert (state.trace[-1].extra_counts > 1).all()
+        if policy.adds_tokens:  # every token runs, and more than the dense model has run along
+            assert all(record.selection.keep.all() for record in state.history)
+            assert min(state.history[-1].rows.mlp) > 1 + 15
             return
         # Without a class token of its own this is the `Dense` policy by another name.
         dense = tiny_trunk(class_everyone() if policy.needs_class_token else None)
@@ -243,8 +228,10 @@ def test_everybody_kept_is_the_dense_model(
 
 
 @pytest.mark.parametrize("stops", [(3, 6, 9, 12), (1, 12), (5, 6, 11, 12), range(1, 13)])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_a_run_in_stages_is_a_run_at_once(policy, tiny_trunk, images, stops, training):
+@MODES_OF_A_MODULE
+def test_a_run_in_stages_is_a_run_at_once(
+    policy, tiny_trunk, images, same_history, stops, training
+):
     trunk = tiny_trunk(policy).train(training)
     batch = images(2, (3, 5))
     with torch.no_grad():
@@ -254,86 +241,73 @@ def test_a_run_in_stages_is_a_run_at_once(policy, tiny_trunk, images, stops, tra
         state, start = trunk.embed(batch), 0
         for stop in stops:
             state, start = trunk.run(state, start, stop), stop
-    assert torch.equal(state.patches, at_once.patches)
-    assert torch.equal(state.extra, at_once.extra)
-    assert_same_trace(state.trace, at_once.trace)
+    assert torch.equal(state.tokens, at_once.tokens)
+    same_history(state.history, at_once.history)
 
 
 # ------------------------------------------------------------------ 8. repeating and copying
 
 
-def test_the_same_seed_gives_the_same_trace(policy, tiny_trunk, images):
+def test_the_same_seed_gives_the_same_pass(policy, tiny_trunk, images, same_history):
     trunk = tiny_trunk(policy, drop_path_rate=0.3).train()
     batch = images(2, (3, 5))
     runs = []
     for _ in range(2):
         torch.manual_seed(5)
         runs.append(trunk(batch))
-    assert torch.equal(runs[0].patches, runs[1].patches)
-    assert_same_trace(runs[0].trace, runs[1].trace)
+    assert torch.equal(runs[0].tokens, runs[1].tokens)
+    same_history(runs[0].history, runs[1].history)
 
 
-def test_evaluation_is_deterministic(policy, tiny_trunk, images):
+def test_evaluation_is_deterministic(policy, tiny_trunk, images, same_history):
     trunk = tiny_trunk(policy, drop_path_rate=0.3)
     batch = images(2, (3, 5))
     with torch.no_grad():
         first, second = trunk(batch), trunk(batch)
-    assert torch.equal(first.patches, second.patches)
-    assert_same_trace(first.trace, second.trace)
+    assert torch.equal(first.tokens, second.tokens)
+    same_history(first.history, second.history)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_evaluation_is_deterministic_in_every_mode_of_svit(make_policy, tiny_trunk, images, mode):
-    policy = make_policy("SViT")
-    policy.mode = mode
-    trunk = tiny_trunk(policy)
-    batch = images(2, (5, 7))
-    with torch.no_grad():
-        first = trunk(batch)
-        torch.randn(7)  # other people's draws do not matter
-        second, alone = trunk(batch), trunk(batch[1:])
-    assert torch.equal(first.patches, second.patches)
-    assert_same_trace(first.trace, second.trace)
-    assert not all(selection.keep.all() for selection in first.trace)
-    assert_close(first.patches[1:], alone.patches, **TOLERANCE)
-
-
-def test_a_trained_model_can_be_copied(policy, tiny_trunk, images):
+def test_a_trained_model_can_be_copied(
+    policy, tiny_trunk, images, losses_of, pass_of, same_history
+):
     trunk = tiny_trunk(policy).train()
     batch = images(2, (6, 7))
     state = trunk(batch)
     losses_of(trunk, state).backward()
-    trunk.policy.track(TokenTrace(state.trace, state.grid))
+    trunk.policy.track(pass_of(trunk, state))
     twin = copy.deepcopy(trunk)
     with torch.no_grad():
         ours, theirs = trunk.eval()(batch), twin.eval()(batch)
-    assert torch.equal(ours.patches, theirs.patches)
-    assert_same_trace(ours.trace, theirs.trace)
+    assert torch.equal(ours.tokens, theirs.tokens)
+    same_history(ours.history, theirs.history)
 
 
-def test_a_state_dict_is_all_there_is_to_save(policy_case, tiny_trunk, images):
+def test_a_state_dict_is_all_there_is_to_save(
+    policy_case, tiny_trunk, images, pass_of, same_history
+):
     batch = images(2, (6, 7))
     trained = tiny_trunk(policy_case.build()).train()
     state = trained(batch)
-    trained.policy.track(TokenTrace(state.trace, state.grid))
+    trained.policy.track(pass_of(trained, state))
     fresh = tiny_trunk(policy_case.build())
     fresh.load_state_dict(trained.state_dict())
     with torch.no_grad():
         saved, loaded = trained.eval()(batch), fresh(batch)
-    assert torch.equal(saved.patches, loaded.patches)
-    assert_same_trace(saved.trace, loaded.trace)
+    assert torch.equal(saved.tokens, loaded.tokens)
+    same_history(saved.history, loaded.history)
 
 
 # ------------------------------------------------------------------ reduced precision
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["packed", "masked"])
-def test_autocast_to_bfloat16(policy, tiny_trunk, images, training):
+def test_autocast_to_bfloat16(policy, tiny_trunk, images, losses_of, training):
     trunk = tiny_trunk(policy).train(training)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         state = trunk(images(2, (5, 7)))
         loss = losses_of(trunk, state) if training else state.patches.square().mean()
-    assert state.patches.dtype == state.extra.dtype == torch.float32
-    assert state.patches.isfinite().all()
+    assert state.tokens.dtype == torch.float32
+    assert state.tokens.isfinite().all()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in trunk.parameters() if p.grad is not None)

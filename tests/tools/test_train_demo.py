@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from svit_det.weights.files import DESCRIPTION, read_checkpoint
+
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = PROJECT / "configs/demo"
 PLAIN = "backbone.net.net.trunk.blocks.0.attn.qkv.weight"
@@ -33,6 +35,9 @@ def test_it_trains_all_models_and_exports_what_ships(tmp_path):
         shipped = load_file(SHIPPED / f"{name}.safetensors")
         assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in shipped.items()}
         assert trained[NAMES[name]].dtype == torch.float16
+        said = read_checkpoint(str(tmp_path / f"{name}.safetensors"))[DESCRIPTION]
+        assert said["classes"] == ["nucleus"] and said["train_sets"] == ["nuclei_train"]
+        assert said["policy"] == ("Dense" if name == "dense" else "SViT")
     # Each starts from its parent's weights: two steps of warm-up hardly move them.
     first = load_file(tmp_path / "dense.safetensors")[NAMES["dense"]]
     for name, qkv in NAMES.items():

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svit_det.errors import InputError
 from svit_det.visualization.usage_chart import draw_usage_chart
 
 INSIDE = (0xD5, 0x5E, 0x00)  # the second row's colour
@@ -104,6 +105,7 @@ def test_one_block_and_many_rows(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.jpg"]
 
 
-def test_a_missing_folder_is_said_in_a_sentence(tmp_path):
-    with pytest.raises(OSError, match=r"^Cannot write the picture .*a\.png: .*\.$"):
-        draw_usage_chart({"a": [0.5]}, tmp_path / "missing" / "a.png")
+def test_an_unwritable_place_is_said_in_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"a\.png: cannot be written \(.*\)\.$"):
+        draw_usage_chart({"a": [0.5]}, tmp_path / "file" / "a.png")

@@ -1,4 +1,4 @@
-"""The two executors: really skipping, and computing everyone differentiably."""
+"""run_block: what a policy says is what runs, packed and masked."""
 
 from dataclasses import replace
 
@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from svit_det.tokens import Segments, Selection, TokenState
-from svit_det.vit.execution import MaskedTokens, PackedTokens, enter, run_block
+from svit_det.policies import TokenPolicy
+from svit_det.tokens import Selection, everyone
+from svit_det.vit import Execution
+from svit_det.vit.execution import run_block
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 # Two images of a 2 x 3 grid.
 SOME = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0]]).bool()
+FEWER = torch.tensor([[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
 NONE_IN_SECOND = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
 NOBODY = torch.zeros(2, 6, dtype=torch.bool)
 EVERYONE = torch.ones(2, 6, dtype=torch.bool)
@@ -25,54 +28,26 @@ KEEPS = pytest.mark.parametrize(
     ],
 )
 EXTRAS = pytest.mark.parametrize("num_extra", [0, 1, 2])
+MASKED = pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
 
 
-def a_state(num_extra=0, width=24, **fields):
-    return TokenState(
-        patches=torch.randn(2, 6, width),
-        extra=torch.randn(2, num_extra, width),
-        grid=(2, 3),
-        **fields,
-    )
+def selection_of(keep, masked=False):
+    return Selection(keep=keep, gate=keep.float() if masked else None)
 
 
-def gated(keep):
-    return Selection(keep=keep, gate=keep.float())
-
-
-@pytest.fixture
-def block(tiny_trunk):
-    """One block of 24 channels and 3 heads."""
-    return tiny_trunk(depth=1).blocks[0]
-
-
-def run_alone(block, rows):
-    """The block on the rows of one image, without any of our executors."""
-    segments = Segments((len(rows),))
-    rows = rows + block.attn(block.norm1(rows), segments)
-    return rows + block.mlp(block.norm2(rows))
-
-
-@pytest.fixture
-def run(block, scripted):
-    """Run the one block under a typed-out selection."""
-    return lambda state, selection: run_block(block, 0, scripted([selection]), state)
-
-
-def test_the_selection_picks_the_executor():
-    assert isinstance(enter(a_state(), Selection(keep=SOME)), PackedTokens)
-    assert isinstance(enter(a_state(), gated(SOME)), MaskedTokens)
+def rows_of(state, image, keep):
+    """The extra tokens and the kept patch tokens of one image."""
+    return torch.cat([state.extra[image], state.patches[image][keep[image]]])
 
 
 @EXTRAS
 @KEEPS
-def test_packed_runs_what_is_kept_image_by_image(run, block, keep, num_extra):
+def test_packed_runs_what_is_kept_image_by_image(run, by_hand, a_state, keep, num_extra):
     state = a_state(num_extra)
     after = run(state, Selection(keep=keep))
     for image in range(2):
         kept = keep[image]
-        rows = torch.cat([state.extra[image], state.patches[image][kept]])
-        expected = run_alone(block, rows) if len(rows) else rows
+        expected = by_hand.finished(rows_of(state, image, keep))
         assert_close(after.extra[image], expected[:num_extra], **TOLERANCE)
         assert_close(after.patches[image][kept], expected[num_extra:], **TOLERANCE)
         assert torch.equal(after.patches[image][~kept], state.patches[image][~kept])
@@ -80,286 +55,253 @@ def test_packed_runs_what_is_kept_image_by_image(run, block, keep, num_extra):
 
 @EXTRAS
 @KEEPS
-def test_masked_equals_packed(run, keep, num_extra):
+def test_masked_equals_packed(run, a_state, keep, num_extra):
     state = a_state(num_extra)
-    packed, masked = run(state, Selection(keep=keep)), run(state, gated(keep))
-    assert_close(masked.patches, packed.patches, **TOLERANCE)
-    assert_close(masked.extra, packed.extra, **TOLERANCE)
+    packed, masked = run(state, selection_of(keep)), run(state, selection_of(keep, masked=True))
+    assert_close(masked.tokens, packed.tokens, **TOLERANCE)
     assert torch.equal(masked.patches[~keep], state.patches[~keep])
 
 
 @EXTRAS
-def test_a_whole_selection_is_everyone(run, num_extra):
+def test_a_promised_total_runs_the_same(run, a_state, num_extra):
     state = a_state(num_extra)
-    whole = run(state, Selection(keep=EVERYONE, whole=True))
-    packed = run(state, Selection(keep=EVERYONE))
-    assert_close(whole.patches, packed.patches, **TOLERANCE)
-    assert_close(whole.extra, packed.extra, **TOLERANCE)
+    three = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 0, 1]]).bool()
+    for keep, count in ((EVERYONE, 6), (three, 3)):
+        promised = run(state, Selection(keep=keep, total=count + num_extra))
+        counted = run(state, Selection(keep=keep))
+        assert_close(promised.tokens, counted.tokens, **TOLERANCE)
+        assert promised.history[0].rows == counted.history[0].rows
 
 
-def test_a_whole_selection_is_not_looked_at():
-    # `whole` is a promise: no index is made, and a keep that says otherwise goes unread.
-    tokens = PackedTokens.enter(a_state(1), Selection(keep=NOBODY, whole=True))
-    assert tokens.index is None
-    assert tokens.segments.lengths == (7, 7)
-
-
-@pytest.mark.parametrize("gate", [0.0, 0.25, 1.0])
-def test_the_gate_blends_new_and_old(gate):
+def test_extra_tokens_do_not_see_hidden_patches(run, a_state):
     state = a_state(num_extra=1)
-    tokens = MaskedTokens.enter(state, Selection(keep=EVERYONE, gate=torch.full((2, 6), gate)))
-    new = torch.randn(14, 24)
-    after = tokens.write_back(new)
-    rows = new.unflatten(0, (2, 7))
-    assert_close(after.patches, gate * rows[:, 1:] + (1 - gate) * state.patches)
-    assert torch.equal(after.extra, rows[:, :1])  # extra tokens are always new
-
-
-def test_the_gate_learns_how_new_and_old_differ():
-    state = a_state()
-    gate = SOME.float().requires_grad_()
-    new = torch.randn(12, 24)
-    MaskedTokens.enter(state, Selection(keep=SOME, gate=gate)).write_back(
-        new
-    ).patches.sum().backward()
-    assert_close(gate.grad, (new.unflatten(0, (2, 6)) - state.patches).sum(dim=-1))
-
-
-@KEEPS
-@EXTRAS
-def test_no_image_looks_at_nothing(keep, num_extra):
-    # Fused attention turns an empty softmax into 0, other kernels into NaN, and 0 * NaN is NaN.
-    mask = MaskedTokens.enter(a_state(num_extra), gated(keep)).segments.key_mask
-    assert mask.any(dim=1).all()
-    assert mask[:, :num_extra].all()
-    some = keep.any(dim=1)
-    assert torch.equal(mask[some][:, num_extra:], keep[some])
-
-
-def test_extra_tokens_do_not_see_hidden_patches(run):
-    state = a_state(num_extra=1)
-    louder = replace(state, patches=torch.where(SOME.unsqueeze(-1), state.patches, 100.0))
-    for selection in (Selection(keep=SOME), gated(SOME)):
+    louder = state.with_patches(torch.where(SOME.unsqueeze(-1), state.patches, 100.0))
+    for masked in (False, True):
+        selection = selection_of(SOME, masked)
         assert_close(run(louder, selection).extra, run(state, selection).extra, **TOLERANCE)
 
 
-def test_the_block_is_not_called_for_no_rows(run, block):
+def test_the_block_is_not_called_for_no_rows(run, block, a_state):
     calls = []
-    block.norm1.register_forward_hook(lambda *_: calls.append(1))
+    for module in (block.norm1, block.attn.qkv, block.norm2, block.mlp):
+        module.register_forward_hook(lambda *_: calls.append(1))
     state = a_state()
     after = run(state, Selection(keep=NOBODY))
     assert calls == []
-    assert after.patches is state.patches
-    assert len(after.trace) == 1
+    assert after.tokens is state.tokens
+    assert after.history[0].rows == ((0, 0), (0, 0), (0, 0))
 
 
-def test_the_trace_grows_by_what_was_selected(run):
-    earlier = Selection(keep=EVERYONE, whole=True)
-    selection = Selection(keep=SOME)
-    after = run(a_state(trace=(earlier,)), selection)
-    assert after.trace[0] is earlier
-    assert torch.equal(after.trace[1].keep, SOME)
-    assert after.trace[1].extra_counts is None
+def test_the_history_grows_by_what_was_selected(run, a_state):
+    earlier = run(a_state(), everyone(a_state())).history
+    after = run(a_state(history=earlier), Selection(keep=SOME))
+    assert after.history[0] is earlier[0]
+    record = after.history[1]
+    for kept in (record.selection.keep, record.keys, record.queries, record.mlp):
+        assert torch.equal(kept, SOME)
+    assert record.rows == ((3, 1), (3, 1), (3, 1))
+    assert not record.looked and not record.everyone and earlier[0].everyone
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
-def test_values_per_row_come_back_to_the_grid(masked):
-    # Rows of image 0: extra, kept patches; masked: extra, all patches. Values count up from 10.
-    selection = gated(SOME) if masked else Selection(keep=SOME)
-    tokens = enter(a_state(num_extra=1), selection)
-    values = 10 + torch.arange(float(len(tokens.rows())))
-    patches, extra = tokens.to_grid(torch.stack([values, -values], dim=1))
-    expected, beside = (
-        ([[11, 0, 0, 14, 15, 0], [0, 0, 20, 0, 0, 0]], [[10], [17]])
-        if masked
-        else ([[11, 0, 0, 12, 13, 0], [0, 0, 15, 0, 0, 0]], [[10], [14]])
-    )
-    assert patches[..., 0].tolist() == expected
-    assert extra[..., 0].tolist() == beside
-    assert torch.equal(patches[..., 1], -patches[..., 0])
-
-
-def test_values_of_a_whole_selection_come_back_without_an_index():
-    tokens = enter(a_state(num_extra=1), Selection(keep=EVERYONE, whole=True))
-    patches, extra = tokens.to_grid(torch.arange(14.0).unsqueeze(1))
-    assert patches.squeeze(-1).tolist() == [[1, 2, 3, 4, 5, 6], [8, 9, 10, 11, 12, 13]]
-    assert extra.squeeze(-1).tolist() == [[0], [7]]
+@MASKED
+def test_the_record_counts_the_rows_that_were_computed(run, a_state, masked):
+    record = run(a_state(num_extra=2), selection_of(SOME, masked)).history[0]
+    assert record.rows == (((8, 8),) * 3 if masked else ((5, 3),) * 3)
+    assert record.size == 8
 
 
 @KEEPS
-@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
-def test_an_extra_token_that_an_image_lacks_takes_no_part(run, keep, masked):
+@MASKED
+def test_an_extra_token_that_an_image_lacks_takes_no_part(run, a_state, keep, masked):
     """The second image lacks the second extra token: it computes what it would without a place."""
     present = torch.tensor([[1, 1], [1, 0]]).bool()
     state = a_state(num_extra=2, present=present)
-    selection = gated(keep) if masked else Selection(keep=keep)
-    after = run(state, selection)
+    after = run(state, selection_of(keep, masked))
     for image in range(2):
+        num_extra = 2 - image
         own = replace(
             state,
-            patches=state.patches[image : image + 1],
-            extra=state.extra[image : image + 1, : 2 - image],
+            tokens=torch.cat([state.extra[[image], :num_extra], state.patches[[image]]], dim=1),
+            num_extra=num_extra,
             present=None,
         )
-        alone = run(own, Selection(keep=keep[image : image + 1]))
+        alone = run(own, Selection(keep=keep[[image]]))
         assert_close(after.patches[image], alone.patches[0], **TOLERANCE)
-        assert_close(after.extra[image, : 2 - image], alone.extra[0], **TOLERANCE)
+        assert_close(after.extra[image, :num_extra], alone.extra[0], **TOLERANCE)
     assert torch.equal(after.extra[1, 1], state.extra[1, 1])
-    assert after.trace[0].extra_counts.tolist() == [[2, 2], [1, 1]]
+    if not masked:
+        kept = keep.sum(dim=1).tolist()
+        assert after.history[0].rows.keys == (kept[0] + 2, kept[1] + 1)
 
 
-def test_everyone_is_not_taken_at_its_word_where_an_extra_token_is_missing(run):
+def test_everyone_promises_no_total_where_an_extra_token_is_missing(run, a_state):
     present = torch.tensor([[1, 1], [1, 0]]).bool()
     state = a_state(num_extra=2, present=present)
-    whole = run(state, Selection(keep=EVERYONE, whole=True))
-    assert_close(whole.patches, run(state, Selection(keep=EVERYONE)).patches, **TOLERANCE)
+    after = run(state, everyone(state))
+    assert_close(after.tokens, run(state, Selection(keep=EVERYONE)).tokens, **TOLERANCE)
+    assert torch.equal(after.extra[1, 1], state.extra[1, 1])
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
-def test_the_policy_hears_what_the_class_token_saw(block, scripted, masked):
-    heard = []
+# ------------------------------------------------------------------ narrowing inside the block
 
-    class Listener(scripted):
-        attention_layers = frozenset({0})
 
-        def after_attention(self, layer, entered, attended, selection, attention):
-            heard.append((entered, attended, attention))
-            return attended, selection
+class Narrowing(TokenPolicy):
+    """Enters with one selection and goes on with another, before or after the attention."""
 
+    def __init__(self, entering, going, moment):
+        super().__init__()
+        self.entering, self.going, self.moment = entering, going, moment
+
+    def before_block(self, view, state):
+        return state, self.entering
+
+    def before_attention(self, view, state, selection):
+        if self.moment != "before":
+            return state, selection
+        return replace(state, notes={"seen": True}), self.going
+
+    def after_attention(self, view, state, selection):
+        return state, self.going if self.moment == "after" else selection
+
+
+@MASKED
+def test_fewer_may_go_on_to_the_mlp(run, by_hand, a_state, masked):
     state = a_state(num_extra=1)
-    selection = gated(SOME) if masked else Selection(keep=SOME)
-    run_block(block, 0, Listener([selection]), state)
-    ((entered, attended, attention),) = heard
-    assert entered is state
-    assert torch.equal(attended.patches[~SOME], state.patches[~SOME])
+    going = selection_of(FEWER, masked)
+    after = run(state, Narrowing(selection_of(SOME, masked), going, "after"))
+    record = after.history[0]
+    assert torch.equal(record.selection.keep, FEWER) and torch.equal(record.mlp, FEWER)
+    assert torch.equal(record.keys, SOME) and torch.equal(record.queries, SOME)
+    assert record.rows == (((7, 7),) * 3 if masked else ((4, 2), (4, 2), (3, 1)))
     for image in range(2):
         kept = SOME[image]
-        rows = block.norm1(torch.cat([state.extra[image], state.patches[image][kept]]))
-        query, key, value = block.attn.qkv(rows).unflatten(1, (3, 3, 8)).unbind(1)
-        softmax = (torch.einsum("hd,nhd->hn", query[0], key) / 8**0.5).softmax(dim=1)
-        assert_close(attention.weights[image][:, kept], softmax[:, 1:], **TOLERANCE)
-        assert not attention.weights[image][:, ~kept].any()
-        assert_close(
-            attention.value_norm[image][kept], value[1:].flatten(1).norm(dim=1), **TOLERANCE
-        )
-        assert not attention.value_norm[image][~kept].any()
-        attended_rows = torch.cat([state.extra[image], state.patches[image][kept]])
-        mixed = attended_rows + block.attn(rows, Segments((len(rows),)))
-        assert_close(attended.extra[image], mixed[:1], **TOLERANCE)
-        assert_close(attended.patches[image][kept], mixed[1:], **TOLERANCE)
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
-def test_fewer_may_go_on_to_the_mlp(block, scripted, masked):
-    fewer = torch.tensor([[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
-
-    class DropsSome(scripted):
-        attention_layers = frozenset({0})
-
-        def after_attention(self, layer, entered, attended, selection, attention):
-            gate = fewer.float() if masked else None
-            return attended, replace(selection, keep=fewer, gate=gate)
-
-    state = a_state(num_extra=1)
-    selection = gated(SOME) if masked else Selection(keep=SOME)
-    after = run_block(block, 0, DropsSome([selection]), state)
-    assert torch.equal(after.trace[0].keep, fewer)
-    assert torch.equal(after.trace[0].entered, SOME)
-    for image in range(2):
-        kept = SOME[image]
-        rows = torch.cat([state.extra[image], state.patches[image][kept]])
-        attended = rows + block.attn(block.norm1(rows), Segments((len(rows),)))
-        finished = attended + block.mlp(block.norm2(attended))
-        on = fewer[image][kept]
+        attended = by_hand.attended(rows_of(state, image, SOME))
+        finished = by_hand.fed(attended)
+        on = FEWER[image][kept]
         assert_close(after.extra[image], finished[:1], **TOLERANCE)
         assert_close(after.patches[image][kept][on], finished[1:][on], **TOLERANCE)
         assert_close(after.patches[image][kept][~on], attended[1:][~on], **TOLERANCE)
         assert torch.equal(after.patches[image][~kept], state.patches[image][~kept])
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
-@pytest.mark.parametrize("whole", [False, True])
-def test_fewer_may_ask(block, scripted, masked, whole):
-    """Dropped before the attention: still a key, but not a query, and as it was afterwards."""
-    entering = EVERYONE if whole else SOME
-    fewer = torch.tensor([[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
-
-    class AsksFewer(scripted):
-        score_layers = frozenset({0})
-
-        def before_attention(self, layer, entered, selection, attention):
-            gate = fewer.float() if masked else None
-            return replace(entered, memory="seen"), Selection(keep=fewer, gate=gate)
-
+@pytest.mark.parametrize("entering", [SOME, EVERYONE], ids=["some", "everyone"])
+@pytest.mark.parametrize(
+    ("masked", "going_masked"),
+    [(False, False), (True, True), (True, False), (False, True)],
+    ids=["packed", "masked", "masked, then packed", "packed, then masked"],
+)
+def test_fewer_may_attend(run, by_hand, a_state, entering, masked, going_masked):
+    """Skipped before the attention: still a key, but no query, and as it was afterwards."""
     state = a_state(num_extra=1)
-    selection = gated(entering) if masked else Selection(keep=entering, whole=whole)
-    after = run_block(block, 0, AsksFewer([selection]), state)
-    assert after.memory == "seen"
-    assert torch.equal(after.trace[0].keep, fewer)
-    assert torch.equal(after.trace[0].entered, entering)
+    total = 7 if entering is EVERYONE and not masked else None
+    policy = Narrowing(
+        replace(selection_of(entering, masked), total=total),
+        selection_of(FEWER, going_masked),
+        "before",
+    )
+    after = run(state, policy)
+    assert after.notes == {"seen": True}
+    record = after.history[0]
+    assert torch.equal(record.selection.keep, FEWER) and torch.equal(record.queries, FEWER)
+    assert torch.equal(record.keys, entering)
     for image in range(2):
-        kept = entering[image]
-        finished = run_alone(block, torch.cat([state.extra[image], state.patches[image][kept]]))
-        on = fewer[image][kept]
+        finished = by_hand.finished(rows_of(state, image, entering))
+        on = FEWER[image][entering[image]]
         assert_close(after.extra[image], finished[:1], **TOLERANCE)
-        assert_close(after.patches[image][kept][on], finished[1:][on], **TOLERANCE)
-        assert torch.equal(after.patches[image][~fewer[image]], state.patches[image][~fewer[image]])
+        kept = after.patches[image][entering[image]]
+        assert_close(kept[on], finished[1:][on], **TOLERANCE)
+        assert torch.equal(after.patches[image][~FEWER[image]], state.patches[image][~FEWER[image]])
 
 
-def test_rows_that_nobody_asks_for_are_not_computed(block, scripted):
-    """Of six patches and a class token two ask: three rows reach projection and MLP."""
-    fewer = torch.tensor([[1, 0, 0, 0, 1, 0]]).bool()
-    seen = {}
-    for name in ("proj", "fc1"):
-        module = block.attn.proj if name == "proj" else block.mlp.fc1
-        module.register_forward_hook(
-            lambda _m, inputs, _o, name=name: seen.update({name: len(inputs[0])})
-        )
-
-    class AsksFewer(scripted):
-        score_layers = frozenset({0})
-
-        def before_attention(self, layer, entered, selection, attention):
-            return entered, Selection(keep=fewer)
-
-    state = TokenState(patches=torch.randn(1, 6, 24), extra=torch.randn(1, 1, 24), grid=(2, 3))
-    run_block(block, 0, AsksFewer([Selection(keep=~fewer | fewer, whole=True)]), state)
-    assert seen == {"proj": 3, "fc1": 3}
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["packed", "masked"])
-def test_half_precision_inside_a_block_stays_inside(run, masked):
+def test_the_gate_of_the_last_word_blends_and_stands_in_the_record(run, by_hand, a_state):
+    """before_attention may leave the kept tokens and give them another gate (fault 2)."""
     state = a_state(num_extra=1)
-    selection = gated(SOME) if masked else Selection(keep=SOME)
+    half = torch.full((2, 6), 0.5)
+    entering = Selection(keep=EVERYONE, gate=torch.ones(2, 6))
+    for moment in ("before", "after"):
+        after = run(state, Narrowing(entering, replace(entering, gate=half), moment))
+        assert after.history[0].selection.gate is half
+        if moment == "before":
+            finished = by_hand.finished(state.tokens[0])
+            assert_close(after.patches[0], (finished[1:] + state.patches[0]) / 2, **TOLERANCE)
+        else:
+            attended = by_hand.attended(state.tokens[0])
+            half_fed = (by_hand.fed(attended) + attended) / 2
+            assert_close(after.patches[0], half_fed[1:], **TOLERANCE)
+
+
+def test_a_token_may_be_changed_after_the_attention(run, by_hand, a_state):
+    class Doubling(TokenPolicy):
+        def after_attention(self, view, state, selection):
+            state = view.attended()
+            return state.with_patches(2 * state.patches), selection
+
+    state = a_state(num_extra=1)
+    after = run(state, Doubling())
+    rows = by_hand.attended(state.tokens[0])
+    expected = by_hand.fed(torch.cat([rows[:1], 2 * rows[1:]]))
+    assert_close(after.tokens[0], expected, **TOLERANCE)
+
+
+def test_the_last_word_is_had_after_the_block(run, a_state):
+    """after_block sees what the policy entered with, what came out, and the record of it."""
+    heard = []
+
+    class Listening(TokenPolicy):
+        def before_block(self, view, state):
+            return state.with_more(state.extra[:, :1]), Selection(keep=SOME)
+
+        def after_block(self, view, entered, state, record):
+            heard.append((view, entered, state, record))
+            return replace(state, tokens=state.tokens[:, 1:], num_extra=1)
+
+    state = a_state(num_extra=1)
+    after = run(state, Listening(), last=False)
+    ((view, entered, came_out, record),) = heard
+    assert (view.layer, view.last) == (0, False)
+    assert entered.num_extra == came_out.num_extra == 2
+    assert torch.equal(entered.tokens[:, 2:], state.patches)
+    assert torch.equal(after.tokens, came_out.tokens[:, 1:])
+    assert after.history == (record,)
+
+
+# ------------------------------------------------------------------ precision and drop path
+
+
+@MASKED
+def test_half_precision_inside_a_block_stays_inside(run, a_state, masked):
+    state = a_state(num_extra=1)
+    selection = selection_of(SOME, masked)
     exact = run(state, selection)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = run(state, selection)
-    assert rounded.patches.dtype == rounded.extra.dtype == torch.float32
+    assert rounded.tokens.dtype == torch.float32
     assert torch.equal(rounded.patches[~SOME], state.patches[~SOME])
     assert not torch.equal(rounded.patches, exact.patches)
     # bfloat16 has 8 bits: products of this size are off by some hundredths.
     assert_close(rounded.patches, exact.patches, atol=0.1, rtol=0.05)
 
 
-def test_stochastic_depth_drops_the_same_branches_masked_and_packed(tiny_trunk, scripted):
+def test_stochastic_depth_drops_the_same_branches_masked_and_packed(tiny_trunk, scripted, a_state):
     block = tiny_trunk(depth=2, drop_path_rate=0.5).blocks[1].train()
     state = a_state(num_extra=1)
     for seed in range(6):
         runs = []
-        for selection in (Selection(keep=SOME), gated(SOME)):
+        for selection in (selection_of(SOME), selection_of(SOME, masked=True)):
             torch.manual_seed(seed)
-            runs.append(run_block(block, 0, scripted([selection]), state))
-        assert_close(runs[0].patches, runs[1].patches, **TOLERANCE)
-        assert_close(runs[0].extra, runs[1].extra, **TOLERANCE)
+            policy = scripted([selection])
+            runs.append(run_block(block, policy, state, layer=0, last=True, execution=Execution()))
+        assert_close(runs[0].tokens, runs[1].tokens, **TOLERANCE)
 
 
-def test_either_branch_is_dropped_by_itself(tiny_trunk, scripted):
+def test_either_branch_is_dropped_by_itself(tiny_trunk, scripted, a_state, by_hand):
     block = tiny_trunk(depth=2, drop_path_rate=0.5).blocks[1].train()
-    state = replace(a_state(), patches=torch.randn(1, 6, 24), extra=torch.zeros(1, 0, 24))
-    old, segments = state.patches[0], Segments((6,))
+    sums = type(by_hand)(block)
+    state = a_state(batch=1)
+    old = state.patches[0]
 
     def attended(rows):
-        return rows + 2 * block.attn(block.norm1(rows), segments)  # 1 of 2 survives
+        return rows + 2 * sums.branch(rows)  # 1 of 2 survives
 
     def fed(rows):
         return rows + 2 * block.mlp(block.norm2(rows))
@@ -367,13 +309,7 @@ def test_either_branch_is_dropped_by_itself(tiny_trunk, scripted):
     ways = [old, attended(old), fed(old), fed(attended(old))]
     came = set()
     for _ in range(40):
-        new = run_block(block, 0, scripted([None]), state).patches[0]
-        came.add([torch.allclose(new, way, atol=1e-5) for way in ways].index(True))
+        policy = scripted([None])
+        after = run_block(block, policy, state, layer=0, last=True, execution=Execution())
+        came.add([torch.allclose(after.patches[0], way, atol=1e-5) for way in ways].index(True))
     assert came == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize("selection", [Selection(keep=EVERYONE, whole=True), gated(EVERYONE)])
-def test_rows_in_half_precision_are_written_back_in_the_dtype_of_the_map(selection):
-    tokens = enter(a_state(num_extra=1), selection)
-    after = tokens.write_back(tokens.rows().half())
-    assert after.patches.dtype == after.extra.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Multiply-adds: the closed form against published figures, and the trace against what ran."""
+"""Multiply-adds: the closed form against published figures, and the record against what ran."""
 
 import pytest
 import torch
@@ -6,30 +6,43 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import roi_align
 
-from svit_det.policies import EViT, EvoViT, SViT
 from svit_det.policies.gating import TokenGate
-from svit_det.tokens import Selection, TokenTrace
-from svit_det.vit.flops import block_macs, count_macs, trunk_macs
+from svit_det.tokens import BlockRecord, PassRecord, RowCounts, Selection, TokenGrid
+from svit_det.vit import Execution, Masked, Padded
+from svit_det.vit.flops import count_macs, trunk_macs
+from svit_det.vit.layers import Attention, Block
 
 KEEP = [1.0] * 3 + [0.7] * 3 + [0.49] * 3 + [0.343] * 3
 GATED = range(3, 12)
 
 
-def trace_of(state):
-    return TokenTrace(state.trace, state.grid)
+def record_of(state):
+    return PassRecord.of(state, state.patches)
 
 
-def svit(**changes):
-    options = {"layers": [3, 4, 6], "keep_ratios": [0.7, 0.5, 0.3], "mode": "quota"}
-    return SViT(embed_dim=24, depth=12, **options | changes)
+def deit_block(embed_dim):
+    return Block(embed_dim, num_heads=3, mlp_ratio=4.0, drop_path_rate=0.0)
 
 
 def executed(trunk, images):
-    """The trace of a forward pass and the multiply-adds that really ran in it."""
+    """The record of a forward pass and the multiply-adds that really ran in it."""
     states = []
     with torch.no_grad():
         counted = count_macs(lambda: states.append(trunk(images)))
-    return trace_of(states[0]), counted
+    return record_of(states[0]), counted
+
+
+@pytest.fixture
+def svit(make_policy):
+    """Factory: SViT with three gates."""
+
+    def make(**changes):
+        return make_policy(
+            "SViT",
+            **{"layers": (3, 4, 6), "keep_ratios": (0.7, 0.5, 0.3), "mode": "quota", **changes},
+        )
+
+    return make
 
 
 # ------------------------------------------------------------------ published figures
@@ -38,7 +51,7 @@ def executed(trunk, images):
 @pytest.mark.parametrize(("embed_dim", "gmacs"), [(192, 1.254), (384, 4.599)])
 def test_deit_at_224(embed_dim, gmacs):
     # 196 patches and the class token through 12 blocks, patch embedding, and the head on one token.
-    blocks = 12 * block_macs(197, 197, embed_dim=embed_dim)
+    blocks = 12 * deit_block(embed_dim).macs(197)
     total = blocks + 196 * 768 * embed_dim + 1000 * embed_dim
     assert total / 1e9 == pytest.approx(gmacs, abs=5e-4)
 
@@ -46,9 +59,8 @@ def test_deit_at_224(embed_dim, gmacs):
 @pytest.mark.parametrize(("embed_dim", "gmacs"), [(192, 0.79), (384, 2.95)])
 def test_svit_targets_at_224(embed_dim, gmacs):
     # The same with the class token always in, and nine gates on the 196 patches.
-    blocks = sum(
-        block_macs(196 * share + 1, 196 * share + 1, embed_dim=embed_dim) for share in KEEP
-    )
+    block = deit_block(embed_dim)
+    blocks = sum(block.macs(196 * share + 1) for share in KEEP)
     gates = 9 * TokenGate(embed_dim).macs(196)
     total = blocks + gates + 196 * 768 * embed_dim + 1000 * embed_dim
     assert total / 1e9 == pytest.approx(gmacs, abs=5e-3)
@@ -59,51 +71,76 @@ def test_svit_targets_at_224(embed_dim, gmacs):
 )
 def test_blocks_at_800_by_1344(tiny_trunk, embed_dim, dense, pruned):
     # 4,200 tokens, no class token, no patch embedding; the pruned figure includes the gates.
-    keep = torch.zeros(12, 1, 4200, dtype=torch.bool)
-    for layer, share in enumerate(KEEP):
-        keep[layer, :, : round(4200 * share)] = True
-    policy = SViT(embed_dim=embed_dim, depth=12, layers=GATED, keep_ratios=KEEP[3:])
-    trunk = tiny_trunk(policy, embed_dim=embed_dim)
+    trunk = tiny_trunk(embed_dim=embed_dim)
     for block in trunk.blocks:  # the fixture's MLP is half as wide as DeiT's
         block.mlp.fc1 = nn.Linear(embed_dim, 4 * embed_dim)
-    macs = trunk_macs(trunk, TokenTrace(tuple(Selection(keep=row) for row in keep), (50, 84)))
+        block.mlp.fc2 = nn.Linear(4 * embed_dim, embed_dim)
+    blocks = []
+    for layer, share in enumerate(KEEP):
+        count = round(4200 * share)
+        keep = torch.arange(4200).unsqueeze(0) < count
+        macs = TokenGate(embed_dim).macs(4200) if layer in GATED else 0
+        selection, rows = Selection(keep=keep, macs=macs), RowCounts((count,), (count,), (count,))
+        blocks.append(BlockRecord(selection, keep, keep, keep, rows, size=4200))
+    grid = TokenGrid.of_tokens(50, 84)
+    macs = trunk_macs(trunk, PassRecord(tuple(blocks), grid, {}, torch.zeros(1, 4200, 1)))
     assert macs.dense_stack / 1e9 == pytest.approx(dense, abs=0.05)
     assert macs.stack.item() / 1e9 == pytest.approx(pruned, abs=0.05)
     assert macs.bound == pytest.approx(dense / pruned, abs=2e-3)
 
 
+# ------------------------------------------------------------------ by hand
+
+
 def test_a_block_by_hand():
-    # 3 tokens of 2 channels: qkv 3*2*6, projection 3*2*2, scores and mix 2*3*3*2; MLP 2 * 2*2*8.
-    assert block_macs(3, 2, embed_dim=2) == 36 + 12 + 36 + 64
+    # 3 keys and queries and 2 rows in the MLP, of 2 channels: qkv 3*2*6, projection 3*2*2, scores
+    # and mix 2*3*3*2; MLP 2 * 2*2*8.
+    block = Block(2, num_heads=1, mlp_ratio=4.0, drop_path_rate=0.0)
+    assert block.macs(3, 3, 2) == 36 + 12 + 36 + 64
+    assert block.macs(3) == block.macs(3, 3, 3)
 
 
-# ------------------------------------------------------------------ the trace against what ran
+def test_rows_that_do_not_attend_are_saved():
+    # 3 keys, 2 queries, 2 channels: keys and values 2*3*4, queries and projection 2*2*4,
+    # scores and mix 2*2*3*2; MLP of 2 tokens.
+    block = Block(2, num_heads=1, mlp_ratio=4.0, drop_path_rate=0.0)
+    assert block.macs(3, 2, 2) == 24 + 16 + 24 + 64
+
+
+def test_the_class_row_by_hand():
+    # 5 keys of 24 channels, and a query of its own: 24 * 24.
+    attention = Attention(24, 3)
+    assert attention.class_row_macs(5, own_query=False) == 5 * 24
+    assert attention.class_row_macs(5, own_query=True) == 5 * 24 + 24 * 24
+
+
+# ------------------------------------------------------------------ the record against what ran
 
 
 def test_dense_trunk_is_counted_exactly(tiny_trunk, images):
     trunk = tiny_trunk()
-    trace, counted = executed(trunk, images(2))
-    macs = trunk_macs(trunk, trace)
+    record, counted = executed(trunk, images(2))
+    macs = trunk_macs(trunk, record)
     assert macs.total.tolist() == [counted.total // 2] * 2
     assert macs.dense_total == counted.total // 2
     assert macs.bound == 1
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_quota_is_counted_exactly(tiny_trunk, images, batch):
+def test_quota_is_counted_exactly(tiny_trunk, images, svit, batch):
     trunk = tiny_trunk(svit())
-    trace, counted = executed(trunk, images(batch))
-    macs = trunk_macs(trunk, trace)
+    record, counted = executed(trunk, images(batch))
+    macs = trunk_macs(trunk, record)
     assert macs.total.sum() == counted.total
     assert macs.bound < macs.bound_of_blocks
     assert macs.decisions.nonzero().flatten().tolist() == [3, 4, 6]
-    assert trace.counts()[0, [3, 4, 6]].tolist() == [10, 8, 4]
+    assert record.counts()[0, [3, 4, 6]].tolist() == [10, 8, 4]
 
 
-def test_different_counts_per_image_are_counted_exactly(tiny_trunk, images):
+def test_different_counts_per_image_are_counted_exactly(tiny_trunk, images, svit):
     trunk = tiny_trunk(svit(mode="argmax"))
-    trace, counted = executed(trunk, images(2))
-    macs = trunk_macs(trunk, trace)
+    record, counted = executed(trunk, images(2))
+    macs = trunk_macs(trunk, record)
     assert macs.total[0] != macs.total[1]
     assert macs.total.sum() == counted.total
 
@@ -113,24 +150,32 @@ def test_an_image_without_tokens_costs_its_decision_only(tiny_trunk, images, scr
     only_second = nobody.clone()
     only_second[1, :4] = True
     trunk = tiny_trunk(scripted([Selection(keep=nobody), Selection(keep=only_second)]), depth=2)
-    trace, counted = executed(trunk, images(2))
-    macs = trunk_macs(trunk, trace)
+    record, counted = executed(trunk, images(2))
+    macs = trunk_macs(trunk, record)
     assert macs.blocks[:, 0].tolist() == [0, 0] and macs.blocks[0, 1] == 0
     assert macs.total.sum() == counted.total
 
 
-def test_masked_execution_runs_everyone(tiny_trunk, images):
+def test_masked_execution_runs_everyone(tiny_trunk, images, svit):
     trunk = tiny_trunk(svit()).train()
-    trace, counted = executed(trunk, images(2))
-    macs = trunk_macs(trunk, trace)
+    record, counted = executed(trunk, images(2))
+    macs = trunk_macs(trunk, record)
     assert int(macs.blocks.sum()) == 2 * macs.dense_stack
+    assert macs.total.sum() == counted.total
+
+
+def test_rows_that_fill_up_count(tiny_trunk, images, svit):
+    trunk = tiny_trunk(svit(mode="argmax"), execution=Execution(Padded(12)))
+    record, counted = executed(trunk, images(2))
+    macs = trunk_macs(trunk, record)
+    assert macs.blocks[0].tolist() == macs.blocks[1].tolist()
     assert macs.total.sum() == counted.total
 
 
 def test_extra_tokens_count(tiny_trunk, images, class_everyone):
     trunk = tiny_trunk(class_everyone())
-    trace, counted = executed(trunk, images(2))
-    macs = trunk_macs(trunk, trace)
+    record, counted = executed(trunk, images(2))
+    macs = trunk_macs(trunk, record)
     assert macs.total.sum() == counted.total
     # The dense model that it is compared with has the class token too.
     assert macs.dense_total == counted.total // 2 and macs.bound == 1
@@ -138,43 +183,42 @@ def test_extra_tokens_count(tiny_trunk, images, class_everyone):
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_every_policy_is_counted_exactly(policy, tiny_trunk, images, training):
+    """The row that a policy looks at is among it, whatever mode the model is in by then."""
     trunk = tiny_trunk(policy).train(training)
-    trace, counted = executed(trunk, images(2, (5, 7)))
-    macs = trunk_macs(trunk, trace)
-    # The row that a policy looks at is computed elementwise, which torch's counter leaves out.
-    looking = sorted(policy.score_layers | policy.attention_layers)
-    attended = trace.attention_counts()
-    if training:
-        blended = [selection.gate is not None for selection in trace.selections]
-        attended[:, blended] = 35
-    rows = (attended + trace.extra_counts()[..., 0])[:, looking]
-    assert macs.total.sum() - rows.sum() * 24 == counted.total
+    record, counted = executed(trunk, images(2, (5, 7)))
+    macs = trunk_macs(trunk, record)
+    assert macs.total.sum() == counted.total
+    assert torch.equal(trunk_macs(trunk.train(not training), record).total, macs.total)
 
 
 @pytest.mark.parametrize(
-    "policy",
+    ("name", "config"),
     [
-        EvoViT(embed_dim=24, depth=12, representative=True),
-        EvoViT(embed_dim=24, depth=12, representative=True, stage_wise=True),
-        EvoViT(
-            embed_dim=24,
-            depth=12,
-            representative=True,
-            stage_wise=True,
-            keep_ratios=[0.5, 1, 1, 1, 1, 0.3, 0.3, 0.3],
+        ("EvoViT", {"representative": True}),
+        ("EvoViT", {"representative": True, "stage_wise": True}),
+        (
+            "EvoViT",
+            {
+                "representative": True,
+                "stage_wise": True,
+                "keep_ratios": (0.5, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3, 0.3),
+            },
         ),
-        EViT(embed_dim=24, depth=12, fuse=False),
-        EViT(embed_dim=24, depth=12, keep_ratios=[1.0, 0.5, 0.5]),
+        ("EViT", {"fuse": False}),
+        ("EViT", {"keep_ratios": (1.0, 0.5, 0.5)}),
     ],
 )
-def test_their_variants_are_counted_exactly(policy, tiny_trunk, images):
+def test_their_variants_are_counted_exactly(make_policy, tiny_trunk, images, name, config):
+    policy = make_policy(name, **config)
     test_every_policy_is_counted_exactly(policy, tiny_trunk, images, False)
 
 
-def test_those_who_do_not_ask_are_saved():
-    # 3 keys, 2 queries, 2 channels: keys and values 2*3*4, queries and projection 2*2*4,
-    # scores and mix 2*2*3*2; MLP of 2 tokens.
-    assert block_macs(3, 2, 2, embed_dim=2) == 24 + 16 + 24 + 64
+@pytest.mark.parametrize("executor", [Masked(), Padded(0.8)], ids=repr)
+@pytest.mark.parametrize("name", ["ATS", "EViT", "SomeParts"])
+def test_other_executors_are_counted_exactly(make_policy, tiny_trunk, images, name, executor):
+    trunk = tiny_trunk(make_policy(name), execution=Execution(executor))
+    record, counted = executed(trunk, images(2, (5, 7)))
+    assert trunk_macs(trunk, record).total.sum() == counted.total
 
 
 # ------------------------------------------------------------------ count_macs on anything

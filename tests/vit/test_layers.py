@@ -6,38 +6,16 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
-from svit_det.tokens import Segments
 from svit_det.vit import layers
-from svit_det.vit.layers import Attention, DropPath, Mlp, PatchEmbed, Queries
+from svit_det.vit.layers import DropPath, Mlp, PatchEmbed, per_image
+from svit_det.vit.layout import Layout
 from svit_det.vit.position import resize_pos_embed, sincos_pos_embed
 
-HEADS = 3
-WIDTH = 24
 
-
-@pytest.fixture
-def attention():
-    """Three heads of eight channels, weights large enough that attention is not uniform."""
-    module = Attention(WIDTH, HEADS)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(0.3 * torch.randn_like(parameter))
-    return module
-
-
-def class_row(attention, rows, segments):
-    return attention.class_row(rows, attention.keys_values(rows), segments)
-
-
-def explicit(attention, rows):
-    """One image by the textbook: (softmax weights (h, n, n), values (n, h, d), result (n, C))."""
-    query, key, value = (
-        part.unflatten(1, (HEADS, WIDTH // HEADS)).transpose(0, 1)
-        for part in attention.qkv(rows).chunk(3, dim=1)
-    )
-    weights = (query @ key.transpose(1, 2) / (WIDTH // HEADS) ** 0.5).softmax(dim=-1)
-    mixed = (weights @ value).transpose(0, 1).flatten(1)
-    return weights, value.transpose(0, 1), attention.proj(mixed)
+def layout_of(*lengths):
+    """How rows of so many tokens an image lie."""
+    equal = len(set(lengths)) == 1
+    return Layout(lengths, (len(lengths), lengths[0]) if equal else None)
 
 
 # ------------------------------------------------------------------ patches
@@ -59,95 +37,13 @@ def test_an_image_that_does_not_divide_into_patches(height, width):
         embed(torch.zeros(1, 3, height, width))
 
 
-# ------------------------------------------------------------------ attention
-
-
-def test_attention_is_the_textbooks(attention):
-    rows = torch.randn(7, WIDTH)
-    attended = attention(rows, Segments((7,)))
-    assert_close(attended, explicit(attention, rows)[2], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("lengths", [(3, 5), (1, 6, 2), (4, 4), (0, 5), (3, 0, 4), (1, 1)])
-def test_an_image_attends_to_itself_only(attention, lengths):
-    images = [torch.randn(length, WIDTH) for length in lengths]
-    attended = attention(torch.cat(images), Segments(lengths))
-    alone = [explicit(attention, image)[2] for image in images]
-    assert_close(attended, torch.cat(alone), atol=1e-5, rtol=1e-5)
-
-
-def test_a_hidden_row_is_as_good_as_gone(attention):
-    images = torch.randn(2, 5, WIDTH)
-    seen = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1]]).bool()
-    attended = attention(images.flatten(0, 1), Segments((5, 5), key_mask=seen))
-    for image in range(2):
-        alone = explicit(attention, images[image][seen[image]])[2]
-        ours = attended.unflatten(0, (2, 5))[image][seen[image]]
-        assert_close(ours, alone, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("lengths", [(6,), (4, 4), (3, 5), (1, 7, 2)])
-def test_the_class_row_is_the_first_row_of_the_softmax(attention, lengths):
-    images = [torch.randn(length, WIDTH) for length in lengths]
-    weights, value_norm = class_row(attention, torch.cat(images), Segments(lengths))
-    expected = [explicit(attention, image)[:2] for image in images]
-    rows = torch.cat([softmax[:, 0] for softmax, _ in expected], dim=1)
-    norms = torch.cat([values.flatten(1).norm(dim=1) for _, values in expected])
-    assert_close(weights, rows, atol=1e-6, rtol=1e-5)
-    assert_close(value_norm, norms, atol=1e-6, rtol=1e-5)
-
-
-def test_the_class_row_gives_hidden_rows_nothing(attention):
-    images = torch.randn(2, 5, WIDTH)
-    seen = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 1]]).bool()
-    weights, _ = class_row(attention, images.flatten(0, 1), Segments((5, 5), key_mask=seen))
-    assert not weights[:, ~seen.flatten()].any()
-    for image, row in enumerate(weights.split(5, dim=1)):
-        alone = explicit(attention, images[image][seen[image]])[0][:, 0]
-        assert_close(row[:, seen[image]], alone, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("lengths", [(9,), (4, 4), (3, 5, 1)])
-def test_keys_made_beforehand_change_nothing(attention, lengths):
-    rows, segments = torch.randn(sum(lengths), WIDTH), Segments(lengths)
-    beforehand = attention(rows, segments, key_value=attention.keys_values(rows))
-    assert_close(beforehand, attention(rows, segments), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("asking", "lengths"), [([0, 2, 4, 7], (2, 2)), ([1, 4, 5, 6], (1, 3)), ([5, 7], (0, 2))]
-)
-def test_rows_that_do_not_ask_still_answer(attention, asking, lengths):
-    rows, segments = torch.randn(8, WIDTH), Segments((4, 4))
-    asking = torch.tensor(asking)
-    key_value = attention.keys_values(rows)
-    some = attention(rows, segments, key_value=key_value, queries=Queries(asking, lengths))
-    assert_close(some, attention(rows, segments)[asking], atol=1e-6, rtol=1e-5)
-
-
-def test_the_class_row_is_not_rounded_under_autocast(attention):
-    rows = torch.randn(40, WIDTH)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        qkv = attention.qkv(rows).float()
-        weights, _ = class_row(attention, rows, Segments((40,)))
-    query, key, _ = (part.unflatten(1, (HEADS, -1)) for part in qkv.chunk(3, dim=1))
-    logits = torch.stack([query[0, h] @ key[:, h].T for h in range(HEADS)]) / 8**0.5
-    assert weights.dtype == torch.float32
-    assert_close(weights, logits.softmax(dim=1), atol=1e-6, rtol=1e-5)
-
-
-def test_channels_that_do_not_divide_into_heads():
-    with pytest.raises(InputError, match=r"MODEL.VIT.NUM_HEADS: 24 channels .* 5 heads"):
-        Attention(24, 5)
-
-
 # ------------------------------------------------------------------ stochastic depth
 
 
 def test_drop_path_rests_outside_training():
     rows = torch.randn(6, 4)
-    assert DropPath(0.5).eval()(rows, Segments((2, 4))) is rows
-    assert DropPath(0.0).train()(rows, Segments((2, 4))) is rows
+    assert DropPath(0.5).eval()(rows, layout_of(2, 4)) is rows
+    assert DropPath(0.0).train()(rows, layout_of(2, 4)) is rows
 
 
 def test_all_rows_of_an_image_share_one_draw():
@@ -155,7 +51,7 @@ def test_all_rows_of_an_image_share_one_draw():
     lengths = (3, 0, 1, 5)
     seen = set()
     for _ in range(400):
-        images = drop(torch.ones(9, 2), Segments(lengths)).split(lengths)
+        images = drop(torch.ones(9, 2), layout_of(*lengths)).split(lengths)
         assert [len(image.unique()) for image in images] == [1, 0, 1, 1]
         seen.add(tuple(image.unique().item() for image in images if len(image)))
     # Kept rows are divided by 0.75; the images fall independently: all eight ways occur.
@@ -164,7 +60,7 @@ def test_all_rows_of_an_image_share_one_draw():
 
 
 def test_drop_path_keeps_the_mean():
-    dropped = DropPath(0.3).train()(torch.ones(20_000, 1), Segments((1,) * 20_000))
+    dropped = DropPath(0.3).train()(torch.ones(20_000, 1), layout_of(*[1] * 20_000))
     # The standard error is sqrt(0.3 / 0.7 / 20000) = 0.0046.
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
     assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.015)
@@ -175,9 +71,15 @@ def test_the_draw_does_not_depend_on_how_many_rows_are_packed():
     draws = []
     for lengths in ((4, 4, 4, 4, 4, 4), (1, 2, 3, 4, 5, 6)):
         torch.manual_seed(11)
-        rows = drop(torch.ones(sum(lengths), 1), Segments(lengths))
+        rows = drop(torch.ones(sum(lengths), 1), layout_of(*lengths))
         draws.append([image[0].item() for image in rows.split(lengths)])
     assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize("lengths", [(2, 2), (1, 3), (0, 2)])
+def test_each_row_has_the_value_of_its_image(lengths):
+    rows = per_image(torch.tensor([5.0, 7.0]), layout_of(*lengths))
+    assert rows.tolist() == [[5.0]] * lengths[0] + [[7.0]] * lengths[1]
 
 
 # ------------------------------------------------------------------ positions

@@ -80,7 +80,7 @@ def test_its_class_token_is_an_option(deit, tiny_trunk, class_everyone):
     trunk.load_state_dict({name.removeprefix("trunk."): value for name, value in renamed.items()})
     images = torch.randn(2, 3, 12, 12)
     state, expected = trunk(images), tokens_of(deit, images, class_token=True)
-    assert_close(torch.cat([state.extra, state.patches], dim=1), expected, atol=1e-5, rtol=1e-5)
+    assert_close(state.tokens, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_class_token_norm_and_head_are_left_out(deit):

@@ -14,8 +14,10 @@ import torch
 
 from svit_det.adapter import ViTAdapter
 from svit_det.errors import InputError
-from svit_det.policies import Dense, EvoViT, SViT
-from svit_det.vit import TokenTrunk
+from svit_det.policies import TrunkShape, build_policy
+from svit_det.policies.evo_vit import EvoViT
+from svit_det.policies.svit import SViT
+from svit_det.vit import build_trunk
 from svit_det.weights.mmdet import (
     evo_vit_table,
     from_mmdet,
@@ -25,7 +27,7 @@ from svit_det.weights.mmdet import (
 )
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-GATED = range(3, 12)
+GATED = tuple(range(3, 12))
 SIZE = {"num_interactions": 4, "num_extra": 2}
 TABLES = {
     "vit_adapter_t": vit_adapter_table(**SIZE),
@@ -64,16 +66,14 @@ def original():
 def build(name, *, embed_dim=192, num_heads=3):
     """Our network for a fixture: the sparse original's blocks and gates normalise with 1e-5."""
     sparse = name.startswith("svit")
-    policy = Dense()
+    kind, config = "Dense", None
     if sparse:
-        ratios = [0.7] * 3 + [0.49] * 3 + [0.343] * 3
-        policy = SViT(
-            embed_dim=embed_dim, depth=12, layers=GATED, keep_ratios=ratios, mode="argmax"
-        )
+        ratios = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
+        kind, config = "SViT", SViT.Config(layers=GATED, keep_ratios=ratios, mode="argmax")
     if name.startswith("evo"):
-        policy = EvoViT(embed_dim=embed_dim, depth=12)
-    trunk = TokenTrunk(
-        policy=policy,
+        kind, config = "EvoViT", EvoViT.Config()
+    trunk = build_trunk(
+        policy=build_policy(kind, shape=TrunkShape(embed_dim, 12, num_heads), config=config),
         embed_dim=embed_dim,
         num_heads=num_heads,
         layer_norm_eps=1e-5 if sparse else 1e-6,
@@ -94,12 +94,12 @@ def test_same_weights_same_image_same_maps(name, original):
     load(net, from_mmdet(original(name), TABLES[name], source=name))
     image = torch.from_numpy(VALUES.image("input-t", (1, 3, 64, 96)))
     with torch.no_grad():
-        maps, trace = net(image)
+        maps, record = net(image)
     reference = np.load(FIXTURES / f"{name}.npz")
     for level, each in maps.items():
         assert np.abs(each.numpy() - reference[level]).max() < 1e-4, level
     if "keep" in reference:
-        keep = trace.keep_maps()[0].flatten(1).numpy()
+        keep = record.keep_maps()[0].flatten(1).numpy()
         assert np.array_equal(keep, reference["keep"])
         assert 0.2 < keep[3:].mean() < 0.8  # decisions worth comparing
 

@@ -1,14 +1,31 @@
-"""Pixel masks brought to the token grid; patches of 2 x 2 pixels."""
+"""TokenGrid: its shape, and pixel masks brought to it; patches of 2 x 2 pixels."""
 
 import pytest
 import torch
 
-from svit_det.tokens.coverage import token_coverage
+from svit_det.tokens import TokenGrid
 
 
 def coverage(rows, *, input_size, patch_size=2):
     mask = torch.tensor(rows, dtype=torch.bool)
-    return token_coverage(mask, input_size=input_size, patch_size=patch_size).tolist()
+    return TokenGrid(input_size, patch_size).coverage(mask).tolist()
+
+
+@pytest.mark.parametrize(
+    ("input_size", "patch_size", "shape"),
+    [((4, 6), 2, (2, 3)), ((3, 7), 2, (2, 4)), ((1, 1), 16, (1, 1)), ((17, 16), 16, (2, 1))],
+)
+def test_a_token_that_sticks_out_counts(input_size, patch_size, shape):
+    grid = TokenGrid(input_size, patch_size)
+    assert grid.shape == shape
+    assert grid.num_tokens == shape[0] * shape[1]
+
+
+def test_a_grid_of_whole_tokens():
+    assert TokenGrid.of_tokens(2, 3) == TokenGrid((2, 3), 1)
+    grid = TokenGrid.of_tokens(2, 3, patch_size=16)
+    assert grid == TokenGrid((32, 48), 16)
+    assert grid.shape == (2, 3)
 
 
 def test_the_share_of_covered_pixels():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from svit_det.errors import InputError
@@ -21,14 +20,17 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
     transparent pixels laid on black, CMYK and palettes converted.
     Raises InputError for a file that is missing or cannot be decoded.
     """
+    if image_format not in ("RGB", "BGR"):
+        raise ValueError(f"image_format must be RGB or BGR, not {image_format!r}.")
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path) as stored:
+            image: Image.Image = ImageOps.exif_transpose(stored)
             if image.mode in WIDE_MODES:
                 image = _to_eight_bits(image)
             elif "A" in image.getbands() or "transparency" in image.info:
                 image = _on_black(image.convert("RGBA"))
-            return convert_PIL_to_numpy(image.convert("RGB"), image_format)
+            pixels = np.asarray(image.convert("RGB"))
+            return pixels[:, :, ::-1] if image_format == "BGR" else pixels
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image.") from error
     except UnidentifiedImageError as error:

@@ -1,0 +1,58 @@
+"""What a checkpoint says of itself: plain values, so that the file stays data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.events import get_event_storage, has_event_storage
+
+from svit_det import __version__
+
+USAGE = "token_usage/"
+BLOCK = "token_usage/block_"
+"""How the names of the kept shares begin in detectron2's event storage; evaluations have others."""
+STEPS = 20
+
+
+def describe_run(cfg: CfgNode) -> dict[str, Any]:
+    """Config, policy, classes, training sets and, in a training, the shares of tokens kept.
+
+    Classes are those of the first training set, where it is registered and names them. Blocks
+    that process every token have no share.
+    """
+    description: dict[str, Any] = {
+        "version": __version__,
+        "config": cfg.dump(),
+        "policy": cfg.MODEL.TOKEN_POLICY.NAME,
+        "train_sets": list(cfg.DATASETS.TRAIN),
+    }
+    names = _class_names(description["train_sets"])
+    if names:
+        description["classes"] = names
+    kept = _kept_shares()
+    if kept:
+        description["kept_share_per_block"] = kept
+        description["kept_share_source"] = f"training, mean of the last {STEPS} steps"
+    return description
+
+
+def _class_names(train_sets: list[str]) -> list[str]:
+    # `get` alone would make an entry for a name that nobody registered.
+    if not train_sets or train_sets[0] not in MetadataCatalog.list():
+        return []
+    return [str(name) for name in MetadataCatalog.get(train_sets[0]).get("thing_classes") or ()]
+
+
+def _kept_shares() -> dict[str, float]:
+    """By block, as in {"block_03": 0.7}; empty outside a training."""
+    if not has_event_storage():
+        return {}
+    shares = {
+        name.removeprefix(USAGE): float(history.avg(STEPS))
+        for name, history in sorted(get_event_storage().histories().items())
+        if name.startswith(BLOCK)
+    }
+    return {block: share for block, share in shares.items() if math.isfinite(share)}

@@ -1,0 +1,186 @@
+"""The config keys that belong to no policy: a group of settings for each node.
+
+A field `patch_size` in the group of MODEL.VIT is the key MODEL.VIT.PATCH_SIZE. A new key is a new
+field, a new node a new group in `GROUPS`; the rest follows from there. Blocks count from 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svit_det.settings import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitKeys(Settings):
+    """The trunk: a plain ViT."""
+
+    patch_size: int = setting(16, "Pixels per token and side.", interval="[1, inf)")
+    embed_dim: int = setting(192, "Channels; DeiT-T 192, DeiT-S 384.", interval="[1, inf)")
+    depth: int = setting(12, "Blocks.", interval="[1, inf)")
+    num_heads: int = setting(
+        3, "Heads; must divide EMBED_DIM. DeiT-T 3, DeiT-S 6.", interval="[1, inf)"
+    )
+    mlp_ratio: float = setting(
+        4.0, "Hidden channels of the MLP over EMBED_DIM.", interval="(0, inf)"
+    )
+    drop_path_rate: float = setting(
+        0.0, "Stochastic depth of the last block; linear from 0.", interval="[0, 1)"
+    )
+    layer_norm_eps: float = setting(
+        1e-6, "In the blocks; the original SViT's own weights: 1e-5.", interval="(0, 0.1]"
+    )
+    pretrain_grid: tuple[int, ...] = setting(
+        (14, 14),
+        "Tokens [rows, columns] of the stored position embedding.",
+        kind=int,
+        many=True,
+        interval="[1, inf)",
+    )
+    pos_embed_init: str = setting(
+        "trunc_normal",
+        'How the position embedding begins; "sincos" for training from nothing.',
+        choices=("trunc_normal", "sincos"),
+    )
+    cpu_precision: str = setting(
+        "float32",
+        "Precision in which the trunk trains on a CPU. train_net.py sets it where "
+        "SOLVER.AMP.ENABLED meets a CPU, for which detectron2 has no AMP.",
+        choices=("float32", "bfloat16"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimplePyramidKeys(Settings):
+    """ViTDet's simple feature pyramid over the trunk's one map."""
+
+    scale_factors: tuple[float, ...] = setting(
+        (4.0, 2.0, 1.0, 0.5),
+        "Of the trunk's one map: a run of 4, 2, 1, 0.5 in that order.",
+        kind=float,
+        many=True,
+    )
+    out_channels: int = setting(256, "Channels of every level.", interval="[1, inf)")
+    norm: str = setting("LN", "Norm of the levels, by detectron2's name for it; LN as in ViTDet.")
+    top_block: bool = setting(True, "One more level by max pooling.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterKeys(Settings):
+    """ViT-Adapter. Over it lies MODEL.FPN; FPN.IN_FEATURES [] means all maps of the adapter."""
+
+    interactions: tuple[tuple[int, int], ...] = setting(
+        ((0, 2), (3, 5), (6, 8), (9, 11)),
+        "[first, last] block of each run between two exchanges; they cover the trunk in order.",
+        kind=object,
+        many=True,
+    )
+    deform_num_heads: int = setting(
+        6, "Heads of the exchanges; must divide EMBED_DIM.", interval="[1, inf)"
+    )
+    num_points: int = setting(4, "Points that each head looks at, per level.", interval="[1, inf)")
+    ffn_ratio: float = setting(
+        0.25, "Hidden channels of the extractors' ConvFFN over EMBED_DIM.", interval="(0, inf)"
+    )
+    stem_width: int = setting(64, "Channels of the first convolutions.", interval="[1, inf)")
+    num_extra_extractors: int = setting(
+        2, "Extractors after the last exchange.", interval="[0, inf)"
+    )
+    finest_map: bool = setting(True, "Also the map at a quarter of the patch size.")
+    norm: str = setting(
+        "SyncBN",
+        "Norm of stem and maps. SyncBN is plain BN where one process runs.",
+        choices=("SyncBN", "BN", "FrozenBN", "GN"),
+    )
+    top_block: bool = setting(True, "One more level of the FPN by max pooling.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyKeys(Settings):
+    """Which tokens run, and the keys that several policies share.
+
+    A key is set when a file or an override names it, whatever its value. One that the chosen policy
+    does not use may not be set; the nodes of other policies may.
+    """
+
+    name: str = setting("Dense", "A policy of POLICY_REGISTRY (svit_det/policies).")
+    wrappers: tuple[str, ...] = setting(
+        (),
+        'Wrappers of WRAPPER_REGISTRY around it, innermost first: "Monotone", "Forgetful".',
+        kind=str,
+        many=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetrCropKeys(Settings):
+    """DETR's augmentation of training images.
+
+    For every second image, resize its short side to one of MIN_SIZES and crop both sides to between
+    the two CROP_SIZE before the usual resize; then, for all, crop to at most FINAL_SIZE. Crops may
+    lose every object. All in pixels.
+    """
+
+    enabled: bool = setting(False, "Not together with INPUT.CROP.")
+    min_sizes: tuple[int, ...] = setting(
+        (400, 500, 600),
+        "Short sides to choose from.",
+        kind=int,
+        many=True,
+        interval="[1, inf)",
+    )
+    crop_size: tuple[int, ...] = setting(
+        (384, 600),
+        "Smallest and largest side of the first crop.",
+        kind=int,
+        many=True,
+        interval="[1, inf)",
+    )
+    final_size: int = setting(1024, "Largest side of the second crop.", interval="[1, inf)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverKeys(Settings):
+    """Training. The others of this node are detectron2's."""
+
+    optimizer: str = setting("ADAMW", "SGD is detectron2's own.", choices=("ADAMW", "SGD"))
+    no_weight_decay: tuple[str, ...] = setting(
+        ("norm", "bias", "pos_embed", "level_embed", "cls_token"),
+        "AdamW: parameters with one of these in their full name get no weight decay.",
+        kind=str,
+        many=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationKeys(Settings):
+    """Evaluation. The others of this node are detectron2's."""
+
+    token_usage: bool = setting(True, "Report which tokens ran where, next to COCO's AP.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetsKeys(Settings):
+    """Data sets. The others of this node are detectron2's."""
+
+    coco_format: tuple[tuple[str, str, str], ...] = setting(
+        (),
+        'COCO-format sets to register: [["name", "annotations.json", "image folder"], ...]',
+        kind=object,
+        many=True,
+    )
+
+
+POLICY_NODE = "MODEL.TOKEN_POLICY"
+
+GROUPS: dict[str, type[Settings]] = {
+    "MODEL.VIT": VitKeys,
+    "MODEL.SIMPLE_PYRAMID": SimplePyramidKeys,
+    "MODEL.ADAPTER": AdapterKeys,
+    POLICY_NODE: PolicyKeys,
+    "INPUT.DETR_CROP": DetrCropKeys,
+    "SOLVER": SolverKeys,
+    "TEST": EvaluationKeys,
+    "DATASETS": DatasetsKeys,
+}
+"""By node, in the order in which the docs list them."""

@@ -1,0 +1,6 @@
+"""Images on disk: finding and reading them. NumPy and Pillow only."""
+
+from svit_det.images.find import IMAGE_SUFFIXES, find_images, spread_out
+from svit_det.images.read import read_image
+
+__all__ = ["IMAGE_SUFFIXES", "find_images", "read_image", "spread_out"]

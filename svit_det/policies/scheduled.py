@@ -1,0 +1,58 @@
+"""ScheduledPolicy: what policies with a keep schedule and a budget share, and notes of survivors.
+
+B images, N patch tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from svit_det.policies.base import BlockView, TokenPolicy
+from svit_det.policies.keep_schedule import KeepSchedule, check_budget
+from svit_det.tokens import Selection, TokenState, everyone
+
+
+class ScheduledPolicy(TokenPolicy):
+    """Holds one schedule for training and, where another budget is set, one for inference."""
+
+    def __init__(self, *, schedule: KeepSchedule) -> None:
+        super().__init__()
+        self._trained = self._tested = schedule
+        self._keep_ratio: float | None = None
+
+    @property
+    def schedule(self) -> KeepSchedule:
+        """Which blocks decide in this mode, and their shares."""
+        return self._trained if self.training else self._tested
+
+    @property
+    def keep_ratio(self) -> float | None:
+        """The budget that was set; None: as trained."""
+        return self._keep_ratio
+
+    def set_keep_ratio(self, ratio: float | None) -> None:
+        """Run a trained model at another mean share over the deciding blocks; None: as trained."""
+        check_budget(ratio)
+        self._keep_ratio = ratio
+        self._tested = self._trained.with_mean(ratio)
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The notes of a policy that drops tokens for good."""
+
+    keep: Tensor
+    """(B, N) bool, patch tokens that no block has dropped."""
+    total: int | None = None
+    """Rows of every image that they make, extra tokens among them; None: it depends on the data."""
+
+
+def survivors(view: BlockView, state: TokenState, notes: Survivors | None) -> Selection:
+    """The tokens that are left, of the ones that may be chosen; without notes, everyone."""
+    if notes is None:
+        return everyone(state)
+    if view.candidates is None:
+        return Selection(keep=notes.keep, total=notes.total)
+    return Selection(keep=notes.keep & view.candidates)

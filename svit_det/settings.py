@@ -1,0 +1,130 @@
+"""Settings as frozen dataclasses: each field says what it means and what values it takes.
+
+One declaration serves the constructor's check, the yaml key with its comment, and the table of keys
+in the docs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from svit_det.errors import InputError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field says about itself."""
+
+    doc: str
+    """A comment's worth of words."""
+    kind: type
+    """bool, int, float or str; of each entry where there are many. object: anything, which whoever
+    reads the value checks."""
+    many: bool = False
+    """A tuple of them; a list in yaml."""
+    optional: bool = False
+    """None is a value."""
+    interval: str = ""
+    """Numbers allowed, as in "(0, 1]" or "[0, inf)"."""
+    choices: tuple[str, ...] = ()
+    """Words allowed."""
+    shared: bool = False
+    """The key lies beside NAME, for every policy that has it, not in the policy's own node."""
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    kind: type | None = None,
+    many: bool = False,
+    optional: bool = False,
+    interval: str = "",
+    choices: tuple[str, ...] = (),
+    shared: bool = False,
+) -> Any:
+    """A dataclass field that describes itself; `kind` is the default's type unless given."""
+    about = Setting(doc, kind or type(default), many, optional, interval, choices, shared)
+    return dataclasses.field(default=default, metadata={"setting": about})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A group of settings, checked when made. Raises InputError that names the field."""
+
+    def __post_init__(self) -> None:
+        for name, about in self.described().items():
+            value = getattr(self, name)
+            if about.many and isinstance(value, list):
+                value = tuple(value)
+            object.__setattr__(self, name, _checked(name, value, about))
+
+    @classmethod
+    def described(cls) -> Mapping[str, Setting]:
+        """Every field and what it says about itself, in the order of declaration."""
+        return {
+            each.name: each.metadata["setting"]
+            for each in dataclasses.fields(cls)
+            if "setting" in each.metadata
+        }
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every field and its default."""
+        return {name: getattr(cls, name) for name in cls.described()}
+
+
+def _checked(name: str, value: Any, about: Setting) -> Any:
+    """`value` as its kind, or an InputError."""
+    if value is None and about.optional:
+        return None
+    if not about.many:
+        return _checked_entry(name, value, about)
+    if not isinstance(value, tuple):
+        raise InputError(f"{value!r} is not a list of values.", setting=name)
+    return tuple(_checked_entry(name, entry, about) for entry in value)
+
+
+def _checked_entry(name: str, value: Any, about: Setting) -> Any:
+    if about.kind is object:
+        return value
+    if about.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            value = float(value)
+    is_of_kind = type(value) is about.kind
+    if not is_of_kind:
+        kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+        raise InputError(f"{value!r} is not {kinds[about.kind]}.", setting=name)
+    if about.choices and value not in about.choices:
+        raise InputError(f"no '{value}'; choose one of {', '.join(about.choices)}.", setting=name)
+    if about.interval and not within(value, about.interval):
+        raise InputError(f"{value} must lie in {about.interval}.", setting=name)
+    return value
+
+
+def within(value: float, interval: str) -> bool:
+    """Whether `value` lies in an interval such as "(0, 1]"; nan lies in none."""
+    opening, low, high, closing = _interval(interval)
+    above = value >= low if opening == "[" else value > low
+    below = value <= high if closing == "]" else value < high
+    return above and below
+
+
+def _interval(text: str) -> tuple[str, float, float, str]:
+    match = re.fullmatch(r"([\[(])(.+), (.+)([\])])", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no interval.")
+    opening, low, high, closing = match.groups()
+    return opening, float(low), float(high), closing
+
+
+def changed(settings: Settings) -> Iterator[str]:
+    """The fields that are not at their defaults."""
+    for name, default in settings.defaults().items():
+        if getattr(settings, name) != default:
+            yield name

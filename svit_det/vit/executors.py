@@ -1,0 +1,207 @@
+"""Executors: from a selection to rows. They differ in what is computed, not in what comes out.
+
+B images, E extra tokens, S = E + N tokens of the buffer, K rows of each image.
+
+`Packed` really skips: kept rows are gathered, run and scattered back, a different number for each
+image. `Masked` computes every token, hides the skipped ones from the attention and blends by the
+gate: the same values, with a gradient for the decision. `Padded` really skips too, with a number of
+rows that is fixed beforehand, as exported and captured graphs need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from svit_det.errors import InputError
+from svit_det.policies.ranking import keep_highest
+from svit_det.tokens import Selection, TokenState
+from svit_det.vit.layout import Layout, Rows
+
+
+class Executor(Protocol):
+    """Arranges the rows of a block for a selection."""
+
+    blends: ClassVar[bool]
+    """The result passes a gradient to the selection's gate."""
+
+    def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
+        """The rows that block `layer` computes."""
+
+
+def _everything(state: TokenState, selection: Selection) -> Rows:
+    """Every token of every image, without a question to the device."""
+    num_images, size = state.tokens.shape[:2]
+    return Rows(Layout((size,) * num_images, (num_images, size)), selection)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Only kept rows run. A count that is not known beforehand is asked of the device, once."""
+
+    blends: ClassVar[bool] = False
+
+    def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
+        """Gather the kept rows of each image, as many as there are."""
+        num_images, size = state.tokens.shape[:2]
+        if selection.total == size:
+            return _everything(state, selection)
+        mask = selection.mask(state.presence()).flatten()
+        if selection.total is not None:
+            return Rows(_promised(mask, num_images, selection.total), selection)
+        if num_images == 1:
+            index = mask.nonzero().squeeze(1)
+            return Rows(Layout((len(index),), (1, len(index)), index=index), selection)
+        lengths = tuple(mask.view(num_images, size).sum(dim=1).tolist())
+        index = torch.nonzero_static(mask, size=sum(lengths)).squeeze(1)
+        equal = all(length == lengths[0] for length in lengths)
+        shape = (num_images, lengths[0]) if equal else None
+        return Rows(Layout(lengths, shape, index=index), selection)
+
+
+def _promised(mask: Tensor, num_images: int, total: int) -> Layout:
+    """The layout of exactly `total` rows an image, which nobody has to count."""
+    # Were the promise broken, the index would hold -1 or miss a row; the laws count.
+    index = torch.nonzero_static(mask, size=num_images * total).squeeze(1)
+    return Layout((total,) * num_images, (num_images, total), index=index)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Every token is computed; skipped ones are no keys, and the gate says whose result counts.
+
+    A selection without a gate is blended by its `keep`.
+    """
+
+    blends: ClassVar[bool] = True
+
+    def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
+        """Hide the skipped tokens from the attention."""
+        num_images, size = state.tokens.shape[:2]
+        mask = selection.mask(state.presence())
+        gate = selection.keep if selection.gate is None else selection.gate
+        soft_keys = selection.soft_keys
+        if state.num_extra:
+            extra = mask[:, : state.num_extra]
+            gate = torch.cat([extra.to(gate.dtype), gate], dim=1)
+            if soft_keys is not None:
+                soft_keys = torch.cat([extra.to(soft_keys.dtype), soft_keys], dim=1)
+        layout = Layout((size,) * num_images, (num_images, size), key_mask=_never_empty(mask))
+        return Rows(layout, selection, valid=mask, gate=gate, soft_keys=soft_keys)
+
+
+def _never_empty(mask: Tensor) -> Tensor:
+    """(B, K) keys, where an image without any has all: it would attend to nothing, 0 / 0.
+
+    Its result is discarded all the same, by a gate that is 0 throughout or by `Rows.valid`.
+    """
+    return mask | ~mask.any(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Only so many rows run as there is room for, the same number in every image: static shapes.
+
+    A count that is known beforehand gets exactly its room. Where it depends on the data, `capacity`
+    is the room: rows as an int, extra tokens among them, or a share of the buffer as a float in
+    (0, 1]; one for all blocks, or one for each.
+
+    An image that keeps fewer rows is filled up with rows that no query sees and whose result is
+    discarded. An image that keeps more than there is room for skips the surplus in this block: the
+    patch tokens with the lowest scores, or without scores the last ones. What was skipped stands in
+    the record. Extra tokens always have room; a capacity below their number is refused.
+    """
+
+    capacity: int | float | Sequence[int | float] = 1.0
+    blends: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for value in self.capacity if isinstance(self.capacity, Sequence) else [self.capacity]:
+            if (isinstance(value, float) and not 0 < value <= 1) or value <= 0:
+                raise InputError(
+                    f"{value} must be a number of rows from 1 up, or a share in (0, 1].",
+                    setting="capacity",
+                )
+
+    def room(self, layer: int, size: int, num_extra: int) -> int:
+        """K of block `layer` for a buffer of `size` tokens, `num_extra` of them off the grid."""
+        capacity = self.capacity
+        if isinstance(capacity, Sequence):
+            if layer >= len(capacity):
+                raise InputError(
+                    f"{len(capacity)} numbers do not reach block {layer}; give one for each block.",
+                    setting="capacity",
+                )
+            capacity = capacity[layer]
+        room = round(capacity * size) if isinstance(capacity, float) else capacity
+        if room < max(num_extra, 1):
+            raise InputError(
+                f"{capacity} gives block {layer} room for {room} rows, but its {num_extra} extra "
+                "tokens, the class token among them, always run; give it more.",
+                setting="capacity",
+            )
+        return min(room, size)
+
+    def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
+        """Arrange the kept rows of each image in the room there is."""
+        num_images, size = state.tokens.shape[:2]
+        if selection.total == size:
+            return _everything(state, selection)
+        if selection.total is not None:
+            mask = selection.mask(state.presence()).flatten()
+            return Rows(_promised(mask, num_images, selection.total), selection)
+        room = self.room(layer, size, state.num_extra)
+        if room < size:
+            # Room for an extra token that an image lacks goes to its patch tokens.
+            extra = selection.mask(state.presence())[:, : state.num_extra].sum(dim=1)
+            selection = _narrowed(selection, room - extra)
+        mask = selection.mask(state.presence())
+        # Kept rows first, in the buffer's order, then others to fill up.
+        order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :room]
+        valid = mask.gather(1, order)
+        first = size * torch.arange(num_images, device=order.device).unsqueeze(1)
+        layout = Layout(
+            (room,) * num_images,
+            (num_images, room),
+            key_mask=_never_empty(valid),
+            index=(order + first).flatten(),
+        )
+        return Rows(layout, selection, valid=valid)
+
+
+def _narrowed(selection: Selection, room: Tensor) -> Selection:
+    """At most `room` (B,) patch tokens of each image: the highest scores, or the first in order."""
+    keep, score = selection.keep, selection.score
+    if score is None:
+        fits = keep & (keep.cumsum(dim=1) <= room.unsqueeze(1))
+    else:
+        fits = keep_highest(score.detach(), keep, room)
+    return replace(selection, keep=fits)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Which executor runs a selection: `soft` one with a gate, `hard` one without."""
+
+    hard: Executor = field(default_factory=Packed)
+    soft: Executor = field(default_factory=Masked)
+
+    def __post_init__(self) -> None:
+        for name, executor in (("hard", self.hard), ("soft", self.soft)):
+            if not hasattr(executor, "enter"):
+                raise InputError(f"{executor!r} is no executor.", setting=name)
+        if not self.soft.blends:
+            raise InputError(
+                f"{type(self.soft).__name__} passes no gradient to a gate, which the policies that "
+                "train with one need; use Masked.",
+                setting="soft",
+            )
+
+    def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
+        """The rows of block `layer` for this selection."""
+        executor = self.hard if selection.gate is None else self.soft
+        return executor.enter(layer, state, selection)

@@ -1,0 +1,160 @@
+"""BlockInProgress: what a policy may look at while a block runs, computed when it is asked for.
+
+B images, N patch tokens, S = E + N tokens of the buffer, T rows, C channels, h heads, d = C / h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from svit_det.tokens import ClassAttention, TokenState
+from svit_det.vit.layers import Block
+from svit_det.vit.layout import Rows
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The rows that are keys."""
+
+    state: TokenState
+    rows: Rows
+    normed: Tensor
+    """(T, C) after the block's first norm."""
+
+
+class BlockInProgress:
+    """The `BlockView` of one block on one batch. It lives as long as the block runs.
+
+    `run_block` fills it in as it goes; what a policy asks for too early raises RuntimeError.
+    """
+
+    candidates: Tensor | None = None
+
+    def __init__(self, block: Block, *, layer: int, last: bool) -> None:
+        self.layer = layer
+        self.last = last
+        self.looked = False
+        self.own_class_query = False
+        self._block = block
+        self._all_normed: tuple[Tensor, Tensor] | None = None
+        self._keys: _Keys | None = None
+        self._key_value: tuple[Tensor, Tensor] | None = None
+        self._class_query: Tensor | None = None
+        self._attended: tuple[TokenState, Rows, Tensor] | None = None
+        self._written: TokenState | None = None
+
+    # ------------------------------------------------------------------ what a policy asks
+
+    def normed(self, state: TokenState) -> Tensor:
+        """(B, N, C) the patch tokens after the block's first norm."""
+        if self._all_normed is None or self._all_normed[0] is not state.tokens:
+            self._all_normed = (state.tokens, self._block.norm1(state.tokens))
+        return self._all_normed[1][:, state.num_extra :]
+
+    def class_attention(self) -> ClassAttention:
+        """What the class token attends to, from `before_attention` on."""
+        keys = self._opened()
+        if not keys.state.class_token:
+            raise RuntimeError("There is no class token to look at: say needs_class_token.")
+        self.looked = True
+        attn = self._block.attn
+        key, _ = self._project_keys()
+        if self._class_query is None:
+            self.own_class_query = True
+            self._class_query = attn.project(_first_rows(keys.normed, keys.rows), 0, 1)[:, 0]
+        weights = attn.class_row(self._class_query, key, keys.rows.layout)
+        spread = keys.rows.spread(weights, keys.state.tokens.shape[1])
+        num_extra = keys.state.num_extra
+        return ClassAttention(
+            weights=spread[..., num_extra:], extra_weights=spread[..., :num_extra]
+        )
+
+    def value_norms(self) -> Tensor:
+        """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key."""
+        keys = self._opened()
+        _, value = self._project_keys()
+        norms = value.float().flatten(1).norm(dim=1)
+        spread = keys.rows.spread(norms.unsqueeze(0), keys.state.tokens.shape[1])
+        return spread[:, 0, keys.state.num_extra :]
+
+    def attended(self) -> TokenState:
+        """The state after the attention, from `after_attention` on."""
+        if self._attended is None:
+            raise RuntimeError("The attention has not run yet: ask in after_attention.")
+        if self._written is None:
+            state, rows, new = self._attended
+            self._written = replace(state, tokens=rows.scatter(state.tokens, new))
+        return self._written
+
+    # ------------------------------------------------------------------ what run_block tells
+
+    def open(self, state: TokenState, rows: Rows, tokens: Tensor) -> None:
+        """The rows that are keys: their values (T, C) are normed here, once."""
+        if self._all_normed is not None and self._all_normed[0] is state.tokens:
+            normed = rows.gather(self._all_normed[1])
+        else:
+            normed = self._block.norm1(tokens)
+        self._keys = _Keys(state, rows, normed)
+
+    def attend(self, queries: Rows, tokens: Tensor) -> Tensor:
+        """(T', C) the attention's branch for the rows `queries`, whose values are `tokens`."""
+        attn, keys = self._block.attn, self._opened()
+        every = queries.layout.index is None and keys.rows.layout.index is None
+        alike = queries is keys.rows or every
+        if self._key_value is None and alike:
+            query, *key_value = attn.project(keys.normed, 0, 3).unbind(1)
+            self._key_value = (key_value[0], key_value[1])
+            if keys.state.class_token:
+                self._class_query = _first_rows(query, keys.rows)
+        else:
+            normed = keys.normed if alike else self._block.norm1(tokens)
+            query = attn.project(normed, 0, 1)[:, 0]
+        key, value = self._project_keys()
+        parts = queries.selection.parts
+        return attn(
+            query,
+            key,
+            value,
+            queries=queries.layout,
+            keys=keys.rows.layout,
+            soft_keys=keys.rows.soft_keys,
+            heads=None if parts is None else parts.heads,
+        )
+
+    def close(self, state: TokenState, rows: Rows, tokens: Tensor) -> None:
+        """The attention is done: rows and their new values (T', C), not yet written back."""
+        self._attended = (state, rows, tokens)
+
+    @property
+    def was_written(self) -> bool:
+        """The state after the attention was asked for."""
+        return self._written is not None
+
+    # ------------------------------------------------------------------ inside
+
+    def _opened(self) -> _Keys:
+        if self._keys is None:
+            raise RuntimeError("The keys are not there yet: ask from before_attention on.")
+        return self._keys
+
+    def _project_keys(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (T, h, d), computed once."""
+        if self._key_value is None:
+            key, value = self._block.attn.project(self._opened().normed, 1, 3).unbind(1)
+            self._key_value = (key, value)
+        return self._key_value
+
+
+def _first_rows(values: Tensor, rows: Rows) -> Tensor:
+    """(T, ...) -> (B, ...): each image's first row, where the class token lies."""
+    if rows.layout.shape is not None:
+        return values.unflatten(0, rows.layout.shape)[:, 0]
+    firsts, end = [], 0
+    for length in rows.layout.lengths:
+        # An image that does not attend has no rows, and nobody looks at its class token.
+        firsts.append(values[end] if length else torch.zeros_like(values[0]))
+        end += length
+    return torch.stack(firsts)
