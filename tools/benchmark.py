@@ -300,14 +300,11 @@ def main(args: argparse.Namespace) -> None:
             results["rows"].append(measure(part, cfg, args, batch, size))
             write_json(path, results)  # a run that is cut short keeps what it has
     print(f"\nPer image; medians, quartiles in brackets.\n{table(results['rows'])}")
-    stages = stages_table(results["rows"])
-    if stages:
+    if stages := stages_table(results["rows"]):
         print(f"\nWhere the backbone spends its time, ms per batch:\n{stages}")
-    decisions = decisions_table(results["rows"])
-    if decisions:
+    if decisions := decisions_table(results["rows"]):
         print(f"\nWhat deciding costs, per batch:\n{decisions}")
-    different = different_counts_table(results["rows"])
-    if different:
+    if different := different_counts_table(results["rows"]):
         print(f"\nDifferent counts per image of the same total, no gates:\n{different}")
     print(f"\nAll figures: {path}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from svit_det.policies.base import TokenPolicy
-from svit_det.tokens import BlockRecord, RowCounts, Selection, TokenState
+from svit_det.tokens import BlockParts, BlockRecord, RowCounts, Selection, TokenState
 from svit_det.vit.executors import Execution
 from svit_det.vit.layers import Block, per_image
 from svit_det.vit.layout import Rows
@@ -56,8 +56,8 @@ def run_block(
     record = BlockRecord(
         selection=_as_it_happened(going, half.rows, fed),
         keys=keys.selection.keep,
-        queries=half.rows.selection.keep,
-        mlp=fed.selection.keep,
+        queries=_counting(half.rows, half.selection.parts, "attend"),
+        mlp=_counting(fed, going.parts, "feed"),
         rows=RowCounts(keys.layout.lengths, half.rows.layout.lengths, fed.layout.lengths),
         size=done.tokens.shape[1],
         looked=view.looked,
@@ -96,7 +96,7 @@ def _attend(
     branch = view.attend(queries, tokens)
     if asking.parts is not None and asking.parts.attend.is_floating_point():
         branch = branch * per_image(asking.parts.attend, queries.layout)
-    return state, _Half(asking, queries, tokens + block.drop_path(branch, queries.layout))
+    return state, _Half(asking, queries, block.add(tokens, branch, queries.layout))
 
 
 def _feed(
@@ -114,7 +114,9 @@ def _feed(
         unmoved = unmoved or after.tokens is view.attended().tokens
     if unmoved and going.parts is None and going.same_rows(half.selection):
         # The rows go on as they are, and are written back once, over what the block was given.
-        after, rows, tokens = replace(after, tokens=before.tokens), half.rows, half.new
+        rows, tokens = half.rows, half.new
+        if after.tokens is not before.tokens:
+            after = replace(after, tokens=before.tokens)
         if tokens is None:
             return after, rows
     else:
@@ -127,7 +129,7 @@ def _feed(
     branch = block.mlp(block.norm2(tokens))
     if going.parts is not None and going.parts.feed.is_floating_point():
         branch = branch * per_image(going.parts.feed, rows.layout)
-    tokens = tokens + block.drop_path(branch, rows.layout)
+    tokens = block.add(tokens, branch, rows.layout)
     return replace(after, tokens=rows.scatter(after.tokens, tokens)), rows
 
 
@@ -154,8 +156,21 @@ def _with_room(said: Selection, attending: Rows) -> Selection:
     return said if keep is said.keep else replace(said, keep=keep)
 
 
+def _counting(rows: Rows, parts: BlockParts | None, part: str) -> Tensor:
+    """(B, N) bool, patch tokens whose result of this part of the block counts."""
+    keep = rows.selection.keep
+    if parts is None:
+        return keep
+    images: Tensor = getattr(parts, part)
+    # Where the choice is a gate, images that skip the part were computed and multiplied by 0.
+    return keep & (images > 0).unsqueeze(1) if images.is_floating_point() else keep
+
+
 def _as_it_happened(going: Selection, attended: Rows, fed: Rows) -> Selection:
-    """What the policy said last, with `keep` as the executor had room for it."""
+    """What the policy said last, with `keep` as the executor had room for it.
+
+    A gate of a part stays beside `keep`, whose own gate must go on saying the same.
+    """
     keep = fed.selection.keep
     if going.parts is not None:
         keep = attended.selection.keep | keep

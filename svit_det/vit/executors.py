@@ -39,6 +39,11 @@ def _everything(state: TokenState, selection: Selection) -> Rows:
     return Rows(Layout((size,) * num_images, (num_images, size)), selection)
 
 
+def _mask(state: TokenState, selection: Selection) -> Tensor:
+    """(B, S) bool over the whole buffer; without extra tokens nothing has to be made."""
+    return selection.mask(state.presence()) if state.num_extra else selection.keep
+
+
 @dataclass(frozen=True)
 class Packed:
     """Only kept rows run. A count that is not known beforehand is asked of the device, once."""
@@ -50,7 +55,7 @@ class Packed:
         num_images, size = state.tokens.shape[:2]
         if selection.total == size:
             return _everything(state, selection)
-        mask = selection.mask(state.presence()).flatten()
+        mask = _mask(state, selection).flatten()
         if selection.total is not None:
             return Rows(_promised(mask, num_images, selection.total), selection)
         if num_images == 1:
@@ -82,7 +87,7 @@ class Masked:
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
         """Hide the skipped tokens from the attention."""
         num_images, size = state.tokens.shape[:2]
-        mask = selection.mask(state.presence())
+        mask = _mask(state, selection)
         gate = selection.keep if selection.gate is None else selection.gate
         soft_keys = selection.soft_keys
         if state.num_extra:
@@ -152,14 +157,14 @@ class Padded:
         if selection.total == size:
             return _everything(state, selection)
         if selection.total is not None:
-            mask = selection.mask(state.presence()).flatten()
+            mask = _mask(state, selection).flatten()
             return Rows(_promised(mask, num_images, selection.total), selection)
         room = self.room(layer, size, state.num_extra)
         if room < size:
             # Room for an extra token that an image lacks goes to its patch tokens.
-            extra = selection.mask(state.presence())[:, : state.num_extra].sum(dim=1)
+            extra = _mask(state, selection)[:, : state.num_extra].sum(dim=1)
             selection = _narrowed(selection, room - extra)
-        mask = selection.mask(state.presence())
+        mask = _mask(state, selection)
         # Kept rows first, in the buffer's order, then others to fill up.
         order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :room]
         valid = mask.gather(1, order)

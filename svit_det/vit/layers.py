@@ -274,6 +274,12 @@ class Block(nn.Module):
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
+    def add(self, rows: Tensor, branch: Tensor, layout: Layout) -> Tensor:
+        """(T, C) rows and what a branch computed for them -> their sum, under stochastic depth."""
+        if self.training and self.drop_path.rate:
+            branch = self.drop_path(branch, layout)
+        return rows + branch
+
     def macs(self, keys: int, queries: int | None = None, mlp: int | None = None) -> int:
         """Multiply-adds for one image with so many rows in each part. Default: as many as keys."""
         queries = keys if queries is None else queries

@@ -12,6 +12,7 @@ from svit_det.policies import (
     TokenPolicy,
     TrunkShape,
     build_policy,
+    ranking,
 )
 from svit_det.policies.dense import Dense
 from svit_det.policies.ranking import keep_highest, keep_top
@@ -32,11 +33,19 @@ def places(keep):
 # ------------------------------------------------------------------ the highest
 
 
+@pytest.fixture(params=[0, 10_000], ids=["by threshold", "sorted"])
+def both_ways(request, monkeypatch):
+    """Few tokens are sorted, many are compared with a threshold; here whichever it says."""
+    monkeypatch.setattr(ranking, "SORTED_UP_TO", request.param)
+
+
+@pytest.mark.usefixtures("both_ways")
 def test_the_highest_of_each_image():
     assert places(keep_top(SCORE, 2)) == [[1, 3], [0, 1]]
     assert places(keep_highest(SCORE, EVERY_TOKEN, torch.tensor([2, 2]))) == [[1, 3], [0, 1]]
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_keep_top_by_hand():
     score = torch.tensor([[0.1, 0.9, 0.5], [3.0, -1.0, 2.0]])
     assert keep_top(score, 2).int().tolist() == [[0, 1, 1], [1, 0, 1]]
@@ -59,6 +68,7 @@ def test_of_equals_the_first():
     ]
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize(
     ("score", "count", "kept"),
     [
@@ -83,6 +93,7 @@ def test_ties_go_to_the_first_in_order(score, count, kept):
     assert places(keep_highest(beside, torch.ones(3, 4).bool(), counts))[1] == kept
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_thousands_of_equals_are_taken_in_order():
     """A sort that is not stable would mix them from sixteen on."""
     score = torch.randint(3, (2, 4200)).float()

@@ -18,6 +18,7 @@ ADAPTER = "backbone.bottom_up.net.trunk.blocks.0.attn.qkv.weight"
 NAMES = {"dense": PLAIN, "svit": PLAIN, "adapter_dense": ADAPTER, "adapter_svit": ADAPTER}
 
 
+@pytest.mark.long
 def test_it_trains_all_models_and_exports_what_ships(tmp_path):
     if not (PROJECT / "datasets/nuclei/annotations/train.json").is_file():
         pytest.skip("the default data set is not prepared: run `make data`")

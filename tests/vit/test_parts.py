@@ -175,3 +175,14 @@ def test_an_image_that_does_not_attend_shows_no_attention(
         rows = torch.cat([state.extra[image], state.patches[image][keep[image]]])
         softmax = by_hand.weights(rows, queries=[0])[:, 0, 1:]
         assert_close(policy.seen.weights[image][:, keep[image]], softmax, **TOLERANCE)
+
+
+@KEEPS
+@pytest.mark.parametrize("gated", [False, True], ids=["hard", "gates"])
+def test_the_record_says_which_result_counts(run, a_state, keep, gated):
+    """The first image skips the attention, the second the MLP; both kept the same tokens."""
+    said = parts(attend=(0, 1), feed=(1, 0), gated=gated)
+    (record,) = run(a_state(1), selection_of(keep, said, gated), Execution()).history
+    assert torch.equal(record.queries, keep & torch.tensor([[False], [True]]))
+    assert torch.equal(record.mlp, keep & torch.tensor([[True], [False]]))
+    assert torch.equal(record.selection.keep, keep)
