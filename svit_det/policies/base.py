@@ -46,10 +46,13 @@ class BlockView(Protocol):
         """(B, N, C) the patch tokens after the block's first norm, which rows then use too."""
 
     def class_attention(self) -> ClassAttention:
-        """What the class token attends to, from `before_attention` on."""
+        """What the class token attends to, from `before_attention` to `after_attention`."""
 
     def value_norms(self) -> Tensor:
-        """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key."""
+        """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key.
+
+        From `before_attention` to `after_attention`, too.
+        """
 
     def attended(self) -> TokenState:
         """The state after the attention, from `after_attention` on."""

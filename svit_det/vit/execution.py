@@ -52,6 +52,7 @@ def run_block(
         view.close(before, half.rows, half.new)
         after, going = policy.after_attention(view, before, half.selection)
         _check_attended(policy, view, before, after)
+    view.forget()
     done, fed = _feed(view, block, execution, before, after, half, going)
     record = BlockRecord(
         selection=_as_it_happened(going, half.rows, fed),

@@ -55,7 +55,7 @@ class BlockInProgress:
         return self._all_normed[1][:, state.num_extra :]
 
     def class_attention(self) -> ClassAttention:
-        """What the class token attends to, from `before_attention` on."""
+        """What the class token attends to, from `before_attention` to `after_attention`."""
         keys = self._opened()
         if not keys.state.class_token:
             raise RuntimeError("There is no class token to look at: say needs_class_token.")
@@ -128,6 +128,13 @@ class BlockInProgress:
         """The attention is done: rows and their new values (T', C), not yet written back."""
         self._attended = (state, rows, tokens)
 
+    def forget(self) -> None:
+        """Let go of keys, values and normed rows, so that the MLP computes in their memory.
+
+        Held until the end of the block they cost some percent of its time: the caches forget.
+        """
+        self._keys = self._key_value = self._class_query = self._all_normed = None
+
     @property
     def was_written(self) -> bool:
         """The state after the attention was asked for."""
@@ -137,7 +144,9 @@ class BlockInProgress:
 
     def _opened(self) -> _Keys:
         if self._keys is None:
-            raise RuntimeError("The keys are not there yet: ask from before_attention on.")
+            raise RuntimeError(
+                "There are no keys at this moment: ask from before_attention to after_attention."
+            )
         return self._keys
 
     def _project_keys(self) -> tuple[Tensor, Tensor]:
