@@ -53,7 +53,12 @@ def own_attribute(node):
 
 def methods_of_a_pass(owner):
     """The methods of a class that run in a forward pass, and those of its own that they call."""
-    methods = {each.name: each for each in owner.body if isinstance(each, ast.FunctionDef)}
+    methods = {
+        each.name: each
+        for each in owner.body
+        if isinstance(each, ast.FunctionDef)
+        and not any(ast.unparse(mark).endswith(".setter") for mark in each.decorator_list)
+    }
     waiting, found = [name for name in methods if name in FORWARD_METHODS], {}
     while waiting:
         name = waiting.pop()

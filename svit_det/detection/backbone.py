@@ -7,14 +7,12 @@ import math
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor
 
 from svit_det.detection.config import build_policy_from, vit_key
-from svit_det.detection.token_losses import TokenLosses
 from svit_det.errors import InputError, renamed_settings
 from svit_det.policies import TokenPolicy, TrunkShape
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
@@ -71,10 +69,10 @@ class TokenBackbone(Backbone):
     def _check_recorded(self) -> None:
         if self.policy.takes_part_in_training and not is_recorded(self.net):
             raise InputError(
-                f"{type(self.policy).__name__} has losses or statistics of its own, which this "
-                "model would train without: use MODEL.META_ARCHITECTURE TokenRCNN or "
+                f"{type(self.policy).__name__} has losses, statistics or a clock of its own, which "
+                "this model would train without: use MODEL.META_ARCHITECTURE TokenRCNN or "
                 "TokenRetinaNet, mix TokenLosses into another meta-architecture, or call it inside "
-                "record_passes and add policy.losses yourself."
+                "record_passes and use the policy's set_step, losses and track yourself."
             )
 
 
@@ -121,7 +119,6 @@ def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
         policy = build_policy_from(
             cfg.MODEL.TOKEN_POLICY, TrunkShape(vit.EMBED_DIM, vit.DEPTH, vit.NUM_HEADS)
         )
-        _check_meta_architecture(cfg.MODEL.META_ARCHITECTURE, policy)
         return build_vit(
             policy=policy,
             patch_size=vit.PATCH_SIZE,
@@ -134,20 +131,6 @@ def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
             layer_norm_eps=vit.LAYER_NORM_EPS,
             pretrain_grid=tuple(vit.PRETRAIN_GRID),
             pos_embed_init=vit.POS_EMBED_INIT,
-        )
-
-
-def _check_meta_architecture(name: str, policy: TokenPolicy) -> None:
-    """Refuse detectron2's own meta-architectures early where they would train without losses."""
-    if not policy.takes_part_in_training or name not in META_ARCH_REGISTRY:
-        return
-    architecture = META_ARCH_REGISTRY.get(name)
-    if architecture.__module__.startswith("detectron2.") and not issubclass(
-        architecture, TokenLosses
-    ):
-        raise InputError(
-            f"MODEL.META_ARCHITECTURE: {name} would train {type(policy).__name__} without its "
-            "losses and statistics; choose TokenRCNN or TokenRetinaNet."
         )
 
 

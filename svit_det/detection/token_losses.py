@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -14,7 +15,12 @@ from svit_det.policies import TaskLosses
 from svit_det.tokens import PassRecord
 from svit_det.training.collectives import mean_over_processes
 from svit_det.training.distillation import seen_images, teach
-from svit_det.training.greedy import RandomState, greedy_pass
+from svit_det.training.greedy import (
+    RandomState,
+    greedy_pass,
+    random_states_after,
+    restored_after,
+)
 from svit_det.vit import TokenNet, find_token_net, record_passes
 
 
@@ -61,18 +67,25 @@ class TokenLosses:
         net = find_token_net(self)
         policy, storage = net.trunk.policy, get_event_storage()
         policy.set_step(storage.iter, self.max_steps)
+        run = super().forward
         drawn = RandomState.now() if policy.needs_greedy_pass else None
-        with record_passes(self) as records, seen_images(net) as images:
-            losses = super().forward(batched_inputs)
+        with (
+            record_passes(self) as records,
+            seen_images(net) as images,
+            random_states_after(net) if drawn else nullcontext([]) as states,
+        ):
+            losses = run(batched_inputs)
         record = records[-1]
         greedy = None
         if drawn is not None:
             # What the second pass would log goes into a storage of its own.
-            with EventStorage(storage.iter):
-                run = super().forward
-                with record_passes(self):
-                    named = greedy_pass(self, policy, lambda: run(batched_inputs), random=drawn)
-            greedy = TaskLosses(named, mean=mean_over_processes)
+            with (
+                EventStorage(storage.iter),
+                record_passes(self) as again,
+                restored_after(net, states[-1]),
+            ):
+                named = greedy_pass(self, policy, lambda: run(batched_inputs), random=drawn)
+            greedy = TaskLosses(named, record=again[-1], mean=mean_over_processes)
         task = TaskLosses(
             dict(losses),
             greedy=greedy,
@@ -94,7 +107,9 @@ class TokenLosses:
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
         """Outputs as the meta-architecture's own, each with `token_usage` besides."""
-        run = super().forward
+        outer: Any = super()
+        # Where the meta-architecture has an `inference`, its own `forward` leads back to this one.
+        run = outer.inference if hasattr(outer, "inference") else outer.forward
         return self.run_by_size(batched_inputs, lambda members: run(pick(batched_inputs, members)))
 
     def run_by_size(

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +23,7 @@ from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
 from svit_det.detection.solver import build_optimizer
+from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
 from svit_det.training.distillation import dense_teacher
@@ -39,6 +41,7 @@ class TokenTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        check_losses(model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         parallel = _in_parallel(model)
@@ -111,6 +114,17 @@ class TokenTrainer(DefaultTrainer):
         return DatasetEvaluators(evaluators)
 
 
+def check_losses(model: nn.Module) -> None:
+    """Refuse a meta-architecture that would train without what the policy adds, before any data."""
+    policy = find_token_net(model).trunk.policy
+    if policy.takes_part_in_training and not isinstance(model, TokenLosses):
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE: {type(model).__name__} would train "
+            f"{type(policy).__name__} without its losses, statistics or clock; choose TokenRCNN or "
+            "TokenRetinaNet."
+        )
+
+
 class FreezeHook(HookBase):
     """Lets frozen parts stand still."""
 
@@ -130,13 +144,18 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
             f"MODEL.WEIGHTS is empty; {type(net.trunk.policy).__name__} learns from a teacher: "
             "name the weights of the dense model that the training begins from."
         )
+    path = PathManager.get_local_path(weights)
+    if not Path(path).is_file():
+        raise InputError(f"MODEL.WEIGHTS {weights}: no such file.")
     teacher = dense_teacher(net)
-    given = read_checkpoint(weights)["model"]
+    given = read_checkpoint(path)["model"]
     inside = {
         key.removeprefix(f"{name}."): value
         for key, value in given.items()
         if key.startswith(f"{name}.") and ".policy." not in key
     }
+    if "trunk.cls_token" not in inside:
+        teacher.trunk.register_parameter("cls_token", None)  # the dense model had none
     try:
         teacher.load_state_dict(inside)
     except RuntimeError as error:

@@ -66,6 +66,8 @@ class TaskLosses:
     """The task's own losses, scalars, by name."""
     per_image: Tensor | None = None
     """(B,) the task's loss of each image, where the task can tell."""
+    record: PassRecord | None = None
+    """What the pass did, where it is not the one that `losses` is called for."""
     greedy: TaskLosses | None = None
     """The same of a second pass without sampling, for policies that `needs_greedy_pass`."""
     teacher: PassRecord | None = None

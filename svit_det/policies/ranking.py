@@ -33,7 +33,10 @@ def keep_top(score: Tensor, count: int) -> Tensor:
 
 def keep_highest(score: Tensor, among: Tensor, counts: Tensor) -> Tensor:
     """(B, N) scores -> (B, N) bool with the `counts` (B,) highest of those `among` (B, N) bool."""
-    order = score.masked_fill(~among, float("-inf")).argsort(dim=1, descending=True, stable=True)
+    # Sorted by score first, then by membership: a member of score -inf comes before any other.
+    order = score.argsort(dim=1, descending=True, stable=True)
+    members = among.gather(1, order).to(torch.uint8)
+    order = order.gather(1, members.argsort(dim=1, descending=True, stable=True))
     places = torch.arange(score.shape[1], device=score.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
     return among & (rank < counts.unsqueeze(1))

@@ -29,6 +29,15 @@ class PolicyWrapper(TokenPolicy):
         self.register_load_state_dict_pre_hook(_add_inner_prefix)
 
     @property
+    def takes_part_in_training(self) -> bool:
+        """It has losses, statistics or a clock of its own, or the policy inside has."""
+        own = any(
+            getattr(type(self), name) is not getattr(PolicyWrapper, name)
+            for name in ("losses", "track", "set_step")
+        )
+        return own or self.policy.takes_part_in_training
+
+    @property
     def note_keys(self) -> frozenset[str]:
         """Its own, if it remembers anything, and those of the policy inside."""
         return super().note_keys | self.policy.note_keys
@@ -46,8 +55,8 @@ def _passed_on(name: str, member: Any) -> Any:
     return property(lambda self: getattr(self.policy, name), doc=member.__doc__)
 
 
-_ITS_OWN = ("Config", "Notes", "recall", "remember", "note_keys")
-"""What a wrapper has for itself: its notes."""
+_ITS_OWN = ("Config", "Notes", "recall", "remember", "note_keys", "takes_part_in_training")
+"""What a wrapper has for itself: its notes, and losses of its own."""
 for _name, _member in vars(TokenPolicy).items():
     # All of the contract, so that whatever is added to it reaches the policy inside by itself.
     if not _name.startswith("_") and _name not in _ITS_OWN:
@@ -148,6 +157,17 @@ class Monotone(PolicyWrapper):
         """The same after the attention."""
         state, chosen = self.policy.after_attention(view, state, selection)
         return self._outlive(state, chosen, selection), chosen
+
+    def after_block(
+        self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
+    ) -> TokenState:
+        """A token that the executor had no room for is gone as well."""
+        state = self.policy.after_block(view, entered, state, record)
+        alive: Alive | None = self.recall(state)
+        kept = record.selection.keep
+        if alive is None or kept is alive.keep:
+            return state
+        return self.remember(state, Alive(alive.keep & kept, alive.gate))
 
     def _note(
         self, state: TokenState, selection: Selection, own: Selection, alive: Alive | None

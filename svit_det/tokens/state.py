@@ -27,6 +27,7 @@ Glossary. Each word has this one meaning in code, docs and JSON:
     schedule        which blocks decide, and the share that each of them keeps
     budget          the mean share over the deciding blocks at inference
     total           the number of rows of every image, where it is known beforehand
+    everyone        every token that is present
     candidates      the patch tokens that a policy may choose from
     usage           which patch tokens each block kept
     record          what happened in a block, or in a whole pass
@@ -89,7 +90,13 @@ class TokenState:
         return replace(self, tokens=patches)
 
     def with_more(self, token: Tensor, present: Tensor | None = None) -> TokenState:
-        """One more extra token (B, 1, C), behind the others; `present` (B, E + 1), None: all."""
+        """One more extra token (B, 1, C), behind the others.
+
+        `present` (B, E + 1) says which extra tokens each image has then. None: the new one
+        everywhere, the others where they were.
+        """
+        if present is None and self.present is not None:
+            present = torch.cat([self.present, torch.ones_like(self.present[:, :1])], dim=1)
         tokens = torch.cat([self.extra, token.to(self.tokens.dtype), self.patches], dim=1)
         return replace(self, tokens=tokens, num_extra=self.num_extra + 1, present=present)
 

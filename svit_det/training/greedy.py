@@ -45,11 +45,12 @@ class RandomState:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Whatever runs inside the with-block leaves buffers and random state as they were.
+    """What runs inside the with-block leaves buffers, attributes and random state as they were.
 
     The block works on copies of all buffers (running means of batch norms, statistics of policies).
     The originals are put back as they are, not overwritten: a first pass that still waits for its
-    backward would take that for a change of what it saved.
+    backward would take that for a change of what it saved. Attributes are those without an
+    underscore, such as the running mean that detectron2's RetinaNet keeps as a plain number.
     """
     drawn = RandomState.now()
     originals = [
@@ -58,6 +59,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    attributes = [
+        (module, {name: value for name, value in vars(module).items() if name[0] != "_"})
+        for module in model.modules()
+    ]
     for module, name, buffer in originals:
         module._buffers[name] = buffer.clone()
     try:
@@ -65,7 +70,34 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in originals:
             module._buffers[name] = buffer
+        for module, values in attributes:
+            vars(module).update(values)
         drawn.restore()
+
+
+@contextmanager
+def random_states_after(net: nn.Module) -> Iterator[list[RandomState]]:
+    """Collect the random state at the end of each pass of `net` inside the with-block."""
+    states: list[RandomState] = []
+    handle = net.register_forward_hook(lambda *_: states.append(RandomState.now()))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def restored_after(net: nn.Module, state: RandomState) -> Iterator[None]:
+    """Inside the with-block, what follows `net` draws as it did from `state` on.
+
+    A policy that samples has drawn more numbers in the first pass than in the greedy one; heads
+    that sample boxes must not differ for that.
+    """
+    handle = net.register_forward_hook(lambda *_: state.restore())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()
@@ -74,7 +106,7 @@ def greedy_pass(
 ) -> Result:
     """What `run` returns when `policy` decides as at inference and all else trains.
 
-    `random` is the state before the first pass, so that both draw alike.
+    `random` is the state before the first pass; see also `restored_after`.
     """
     training = policy.training
     with undisturbed(model):

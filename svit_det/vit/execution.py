@@ -89,6 +89,11 @@ def _attend(
             f"{type(policy).__name__}.before_attention changed the tokens, whose keys are computed "
             "already; it may change its notes only."
         )
+    if asking.soft_keys is not entering.soft_keys:
+        raise RuntimeError(
+            f"{type(policy).__name__}.before_attention changed the soft keys, which belong to the "
+            "keys; set them in before_block."
+        )
     queries = keys
     if not asking.same_rows(entering):
         queries = _enter(execution, view.layer, state, asking, "attend")
@@ -175,7 +180,7 @@ def _as_it_happened(going: Selection, attended: Rows, fed: Rows) -> Selection:
     keep = fed.selection.keep
     if going.parts is not None:
         keep = attended.selection.keep | keep
-    return going if keep is going.keep else replace(going, keep=keep)
+    return going if keep is going.keep else replace(going, keep=keep, total=None)
 
 
 def _check_attended(

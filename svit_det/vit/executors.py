@@ -95,6 +95,8 @@ class Masked:
             gate = torch.cat([extra.to(gate.dtype), gate], dim=1)
             if soft_keys is not None:
                 soft_keys = torch.cat([extra.to(soft_keys.dtype), soft_keys], dim=1)
+        if soft_keys is not None:
+            soft_keys = soft_keys * mask
         layout = Layout((size,) * num_images, (num_images, size), key_mask=_never_empty(mask))
         return Rows(layout, selection, valid=mask, gate=gate, soft_keys=soft_keys)
 
@@ -118,7 +120,8 @@ class Padded:
     An image that keeps fewer rows is filled up with rows that no query sees and whose result is
     discarded. An image that keeps more than there is room for skips the surplus in this block: the
     patch tokens with the lowest scores, or without scores the last ones. What was skipped stands in
-    the record. Extra tokens always have room; a capacity below their number is refused.
+    the record; a later block may keep it, also under a policy that drops tokens, unless the wrapper
+    Monotone is around it. Extra tokens always have room; a capacity below their number is refused.
     """
 
     capacity: int | float | Sequence[int | float] = 1.0
@@ -190,15 +193,18 @@ def _narrowed(selection: Selection, room: Tensor) -> Selection:
 
 @dataclass(frozen=True)
 class Execution:
-    """Which executor runs a selection: `soft` one with a gate, `hard` one without."""
+    """Which executor runs a selection: `soft` one with a gate or soft keys, `hard` any other."""
 
     hard: Executor = field(default_factory=Packed)
     soft: Executor = field(default_factory=Masked)
 
     def __post_init__(self) -> None:
         for name, executor in (("hard", self.hard), ("soft", self.soft)):
-            if not hasattr(executor, "enter"):
-                raise InputError(f"{executor!r} is no executor.", setting=name)
+            if isinstance(executor, type) or not hasattr(executor, "enter"):
+                raise InputError(
+                    f"{executor!r} is no executor; give a Packed(), Masked() or Padded().",
+                    setting=name,
+                )
         if not self.soft.blends:
             raise InputError(
                 f"{type(self.soft).__name__} passes no gradient to a gate, which the policies that "
@@ -208,5 +214,5 @@ class Execution:
 
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
         """The rows of block `layer` for this selection."""
-        executor = self.hard if selection.gate is None else self.soft
-        return executor.enter(layer, state, selection)
+        is_soft = selection.gate is not None or selection.soft_keys is not None
+        return (self.soft if is_soft else self.hard).enter(layer, state, selection)

@@ -76,6 +76,20 @@ class TokenTrunk(nn.Module):
                 nn.init.zeros_(module.bias)
 
     @property
+    def execution(self) -> Execution:
+        """How selections become rows. Raises InputError for anything but an `Execution`."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        if not isinstance(execution, Execution):
+            raise InputError(
+                f"{execution!r} is no Execution; wrap an executor as Execution(hard=...).",
+                setting="execution",
+            )
+        self._execution = execution
+
+    @property
     def embed_dim(self) -> int:
         """C."""
         return self.patch_embed.proj.out_channels

@@ -43,6 +43,7 @@ class BlockInProgress:
         self._keys: _Keys | None = None
         self._key_value: tuple[Tensor, Tensor] | None = None
         self._class_query: Tensor | None = None
+        self._class_attention: ClassAttention | None = None
         self._attended: tuple[TokenState, Rows, Tensor] | None = None
         self._written: TokenState | None = None
 
@@ -59,18 +60,21 @@ class BlockInProgress:
         keys = self._opened()
         if not keys.state.class_token:
             raise RuntimeError("There is no class token to look at: say needs_class_token.")
+        if self._class_attention is not None:
+            return self._class_attention
         self.looked = True
         attn = self._block.attn
         key, _ = self._project_keys()
         if self._class_query is None:
             self.own_class_query = True
-            self._class_query = attn.project(_first_rows(keys.normed, keys.rows), 0, 1)[:, 0]
+            self._class_query = attn.project(self._class_rows(keys), 0, 1)[:, 0]
         weights = attn.class_row(self._class_query, key, keys.rows.layout)
         spread = keys.rows.spread(weights, keys.state.tokens.shape[1])
         num_extra = keys.state.num_extra
-        return ClassAttention(
+        self._class_attention = ClassAttention(
             weights=spread[..., num_extra:], extra_weights=spread[..., :num_extra]
         )
+        return self._class_attention
 
     def value_norms(self) -> Tensor:
         """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key."""
@@ -107,7 +111,7 @@ class BlockInProgress:
         if self._key_value is None and alike:
             query, *key_value = attn.project(keys.normed, 0, 3).unbind(1)
             self._key_value = (key_value[0], key_value[1])
-            if keys.state.class_token:
+            if keys.state.class_token and keys.rows.selection.extra is None:
                 self._class_query = _first_rows(query, keys.rows)
         else:
             normed = keys.normed if alike else self._block.norm1(tokens)
@@ -134,6 +138,7 @@ class BlockInProgress:
         Held until the end of the block they cost some percent of its time: the caches forget.
         """
         self._keys = self._key_value = self._class_query = self._all_normed = None
+        self._class_attention = None
 
     @property
     def was_written(self) -> bool:
@@ -148,6 +153,12 @@ class BlockInProgress:
                 "There are no keys at this moment: ask from before_attention to after_attention."
             )
         return self._keys
+
+    def _class_rows(self, keys: _Keys) -> Tensor:
+        """(B, C) the class token after the block's first norm, also where it is no row itself."""
+        if keys.rows.selection.extra is None:
+            return _first_rows(keys.normed, keys.rows)
+        return self._block.norm1(keys.state.tokens[:, 0])
 
     def _project_keys(self) -> tuple[Tensor, Tensor]:
         """Keys and values (T, h, d), computed once."""

@@ -4,10 +4,12 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.trainer import TokenTrainer, load_teacher
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
@@ -100,6 +102,9 @@ def test_losses_of_both_passes_and_of_the_teacher(gambling, batch):
     assert all(not loss.requires_grad for loss in task.greedy.named.values())
     assert task.named["loss_cls"] != task.greedy.named["loss_cls"]
     assert task.teacher.blocks[1].everyone
+    # The greedy pass has kept the likelier tokens, the first one has drawn.
+    greedy = task.greedy.record.blocks[1].selection
+    assert torch.equal(greedy.keep, greedy.score > 0.5)
     assert policy.scorer.weight.grad.abs().sum() > 0
     assert policy.clock == (7, 3)
 
@@ -195,6 +200,46 @@ def test_rates_and_frozen_steps_through_the_trainer(tiny_config, tmp_path, monke
     trainer.register_hooks([Watch()])
     trainer.train()
     assert moved == [[False, True], [False, True], [True, True]]
+
+
+RETINANET = (
+    *("MODEL.META_ARCHITECTURE", "TokenRetinaNet"),
+    *("MODEL.MASK_ON", False),
+    *("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3', 'p4']"),
+    *("MODEL.RETINANET.NUM_CLASSES", 2),
+    *("MODEL.RETINANET.NUM_CONVS", 1),
+)
+
+
+def test_the_second_pass_leaves_a_dense_heads_running_mean_alone(tiny_model, batch):
+    """It is a plain number on the module, which a first pass alone moves once."""
+    moved = []
+    for greedy in (False, True):
+        model = tiny_model(*DENSE, *RETINANET)
+        net = find_token_net(model)
+        torch.manual_seed(9)
+        net.trunk.policy = Gambler(32)
+        net.trunk.policy.needs_greedy_pass = greedy
+        net.trunk.policy.losses = lambda record, task: {}
+        model.set_teacher(dense_teacher(net))
+        train_on(model, batch)
+        moved.append(model.loss_normalizer)
+    assert moved[0] == moved[1] != 100
+
+
+class BareMixin(TokenLosses, GeneralizedRCNN):
+    """The mixin over an architecture whose `forward` calls its `inference`."""
+
+
+def test_the_mixin_needs_nothing_more(tiny_model, batch):
+    known = tiny_model().eval()
+    with torch.no_grad():
+        expected = known(batch)
+        known.__class__ = BareMixin
+        found = known(batch)
+    for one, two in zip(found, expected):
+        assert torch.equal(one["token_usage"], two["token_usage"])
+        assert torch.equal(one["instances"].scores, two["instances"].scores)
 
 
 def test_both_meta_architectures_are_registered():

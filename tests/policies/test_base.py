@@ -236,3 +236,10 @@ def test_building_by_name_with_wrappers_innermost_first():
 def test_what_cannot_be_built_is_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         build_policy(name, shape=SHAPE, **options)
+
+
+def test_a_member_of_the_lowest_score_comes_before_any_other():
+    score = torch.tensor([[0.5, -INF, 0.7, -INF]])
+    among = torch.tensor([[False, False, True, True]])
+    kept = keep_highest(score, among, torch.tensor([2]))
+    assert kept.tolist() == [[False, False, True, True]]

@@ -13,6 +13,7 @@ from svit_det.policies.base import BlockView
 from svit_det.policies.svit import MODES, SViT
 from svit_det.policies.wrappers import Monotone, NarrowedView
 from svit_det.tokens import Selection, everyone
+from svit_det.vit import Execution, Padded
 
 WRAPPERS = [WRAPPER_REGISTRY.get(name) for name in WRAPPER_REGISTRY.names()]
 
@@ -268,3 +269,15 @@ def test_monotone_refuses_a_budget(ablated):
         policy.set_keep_ratio(0.5)
     policy.set_keep_ratio(None)
     assert policy.keep_ratio is None
+
+
+def test_a_token_without_room_never_comes_back(tiny_trunk, images, make_policy):
+    """Half of what the policy keeps has room: what was left out stays out in later blocks."""
+    trunk = tiny_trunk(make_policy("Monotone(SViT)"))
+    trunk.execution = Execution(hard=Padded(7))
+    with torch.no_grad():
+        history = trunk(images(2, (5, 7))).history
+    keeps = torch.stack([block.selection.keep for block in history])
+    narrowed = [block for block in history if block.selection.keep.sum(dim=1).max() == 7]
+    assert narrowed
+    assert not (keeps[1:] & ~keeps[:-1]).any()

@@ -108,3 +108,10 @@ def test_another_tensor_means_other_rows(name):
     assert selection.same_rows(replace(selection, score=KEEP.float(), macs=7))
     other = replace(parts) if name == "parts" else getattr(selection, name).clone()
     assert not selection.same_rows(replace(selection, **{name: other}))
+
+
+def test_one_more_token_leaves_the_others_where_they_were():
+    state = a_state(2, present=PRESENT)
+    more = state.with_more(torch.ones(2, 1, state.tokens.shape[2]))
+    assert more.present.tolist() == [[*row, True] for row in PRESENT.tolist()]
+    assert a_state(2).with_more(torch.ones(2, 1, state.tokens.shape[2])).present is None

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from svit_det.training.greedy import RandomState, greedy_pass, undisturbed
+from svit_det.training.greedy import (
+    RandomState,
+    greedy_pass,
+    random_states_after,
+    restored_after,
+    undisturbed,
+)
 
 
 class Noisy(nn.Module):
@@ -92,3 +98,32 @@ def test_an_exception_restores_everything():
     assert model.policy.training
     assert model.norm.num_batches_tracked == 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_plain_numbers_on_modules_are_left_alone_too():
+    """detectron2's RetinaNet keeps a running mean as one."""
+    model = Noisy()
+    model.norm.loss_normalizer = 100.0
+    with undisturbed(model):
+        model.norm.loss_normalizer = 7.0
+        model.policy.eval()
+    assert model.norm.loss_normalizer == 100.0
+    assert model.policy.training
+
+
+def test_what_follows_the_network_draws_alike():
+    """The first pass draws one number more inside the network, the head the same in both."""
+    net, drawn = nn.Identity(), []
+
+    def run(inside):
+        torch.rand(inside)
+        net(torch.zeros(1))
+        drawn.append(torch.rand(3))
+
+    with random_states_after(net) as states:
+        run(inside=5)
+    with restored_after(net, states[0]):
+        run(inside=2)
+    run(inside=2)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])

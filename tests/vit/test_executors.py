@@ -280,3 +280,27 @@ def test_extra_tokens_must_have_room(a_state):
 def test_a_list_that_is_too_short(a_state):
     with pytest.raises(InputError, match=r"^capacity: 2 numbers do not reach block 2"):
         Padded([4, 4]).enter(2, a_state(), Selection(keep=SOME))
+
+
+# ------------------------------------------------------------------ what is handed to a trunk
+
+
+@pytest.mark.parametrize("wrong", [Packed(), Packed, None, "packed"])
+def test_a_trunk_takes_an_execution_and_nothing_else(tiny_trunk, wrong):
+    trunk = tiny_trunk(depth=1)
+    with pytest.raises(InputError, match=r"execution: .* is no Execution"):
+        trunk.execution = wrong
+
+
+def test_an_execution_takes_executors_not_their_classes():
+    with pytest.raises(InputError, match=r"hard: .* is no executor; give a Packed"):
+        Execution(hard=Packed)
+
+
+def test_soft_keys_alone_are_run_softly_and_never_show_a_skipped_token(a_state):
+    """A soft key of one does not make a token a key that the block skips."""
+    state = a_state(0)
+    keep = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 1, 0, 0, 1]]).bool()
+    rows = Execution().enter(0, state, Selection(keep=keep, soft_keys=torch.ones(2, 6)))
+    assert rows.gate is not None
+    assert torch.equal(rows.soft_keys, keep.float())

@@ -267,7 +267,7 @@ def test_the_state_after_the_attention(run, by_hand, a_state, masked):
 @pytest.mark.parametrize("question", ["class_attention", "value_norms"])
 def test_asking_for_keys_before_the_block(run, a_state, question):
     policy = Looking(begin=lambda view, state: getattr(view, question)())
-    with pytest.raises(RuntimeError, match="from before_attention on"):
+    with pytest.raises(RuntimeError, match="from before_attention to after_attention"):
         run(a_state(1), policy)
 
 
