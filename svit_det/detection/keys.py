@@ -106,7 +106,7 @@ class PolicyKeys(Settings):
     name: str = setting("Dense", "A policy of POLICY_REGISTRY (svit_det/policies).")
     wrappers: tuple[str, ...] = setting(
         (),
-        'Wrappers of WRAPPER_REGISTRY around it, innermost first: "Monotone", "Forgetful".',
+        "Wrappers of WRAPPER_REGISTRY around it, innermost first (svit_det/policies/wrappers.py).",
         kind=str,
         many=True,
     )

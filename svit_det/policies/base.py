@@ -100,17 +100,15 @@ class ScheduleConfig(PolicyConfig):
 
     layers: tuple[int, ...] = setting(
         (),
-        "Blocks with a decision. []: the policy's own, SViT and ATS 3 to 11, EViT 3, 6 and 9, "
-        "Evo-ViT 4 to 11.",
+        "Blocks with a decision. []: the policy's own, which its file names.",
         kind=int,
         many=True,
         shared=True,
     )
     keep_ratios: tuple[float, ...] = setting(
         (),
-        "Share of an image's patch tokens that each of LAYERS keeps: a target for SViT, exact for "
-        "EViT and Evo-ViT, an upper bound (the number of sampling points) for ATS. []: the "
-        "policy's own, .7, .49, .343 (three blocks each, or one for EViT), Evo-ViT .5 throughout.",
+        "Share of an image's patch tokens that each of LAYERS keeps: a target, an exact share or "
+        "an upper bound, as the policy says. []: the policy's own, which its file names.",
         kind=float,
         many=True,
         interval="(0, 1]",
@@ -192,8 +190,8 @@ class TokenPolicy(nn.Module):
         """Say which tokens go on to the MLP. Default: the ones that attended.
 
         `state` holds the values from before the attention, `view.attended()` the ones after it, and
-        whoever changes tokens starts from the latter. A token skipped here keeps the value from
-        after the attention.
+        a policy that changes tokens starts from the latter. A token skipped here keeps the value
+        from after the attention.
         """
         return state, selection
 

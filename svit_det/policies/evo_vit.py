@@ -54,7 +54,8 @@ class EvoViT(ScheduledPolicy):
 
     A block's class attention a, summed over heads, updates the score g of the tokens that it keeps:
     g <- (1 - t) g + t a, with t = `score_update` in the schedule's blocks and `score_update_before`
-    before them; in block 0 g = a. The others keep their g, so that the set can hardly change.
+    before them; in block 0 g = a. The others keep their g, so that the set can hardly change. Its
+    own schedule: blocks 4 to 11, with a share of .5.
 
     `stage_wise`: the first block of each of `stages` chooses, and the blocks up to the next one
     keep the same tokens, as many as its share says. `representative` (slow-fast updating): one

@@ -49,7 +49,9 @@ MODES = ("threshold", "argmax", "sample", "quota")
 
 @POLICY_REGISTRY.register()
 class SViT(ScheduledPolicy):
-    """One gate before each of the schedule's blocks, trained towards its shares.
+    """One gate before each of the schedule's blocks, trained towards its shares as targets.
+
+    Its own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks each.
 
     Inference modes:
 

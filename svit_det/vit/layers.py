@@ -1,6 +1,6 @@
-"""DeiT's layers on packed rows: a row is a token, an image is a run of rows.
+"""DeiT's layers on rows: a row is a token that is computed, an image is a run of rows.
 
-T packed tokens of all images together, C channels, h heads, d = C / h.
+T rows of all images together, C channels, h heads, d = C / h.
 Source: DeiT (Touvron et al. 2021) and its names: a DeiT state dict fits as it is.
 """
 

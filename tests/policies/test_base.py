@@ -160,7 +160,9 @@ def test_a_note_of_another_type_is_refused_in_a_sentence(a_state):
 def test_a_state_with_a_strangers_notes_is_refused_by_the_trunk(tiny_trunk, images):
     trunk = tiny_trunk(depth=2)
     state = Remembers().remember(trunk.embed(images()), Steps(1))
-    with pytest.raises(InputError, match="notes of Remembers, which is not the policy of this tru"):
+    with pytest.raises(
+        InputError, match="notes of Remembers, which is not the policy of this trunk"
+    ):
         trunk.run(state, 0, 2)
     for policy in (Remembers(), Monotone(Remembers())):
         trunk.policy = policy

@@ -169,6 +169,20 @@ def test_so_they_are_with_other_settings(make_policy, tiny_trunk, name, config):
     assert 0 < state.history[-1].selection.keep.sum() < 3 * 35
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to be waited for")
+@VARIANTS
+def test_no_value_is_waited_for_on_a_gpu(make_policy, tiny_trunk, images, name, config):
+    trunk = tiny_trunk(make_policy(name, **config)).cuda()
+    batch = images(2, (5, 7)).cuda()
+    with torch.no_grad():
+        trunk(batch)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trunk(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 # ------------------------------------------------------------------ what a policy says of itself
 
 
