@@ -146,7 +146,11 @@ WRITTEN = [*((case, "plain") for case in FIXED), ("SViT quota", "adapter"), ("EV
 @pytest.mark.parametrize(("case", "kind"), WRITTEN)
 @torch.no_grad()
 def test_the_compiler_writes_code_that_computes_the_same(case, kind):
-    """With torch's own code generator, which needs a C++ compiler."""
+    """With torch's own code generator, which needs a C++ compiler.
+
+    It fuses and reorders sums, so that the difference is measured against the largest value: the
+    adapter's maps reach 35 here, where a single rounding is 4e-6.
+    """
     model = Maps(network(case, kind))
     torch.compiler.reset()
     with warnings.catch_warnings():
@@ -154,4 +158,6 @@ def test_the_compiler_writes_code_that_computes_the_same(case, kind):
         compiled = torch.compile(model, fullgraph=True)
         results = [compiled(images) for images in pictures()]
     for images, maps in zip(pictures(), results):
-        assert largest_difference(maps, model(images)) <= 1e-5
+        eager = model(images)
+        largest = max(value.abs().max().item() for value in eager.values())
+        assert largest_difference(maps, eager) <= 1e-5 * max(largest, 1)
