@@ -92,7 +92,7 @@ def _policy_nodes(choice: Node) -> dict[str, Node]:
 
 
 def _declared(group: type[Settings], *, shared: bool | None) -> dict[str, Declared]:
-    """The keys of a group; `shared` False or True: only those that are not, or are."""
+    """The keys of a group; `shared` True or False: only the shared ones, or only the others."""
     defaults = group.defaults()
     return {
         field.upper(): Declared(defaults[field], about)
