@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,8 @@ class Setting:
     doc: str
     """A comment's worth of words."""
     kind: type
-    """bool, int, float or str; of each entry where there are many. object: anything, which whoever
-    reads the value checks."""
+    """bool, int, float or str; of each entry where there are many. object: anything, which the
+    reader of the value checks."""
     many: bool = False
     """A tuple of them; a list in yaml."""
     optional: bool = False
@@ -121,10 +121,3 @@ def _interval(text: str) -> tuple[str, float, float, str]:
         raise ValueError(f"{text!r} is no interval.")
     opening, low, high, closing = match.groups()
     return opening, float(low), float(high), closing
-
-
-def changed(settings: Settings) -> Iterator[str]:
-    """The fields that are not at their defaults."""
-    for name, default in settings.defaults().items():
-        if getattr(settings, name) != default:
-            yield name

@@ -54,8 +54,6 @@ class KeepBudget(nn.Module):
         A margin of -inf says that the token was not up for choice. A step in which some gate had
         nothing to choose from, in any process, does not count.
         """
-        if not margins:
-            return
         choices = [margin.isfinite() for margin in margins]
         all_chose = torch.stack([choice.any() for choice in choices]).all()
         # Asked of all processes: one that left alone would let the others wait for it forever.

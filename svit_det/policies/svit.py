@@ -142,8 +142,6 @@ class SViT(ScheduledPolicy):
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`: the weighted ratio loss over all gated blocks."""
         layers, shares = self._trained.layers, self._trained.shares
-        if not layers:
-            return {}
         gates = [record.blocks[layer].selection.gate for layer in layers]
         decided = [gate for gate in gates if gate is not None]
         loss = keep_ratio_loss(decided, shares, per_image=self.ratio_per_image, mean=task.mean)

@@ -58,7 +58,7 @@ class Rows:
 
     @property
     def empty(self) -> bool:
-        """No row at all, so that there is nothing to compute."""
+        """There is no row: nothing has to be computed."""
         return self.layout.num_rows == 0
 
     def gather(self, tokens: Tensor) -> Tensor:

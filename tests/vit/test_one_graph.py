@@ -113,11 +113,12 @@ def test_a_fixed_count_is_one_graph_for_the_compiler(case, kind):
         assert largest_difference(compiled(images), model(images)) <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["plain", "adapter"])
 @pytest.mark.parametrize("case", VARYING)
 @torch.no_grad()
-def test_a_count_that_varies_exports_in_a_fixed_room(case):
+def test_a_count_that_varies_exports_in_a_fixed_room(case, kind):
     """Both pictures keep other numbers of tokens; the exported graph follows."""
-    net = network(case, "plain")
+    net = network(case, kind)
     packed = [net(images) for images in pictures()]
     counts = [record.counts() for _, record in packed]
     assert not torch.equal(*counts)
@@ -125,6 +126,20 @@ def test_a_count_that_varies_exports_in_a_fixed_room(case):
     graph = exported(Maps(net))
     for images, (maps, _) in zip(pictures(), packed):
         assert largest_difference(graph(images), maps) <= 1e-5
+
+
+@pytest.mark.parametrize("case", VARYING)
+@torch.no_grad()
+def test_a_surplus_is_skipped_alike_in_the_exported_graph(case):
+    """Half of the tokens have room, and the policy keeps more of both pictures."""
+    net = network(case, "plain")
+    net.trunk.execution = Execution(hard=Padded(0.5))
+    packed = network(case, "plain")
+    graph = exported(Maps(net))
+    for images in pictures():
+        maps, _ = net(images)
+        assert largest_difference(packed(images)[0], maps) > 1e-3
+        assert largest_difference(graph(images), maps) == 0
 
 
 @pytest.mark.parametrize("case", VARYING)
