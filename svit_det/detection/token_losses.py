@@ -93,6 +93,8 @@ class TokenLosses:
             mean=mean_over_processes,
         )
         losses.update(policy.losses(record, task))
+        for name, value in policy.metrics(record, task).items():
+            storage.put_scalar(f"token_policy/{name}", float(value))
         policy.track(record, mean_over_processes)
         _log_usage(record)
         return losses

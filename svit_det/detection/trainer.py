@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,11 @@ class TokenTrainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
         net = find_token_net(model)
-        frozen = named_from(name_of(net, model), net.trunk.policy.frozen_steps())
+        name, policy, steps = name_of(net, model), net.trunk.policy, cfg.SOLVER.MAX_ITER
+
+        def frozen(step: int) -> Collection[str]:
+            return named_from(name, dict.fromkeys(policy.frozen(step, steps)))
+
         # The inner trainer's hook, because only there gradients exist and are not yet used.
         self._trainer.register_hooks([FreezeHook(Freezing(model, frozen), weakref.proxy(self))])
 

@@ -5,7 +5,7 @@ B images, N patch tokens, E extra tokens, C channels, L blocks; blocks count fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -220,6 +220,10 @@ class TokenPolicy(nn.Module):
         """Weighted auxiliary losses of one training pass, keys `loss_*`. Default: none."""
         return {}
 
+    def metrics(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor | float]:
+        """Numbers of one training pass for its log, by name, without gradient. Default: none."""
+        return {}
+
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
         """Update statistics (buffers) from one training pass. Default: there are none."""
 
@@ -242,9 +246,9 @@ class TokenPolicy(nn.Module):
         """
         return {}
 
-    def frozen_steps(self) -> Mapping[str, int]:
-        """How many first steps parts of the network stand still, named alike. Default: none."""
-        return {}
+    def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
+        """The parts of the network that stand still at this step, named alike. Default: none."""
+        return ()
 
     # ------------------------------------------------------------------ budget
 

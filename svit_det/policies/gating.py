@@ -48,15 +48,18 @@ def logistic_noise(like: Tensor, generator: torch.Generator | None = None) -> Te
     return torch.logit(uniform, eps=torch.finfo(like.dtype).tiny)
 
 
-def straight_through(margin: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Hard two-way Gumbel-softmax at temperature 1: (keep (B, N) bool, gate (B, N)).
+def straight_through(
+    margin: Tensor, noise: Tensor, *, temperature: float = 1.0, above: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Hard two-way Gumbel-softmax: (keep (B, N) bool, gate (B, N)).
 
     `gate` is exactly 0 or 1 in value, so that a skipped token stays bit-identical, and has the
-    gradient of the soft choice.
+    gradient of the soft choice. The choice falls on keep where its soft probability is `above`.
     """
     perturbed = margin + noise
-    keep = perturbed > 0
-    soft = torch.sigmoid(perturbed)
+    soft = torch.sigmoid(perturbed / temperature)
+    # At one half asked of the sum itself: it may be too small for the sigmoid to tell.
+    keep = perturbed > 0 if above == 0.5 else soft > above
     return keep, keep.to(soft.dtype) + (soft - soft.detach())
 
 

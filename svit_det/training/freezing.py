@@ -1,8 +1,8 @@
-"""Freezing: parts of a network that stand still during the first steps of a training."""
+"""Freezing: parts of a network that stand still at some steps of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 
 from torch import nn
 
@@ -14,24 +14,26 @@ class Freezing:
     """Takes the gradients away from frozen parameters, after each backward pass.
 
     A parameter without a gradient is left alone by the optimiser: no step, no weight decay, and no
-    entry in its state. It stays part of the graph, which DDP counts on. `first_steps` says how many
-    steps each part stands still, by the beginning of a parameter's name.
+    entry in its state. It stays part of the graph, which DDP counts on. `frozen` says which parts
+    stand still at a step, by the beginning of a parameter's name. Raises InputError for one that no
+    parameter begins with: for step 0 at once, for a later one when it comes.
     """
 
-    def __init__(self, model: nn.Module, first_steps: Mapping[str, int]) -> None:
-        self._frozen: list[tuple[nn.Parameter, int]] = []
-        for beginning, steps in first_steps.items():
-            members = [
-                parameter
-                for name, parameter in model.named_parameters()
-                if begins_with(name, beginning)
-            ]
-            if not members:
-                raise InputError(f"no parameter begins with {beginning}.", setting="frozen_steps")
-            self._frozen += [(parameter, steps) for parameter in members]
+    def __init__(self, model: nn.Module, frozen: Callable[[int], Collection[str]]) -> None:
+        self._named = list(model.named_parameters())
+        self._frozen = frozen
+        self._members(frozen(0))
 
     def clear_gradients(self, step: int) -> None:
         """Before the optimiser's step number `step`, counted from 0."""
-        for parameter, steps in self._frozen:
-            if step < steps:
-                parameter.grad = None
+        for parameter in self._members(self._frozen(step)):
+            parameter.grad = None
+
+    def _members(self, beginnings: Collection[str]) -> list[nn.Parameter]:
+        members = []
+        for beginning in beginnings:
+            found = [each for name, each in self._named if begins_with(name, beginning)]
+            if not found:
+                raise InputError(f"no parameter begins with {beginning}.", setting="frozen")
+            members += found
+        return members

@@ -59,8 +59,12 @@ class Gambler(TokenPolicy):
     def rate_factors(self):
         return {"trunk.blocks": 0.25}
 
-    def frozen_steps(self):
-        return {"trunk.patch_embed": 2}
+    def frozen(self, step, steps=None):
+        assert steps in (None, 3)
+        return ["trunk.patch_embed"] if step < 2 else []
+
+    def metrics(self, record, task):
+        return {"kept": record.blocks[1].selection.keep.float().mean(), "step": self.clock[0]}
 
 
 @pytest.fixture
@@ -86,9 +90,12 @@ def train_on(model, batch):
 
 
 def test_losses_of_both_passes_and_of_the_teacher(gambling, batch):
-    losses, _ = train_on(gambling, batch)
+    losses, storage = train_on(gambling, batch)
     policy = find_token_net(gambling).trunk.policy
     (task,) = policy.heard
+    logged = {name: storage.latest()[f"token_policy/{name}"] for name in ("kept", "step")}
+    assert logged["kept"][0] == storage.latest()["token_usage/block_01"][0]
+    assert logged["step"] == (7.0, 7)
     assert {"loss_policy", "loss_distillation"} <= set(losses)
     assert (
         set(task.named)
@@ -165,7 +172,7 @@ def test_a_teacher_from_a_file(gambling, tmp_path):
         load_teacher(net, name, str(path))
 
 
-def test_rates_and_frozen_steps_through_the_trainer(tiny_config, tmp_path, monkeypatch):
+def test_rates_and_frozen_parts_through_the_trainer(tiny_config, tmp_path, monkeypatch):
     """Three steps: the patch embedding stands still for two; the blocks learn at a quarter."""
     cfg = tiny_config(*DENSE, "OUTPUT_DIR", tmp_path, "DATASETS.TRAIN", "('discs_train',)")
     prepare_datasets(cfg, training=True)

@@ -183,7 +183,7 @@ def test_taking_part_in_training_is_having_losses_statistics_or_a_clock(make_pol
     assert make_policy("SViT").takes_part_in_training  # losses and thresholds
     assert make_policy("EViT").takes_part_in_training  # the clock of its warm-up
     assert not make_policy("ATS").takes_part_in_training
-    assert (Dense().rate_factors(), Dense().frozen_steps()) == ({}, {})
+    assert (Dense().rate_factors(), Dense().frozen(0)) == ({}, ())
 
 
 # ------------------------------------------------------------------ the registry

@@ -77,7 +77,7 @@ def test_a_frozen_part_stands_still_and_then_learns():
     """AdamW with weight decay: not even that touches it during its first two steps."""
     model = Toy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
-    freezing = Freezing(model, {"trunk.blocks": 2})
+    freezing = Freezing(model, lambda step: ["trunk.blocks"] if step < 2 else [])
     before = {name: value.clone() for name, value in model.named_parameters()}
     moved = []
     for step in range(4):
@@ -93,5 +93,9 @@ def test_a_frozen_part_stands_still_and_then_learns():
 
 
 def test_freezing_what_is_not_there_is_refused():
-    with pytest.raises(InputError, match=r"frozen_steps: no parameter begins with trunk\.block"):
-        Freezing(Toy(), {"trunk.block": 3})
+    with pytest.raises(InputError, match=r"frozen: no parameter begins with trunk\.block"):
+        Freezing(Toy(), lambda step: ["trunk.block"])
+    later = Freezing(Toy(), lambda step: ["trunk.block"] if step == 5 else [])
+    later.clear_gradients(4)
+    with pytest.raises(InputError, match=r"frozen: no parameter begins with trunk\.block"):
+        later.clear_gradients(5)
