@@ -146,15 +146,15 @@ class TokenPolicy(nn.Module):
     Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     Notes: ClassVar[type] = type(None)
     """The type of what the policy remembers."""
-    needs_class_token: ClassVar[bool] = False
-    needs_greedy_pass: ClassVar[bool] = False
-    """`losses` compares with a second pass that decides as at inference (self-critical)."""
-    needs_teacher: ClassVar[bool] = False
-    """`losses` compares with the pass of a frozen teacher (distillation)."""
     shows_attention: ClassVar[bool] = False
     """The scores of all blocks are the class token's attention, for a picture of it."""
     takes_any_key: ClassVar[bool] = False
     """Keys that it does not use may be set, so that it can stand in for another policy."""
+    needs_class_token: bool = False
+    needs_greedy_pass: bool = False
+    """`losses` compares with a second pass that decides as at inference (self-critical)."""
+    needs_teacher: bool = False
+    """`losses` compares with the pass of a frozen teacher (distillation)."""
     preserves: bool = True
     """A skipped token is bit-identical afterwards."""
     adds_tokens: bool = False

@@ -26,6 +26,10 @@ class KeepBudget(nn.Module):
     A threshold is the quantile of the margins above which the wanted share lies. Another budget is
     another share, read off the same curve: the shares of all gates are raised to one common power,
     which keeps them in (0, 1] and in order, so that their mean is the wanted one.
+
+    `nested`: each gate chooses among what the gate before has kept, and its own share is of those;
+    `targets` and budgets are of all tokens all the same. Under another budget others are left than
+    training saw, so that the mean is met less closely.
     """
 
     num_batches_tracked: Tensor
@@ -33,13 +37,14 @@ class KeepBudget(nn.Module):
     margin_quantiles: Tensor
     thresholds: Tensor
 
-    def __init__(self, targets: Sequence[float]) -> None:
+    def __init__(self, targets: Sequence[float], *, nested: bool = False) -> None:
         super().__init__()
         num_gates = len(targets)
         self.targets = tuple(targets)
+        self.nested = nested
         self.keep_ratio: float | None = None
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
-        self.register_buffer("kept_share", torch.tensor(self.targets))
+        self.register_buffer("kept_share", torch.tensor(self._of_choices(self.targets)))
         self.register_buffer("margin_quantiles", torch.zeros(num_gates, NUM_LEVELS))
         # Derived from the other three. Before any training they are 0: keep the more probable.
         self.register_buffer("thresholds", torch.zeros(num_gates), persistent=False)
@@ -61,9 +66,16 @@ class KeepBudget(nn.Module):
             return
         levels = torch.linspace(0, 1, NUM_LEVELS, device=self.kept_share.device)
         shares, curves = [], []
-        for margin, keep, choice in zip(margins, keeps, choices, strict=True):
+        passing, trained = choices[0], self._quantiles(self.kept_share)
+        for gate, (margin, keep, choice) in enumerate(zip(margins, keeps, choices, strict=True)):
             shares.append(keep[choice].float().mean())
-            curves.append(torch.quantile(margin[choice].float(), levels))
+            among = choice
+            if self.nested:
+                # Chance keeps some tokens that the thresholds of earlier gates would not.
+                among = choice & passing
+                among = torch.where(among.any(), among, choice)
+                passing = among & (margin > trained[gate])
+            curves.append(torch.quantile(margin[among].float(), levels))
         self.num_batches_tracked += 1
         weight = self.num_batches_tracked.reciprocal().clamp(min=MOMENTUM)
         self.kept_share.lerp_(mean(torch.stack(shares)), weight)
@@ -80,12 +92,24 @@ class KeepBudget(nn.Module):
         """Derive the thresholds anew from what was tracked and the wanted budget."""
         shares = self.kept_share
         if self.keep_ratio is not None:
-            shares = shares.new_tensor(with_mean(shares.tolist(), self.keep_ratio))
+            of_all = shares.cumprod(0) if self.nested else shares
+            wanted = with_mean(of_all.tolist(), self.keep_ratio)
+            shares = shares.new_tensor(self._of_choices(wanted))
+        self.thresholds.copy_(self._quantiles(shares))
+
+    def _quantiles(self, shares: Tensor) -> Tensor:
+        """(G,) the margins above which these shares lie."""
         position = (1 - shares) * (NUM_LEVELS - 1)
         below = position.floor().long().clamp(0, NUM_LEVELS - 2)
         low = self.margin_quantiles.gather(1, below.unsqueeze(1)).squeeze(1)
         high = self.margin_quantiles.gather(1, below.unsqueeze(1) + 1).squeeze(1)
-        self.thresholds.copy_(torch.lerp(low, high, position - below))
+        return torch.lerp(low, high, position - below)
+
+    def _of_choices(self, shares: Sequence[float]) -> list[float]:
+        """Shares of all tokens -> shares of the tokens that each gate chooses among."""
+        if not self.nested:
+            return list(shares)
+        return [share / before for before, share in zip((1.0, *shares), shares)]
 
 
 def _refresh(module: KeepBudget, _: Any) -> None:

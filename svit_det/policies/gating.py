@@ -1,4 +1,4 @@
-"""Pieces of a learned decision: the gate's network, the straight-through sample, the loss.
+"""Pieces of a learned decision: the gate's network, the straight-through sample, the losses.
 
 B images, N patch tokens, C channels.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.policies.base import Mean, of_this_process
+from svit_det.tokens import PassRecord
 
 
 class TokenGate(nn.Module):
@@ -80,3 +81,17 @@ def keep_ratio_loss(
         shares = mean(shares.mean(dim=1, keepdim=True))
     goals = shares.new_tensor(targets).unsqueeze(1)
     return (shares - goals).square().mean()
+
+
+def token_distillation(
+    student: PassRecord, teacher: PassRecord, keep: Tensor | None = None
+) -> Tensor:
+    """Mean squared difference of the two passes' last patch tokens (DynamicViT, section 3.4).
+
+    `keep` (B, N) bool limits it to some tokens, as DynamicViT does to the ones that its last stage
+    keeps; an image without any adds nothing.
+    """
+    difference = (student.tokens - teacher.tokens.to(student.tokens.dtype)).square().mean(dim=-1)
+    if keep is None:
+        return difference.mean()
+    return (difference * keep).sum() / keep.sum().clamp(min=1)

@@ -47,6 +47,8 @@ class Survivors:
     """(B, N) bool, patch tokens that no block has dropped."""
     total: int | None = None
     """Rows of every image that they make, extra tokens among them; None: it depends on the data."""
+    gate: Tensor | None = None
+    """(B, N) the product of the gates so far, in a training with gates."""
 
 
 def survivors(view: BlockView, state: TokenState, notes: Survivors | None) -> Selection:
@@ -54,5 +56,6 @@ def survivors(view: BlockView, state: TokenState, notes: Survivors | None) -> Se
     if notes is None:
         return everyone(state)
     if view.candidates is None:
-        return Selection(keep=notes.keep, total=notes.total)
-    return Selection(keep=notes.keep & view.candidates)
+        return Selection(keep=notes.keep, total=notes.total, gate=notes.gate)
+    gate = None if notes.gate is None else notes.gate * view.candidates
+    return Selection(keep=notes.keep & view.candidates, gate=gate)

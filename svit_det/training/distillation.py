@@ -1,7 +1,6 @@
-"""Distillation: a frozen dense teacher beside the student, and the loss between their tokens.
+"""Distillation: a frozen dense teacher beside the student.
 
-B images, N patch tokens, C channels.
-Source: DynamicViT (Rao et al. 2021), section 3.4; on dense tasks without its term on class logits.
+B images. Source: DynamicViT (Rao et al. 2021), section 3.4.
 """
 
 from __future__ import annotations
@@ -40,17 +39,3 @@ def seen_images(net: TokenNet) -> Iterator[list[Tensor]]:
         yield images
     finally:
         handle.remove()
-
-
-def token_distillation(
-    student: PassRecord, teacher: PassRecord, keep: Tensor | None = None
-) -> Tensor:
-    """Mean squared difference of the two passes' patch tokens.
-
-    `keep` (B, N) bool limits it to some tokens, as DynamicViT does to the ones that its last stage
-    keeps; an image without any adds nothing.
-    """
-    difference = (student.tokens - teacher.tokens.to(student.tokens.dtype)).square().mean(dim=-1)
-    if keep is None:
-        return difference.mean()
-    return (difference * keep).sum() / keep.sum().clamp(min=1)

@@ -15,7 +15,6 @@ from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, WRAPPER_REGISTRY
 from svit_det.policies.svit import SViT
 from svit_det.policies.wrappers import PolicyWrapper, innermost
-from svit_det.settings import changed
 from svit_det.vit import PlainViT, find_token_net, record_passes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -113,6 +112,16 @@ def test_config_builds_what_its_name_says(path):
     setting = "_".join(word for word in words if word not in known)
     _, settings, _ = token_policy_config(cfg.MODEL.TOKEN_POLICY)
     assert not setting or setting in changed(settings)
+
+
+def changed(settings):
+    """Names of the settings that are not at their defaults, and the words that they hold."""
+    for name, default in settings.defaults().items():
+        value = getattr(settings, name)
+        if value != default:
+            yield name
+            if isinstance(value, str):
+                yield value
 
 
 @pytest.mark.parametrize(("size", "millions"), [("t", 28.15), ("s", 48.13)], ids=["T", "S"])

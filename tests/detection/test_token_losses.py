@@ -13,8 +13,9 @@ from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.trainer import TokenTrainer, load_teacher
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
+from svit_det.policies.gating import token_distillation
 from svit_det.tokens import Selection, everyone
-from svit_det.training.distillation import dense_teacher, token_distillation
+from svit_det.training.distillation import dense_teacher
 from svit_det.training.groups import name_of
 from svit_det.vit import find_token_net
 

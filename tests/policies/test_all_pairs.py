@@ -30,7 +30,10 @@ def nestings(case):
 
 def executions(history):
     """Every way to run hard selections, the tightest room that they fit in included."""
-    most = [max(*record.rows.keys, *record.rows.mlp, 1) for record in history]
+    most = [
+        max(*record.rows.keys, *record.rows.mlp, record.size - record.keys.shape[1], 1)
+        for record in history
+    ]
     for hard in (Packed(), Masked(), Padded(1.0), Padded(most)):
         yield Execution(hard=hard)
 

@@ -191,7 +191,7 @@ def test_a_class_token_is_there_for_each_policy_that_needs_one(policy, tiny_trun
         with pytest.raises(InputError, match=r"class_token: .* decides by a class token"):
             tiny_trunk(policy, class_token=False)
     else:
-        state = tiny_trunk(policy)(images(1))
+        state = tiny_trunk(policy).embed(images(1))
         assert (state.num_extra, state.class_token) == (0, False)
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from svit_det.policies import TrunkShape
+from svit_det.policies.gating import token_distillation
 from svit_det.policies.svit import SViT
 from svit_det.tokens import PassRecord, TokenGrid
-from svit_det.training.distillation import dense_teacher, seen_images, teach, token_distillation
+from svit_det.training.distillation import dense_teacher, seen_images, teach
 from svit_det.vit import PlainViT
 
 

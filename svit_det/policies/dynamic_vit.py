@@ -1,0 +1,96 @@
+"""DynamicViT: before three blocks a small network scores the tokens that are left; few go on.
+
+Source: Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification",
+NeurIPS 2021, sections 3.2 to 3.4, and the released code.
+
+B images, N patch tokens, C channels.
+
+Departures from the paper and its code, for dense maps:
+
+- A dropped patch token keeps its last value in the map, in training too, where the decision blends
+  the map. The paper discards it: that is the wrapper `Forgetful` around this policy.
+- Distillation compares the trunk's last tokens before any norm; the term on class logits has no
+  counterpart.
+- Later predictors are computed for the dropped tokens too; what comes out for them counts nowhere.
+- The count is the share times N rounded down, guarded against the last bit: 2,058 of 4,200 where
+  the released arithmetic finds 2,057.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from svit_det.policies.base import BlockView, TrunkShape
+from svit_det.policies.predictor import PredictorConfig, PredictorPolicy, hidden
+from svit_det.policies.ranking import keep_top
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.policies.scheduled import Survivors, survivors
+from svit_det.policies.scorers import ScorePredictor
+from svit_det.settings import setting
+from svit_det.tokens import Selection, TokenState
+
+LAYERS = (3, 6, 9)
+KEEP_RATIOS = (0.7, 0.49, 0.343)
+"""The paper's keep ratio of .7, three times over."""
+
+
+@POLICY_REGISTRY.register()
+class DynamicViT(PredictorPolicy):
+    """Before the schedule's blocks, the tokens with the lowest scores are dropped for good.
+
+    In training by chance, a number that varies by image, and attention masking lets nobody attend
+    to a dropped token but itself; at inference a fixed number, floor(share x N). Its own schedule:
+    blocks 3, 6 and 9, with shares of .7, .49 and .343.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PredictorConfig):
+        """MODEL.TOKEN_POLICY.DYNAMIC_VIT, and the shared keys."""
+
+        node = "DYNAMIC_VIT"
+        ratio_per_image: bool = setting(
+            True, "Hold each image, not the batch, to KEEP_RATIOS, as the paper does."
+        )
+
+    def __init__(self, *, config: Config, shape: TrunkShape) -> None:
+        schedule = config.schedule(
+            shape.depth, layers=LAYERS, shares=KEEP_RATIOS, falling="DynamicViT"
+        )
+        super().__init__(config=config, schedule=schedule, ratio_per_image=config.ratio_per_image)
+        self.predictors = nn.ModuleDict(
+            {str(layer): ScorePredictor(shape.embed_dim) for layer in schedule.layers}
+        )
+        self.set_keep_ratio(config.test_keep_ratio)
+
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """The tokens that are left; a stage drops some of them first."""
+        left = survivors(view, state, self.recall(state))
+        if view.layer not in self.schedule:
+            return state, hidden(left)
+        count = int(self.schedule.share(view.layer) * state.num_patches + 1e-6)
+        if not self.training and count == state.num_patches:
+            return state, left
+        predictor = cast(ScorePredictor, self.predictors[str(view.layer)])
+        margin = predictor(state.patches, left.keep if left.gate is None else left.gate)
+        margin, macs = margin.masked_fill(~left.keep, -torch.inf), predictor.macs(state.num_patches)
+        if self.training:
+            notes = self.drop_by_chance(margin, left)
+        else:
+            notes = _highest(view, state, margin, max(count, 1))
+        chosen = Selection(
+            notes.keep, total=notes.total, gate=notes.gate, score=margin.detach(), macs=macs
+        )
+        return self.remember(state, notes), hidden(chosen)
+
+
+def _highest(view: BlockView, state: TokenState, margin: Tensor, count: int) -> Survivors:
+    """The `count` tokens of each image with the highest margins."""
+    keep = keep_top(margin, count)
+    if view.candidates is not None:
+        # Fewer may be left; the others have margins of -inf.
+        return Survivors(keep & (margin > -torch.inf))
+    return Survivors(keep, None if state.present is not None else count + state.num_extra)

@@ -1,0 +1,104 @@
+"""PredictorPolicy: what policies share that drop tokens for good by a network of their own.
+
+Three stages or so; each asks its network about the tokens that are left. Source: DynamicViT (Rao et
+al., NeurIPS 2021, sections 3.2 to 3.4), whose training SPViT takes over.
+
+B images, N patch tokens, C channels, S stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from svit_det.policies.base import ScheduleConfig, TaskLosses
+from svit_det.policies.gating import (
+    keep_ratio_loss,
+    logistic_noise,
+    straight_through,
+    token_distillation,
+)
+from svit_det.policies.keep_schedule import KeepSchedule
+from svit_det.policies.scheduled import ScheduledPolicy, Survivors
+from svit_det.settings import setting
+from svit_det.tokens import PassRecord, Selection
+
+BACKBONE = ("trunk.blocks", "trunk.patch_embed", "trunk.pos_embed")
+"""What stands still where the recipe freezes the backbone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(ScheduleConfig):
+    """The recipe, and the shared keys."""
+
+    ratio_weight: float = setting(
+        2.0, "Weight of the loss that holds the kept shares to KEEP_RATIOS.", interval="[0, inf)"
+    )
+    distill_weight: float = setting(
+        0.0,
+        "Weight of the squared difference between the last tokens that stay and those of a frozen "
+        "dense teacher, made from MODEL.WEIGHTS. 0: no teacher.",
+        interval="[0, inf)",
+    )
+    predictor_rate: float = setting(
+        1.0,
+        "Learning rate of the predictors over SOLVER.BASE_LR, which the rest learns at. "
+        "The paper's backbone learns at 0.01 of it.",
+        interval="(0, inf)",
+    )
+    frozen_steps: int = setting(
+        0, "First training steps in which the trunk's blocks stand still.", interval="[0, inf)"
+    )
+
+
+def hidden(selection: Selection) -> Selection:
+    """The same with its gate inside the softmax as well: nobody attends to a dropped token."""
+    return selection if selection.gate is None else replace(selection, soft_keys=selection.gate)
+
+
+class PredictorPolicy(ScheduledPolicy):
+    """Stages that decide by margins, cumulative gates in training, and the recipe around them."""
+
+    Notes = Survivors
+
+    def __init__(
+        self, *, config: PredictorConfig, schedule: KeepSchedule, ratio_per_image: bool
+    ) -> None:
+        super().__init__(schedule=schedule)
+        self.ratio_weight = config.ratio_weight
+        self.ratio_per_image = ratio_per_image
+        self.distill_weight = config.distill_weight
+        self.needs_teacher = config.distill_weight > 0
+        self.predictor_rate = config.predictor_rate
+        self.frozen_steps = config.frozen_steps
+
+    def drop_by_chance(self, margin: Tensor, left: Selection) -> Survivors:
+        """Training: a straight-through draw by the margins (B, N), of the tokens that are left.
+
+        The margins of the others are -inf, so that they lose every draw.
+        """
+        keep, gate = straight_through(margin, logistic_noise(margin))
+        return Survivors(keep, gate=gate if left.gate is None else gate * left.gate)
+
+    def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
+        """`loss_keep_ratio`, and with a teacher `loss_distillation` over the tokens that stay."""
+        layers, shares = self._trained.layers, self._trained.shares
+        gates = [record.blocks[layer].selection.gate for layer in layers]
+        decided = [gate for gate in gates if gate is not None]
+        ratio = keep_ratio_loss(decided, shares, per_image=self.ratio_per_image, mean=task.mean)
+        losses = {"loss_keep_ratio": self.ratio_weight * ratio}
+        if task.teacher is not None and self.needs_teacher:
+            keep = record.blocks[layers[-1]].selection.keep
+            difference = token_distillation(record, task.teacher, keep)
+            losses["loss_distillation"] = self.distill_weight * difference
+        return losses
+
+    def rate_factors(self) -> Mapping[str, float]:
+        """The predictors' own rate."""
+        return {} if self.predictor_rate == 1 else {"trunk.policy": self.predictor_rate}
+
+    def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
+        """The trunk but for the policy, during the first steps."""
+        return BACKBONE if step < self.frozen_steps else ()
