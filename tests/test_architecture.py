@@ -34,11 +34,12 @@ MAY_IMPORT = {
         *("files", "results", "images", "training", "weights", "visualization"),
     },
 }
+MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 MAY_IMPORT["tools"] = {*MAY_IMPORT}
 OPEN = {"errors", "settings", "__version__"}
 WITHOUT_OPEN = {"__init__", "errors", "settings", "files", "startup"}
-WITH_DETECTRON2 = {"detection", "cli", "tools"}
+WITH_DETECTRON2 = {"detection", "comparison", "cli", "tools"}
 # Other people's packages that a room may use. A room that is not here may use any but detectron2.
 PACKAGES = {
     "__init__": set(),

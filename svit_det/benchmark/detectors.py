@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from svit_det.tokens import PassRecord
 from svit_det.vit import find_token_net, record_passes
 from svit_det.vit.flops import count_macs, trunk_macs
 
@@ -24,6 +25,19 @@ def count_detector(
             total += count_macs(partial(model, given)).total
             if progress is not None:
                 progress()
-    inside = find_token_net(model).trunk
-    trunk = sum(trunk_macs(inside, record).total.sum().item() for record in records)
-    return {"trunk": trunk / len(inputs) / 1e9, "detector": total / len(inputs) / 1e9}
+    return {"trunk": _trunk_of(model, records, inputs), "detector": total / len(inputs) / 1e9}
+
+
+@torch.no_grad()
+def count_trunk(model: nn.Module, inputs: Sequence[Any]) -> float:
+    """Mean giga multiply-adds of the trunk of `model`, by its records alone."""
+    with record_passes(model) as records:
+        for given in inputs:
+            model(given)
+    return _trunk_of(model, records, inputs)
+
+
+def _trunk_of(model: nn.Module, records: Sequence[PassRecord], inputs: Sequence[Any]) -> float:
+    trunk = find_token_net(model).trunk
+    total = sum(trunk_macs(trunk, record).total.sum().item() for record in records)
+    return total / len(inputs) / 1e9

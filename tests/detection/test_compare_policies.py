@@ -25,6 +25,7 @@ def test_it_trains_alike_keeps_what_is_done_and_reports(fork_tool, tiny_yaml, pa
     config = tiny_yaml.with_name("dense.yaml")
     arguments = ["--config-file", config, "--weights", parent, "--output", output]
     arguments += ["--policies", "Dense", "EvoViT", "--seeds", "5", "--steps", "1", "--jobs", "2"]
+    arguments += ["--baseline", "Dense"]
     # Dense has no schedule: the tool leaves these out of its training.
     arguments += ["MODEL.TOKEN_POLICY.LAYERS", "[1, 2]"]
     arguments += ["MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7, 0.5]"]
@@ -38,11 +39,12 @@ def test_it_trains_alike_keeps_what_is_done_and_reports(fork_tool, tiny_yaml, pa
     assert evo["runs"]["5"]["kept"] == pytest.approx(100 * (1 + 44 / 64 + 0.5) / 3, abs=3)
     assert evo["runs"]["5"]["overlap"] < 100
     assert evo["gmacs"]["trunk"] < dense["gmacs"]["trunk"] < dense["gmacs"]["detector"]
-    assert dense["speed_up_over_dense"]["median"] == 1.0
+    assert dense["speed_up_over_baseline"]["median"] == 1.0
     for name in ("Dense", "EvoViT"):
         assert name in done.stdout
         assert len(list((output / "pictures").glob(f"*_{name}_keep_maps.png"))) == 3
-    assert cv2.imread(str(output / "kept_tokens.png")).std() > 5
+    for chart in ("kept_tokens", "box_ap_over_cost", "mask_ap_over_cost"):
+        assert cv2.imread(str(output / f"{chart}.png")).std() > 5
 
     logs = {path: path.stat().st_mtime_ns for path in output.glob("*/model_final.pth")}
     assert len(logs) == 2
@@ -58,6 +60,11 @@ def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):
     start = ["--config-file", tiny_yaml.with_name("dense.yaml"), "--output", tmp_path / "out"]
     said = refused("compare_policies.py", *start, "--weights", parent, "--policies", "EVit")
     assert "'EVit' is not registered" in said and "EViT" in said
+    said = refused("compare_policies.py", *start, "--weights", parent, "--policies", "no.yaml")
+    assert "--policies no.yaml: no such file" in said
+    twice = ["--policies", "EViT", "EViT"]
+    said = refused("compare_policies.py", *start, "--weights", parent, *twice)
+    assert "--policies EViT EViT: names one twice" in said
     said = refused("compare_policies.py", *start, "--weights", "nowhere.pth")
     assert "nowhere.pth: no such file" in said
     said = refused("compare_policies.py", *start, "--weights", parent, "--steps", "0")
@@ -69,3 +76,46 @@ def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]  # after the progress bar
     assert "Training Dense with seed 1 failed" in last and "output.txt" in last
+
+
+def test_an_arm_by_its_file(tmp_path):
+    from svit_det.comparison.arms import Recipe, arms_of, options_of
+
+    (tmp_path / "often.yaml").write_text("MODEL: {TOKEN_POLICY: {NAME: EvoViT}}")
+    recipe = Recipe(tmp_path / "base.yaml", tmp_path / "w.pth", 100, ("SEED", "9"), tmp_path)
+    own, named = arms_of([str(tmp_path / "often.yaml"), "ATS"], recipe)
+    assert (own.name, own.policy, own.config_file.name) == ("often", "EvoViT", "often.yaml")
+    assert (named.name, named.policy, named.config_file.name) == ("ATS", "ATS", "base.yaml")
+    options = options_of(recipe, named, 3, [own, named])
+    pairs = dict(zip(options[::2], options[1::2], strict=True))
+    assert pairs["MODEL.TOKEN_POLICY.NAME"] == "ATS" and pairs["SOLVER.STEPS"] == "(75, 90)"
+    assert pairs["OUTPUT_DIR"] == str(tmp_path / "ATS_seed3")
+    assert options.index("9") > options.index("3")  # the command line has the last word
+    assert "MODEL.TOKEN_POLICY.NAME" not in options_of(recipe, own, 3, [own, named])
+
+
+def test_the_control_is_read_off_at_equal_cost():
+    """Random at 2, 4 and 8 GMACs finds 10, 20 and 40 box AP, and half as much mask AP."""
+    from svit_det.comparison.measures import against_control
+
+    def arm(*runs):
+        keys = ("trunk_gmacs", "box_ap", "mask_ap")
+        return {"runs": {str(n): dict(zip(keys, run, strict=True)) for n, run in enumerate(runs)}}
+
+    results = {
+        "random_75": arm((8.0, 40.0, 20.0)),
+        "random_25": arm((2.0, 10.0, 5.0)),
+        "random_50": arm((3.5, 19.0, 9.0), (4.5, 21.0, 11.0)),
+        "svit": arm((5.0, 31.0, 12.5), (7.0, 35.0, 15.5)),
+        "cheap": arm((1.95, 12.0, 5.0)),
+        "too_cheap": arm((1.9, 12.0, 5.0)),
+        "dense": arm((9.0, 50.0, 30.0)),
+    }
+    against_control(results, "random")
+    # At 6 GMACs the line from (4, 20) to (8, 40) stands at 30 and 15.
+    assert results["svit"]["over_random"] == pytest.approx({"box_ap": 3.0, "mask_ap": -1.0})
+    assert results["cheap"]["over_random"] == pytest.approx({"box_ap": 2.0, "mask_ap": 0.0})
+    assert results["random_50"]["over_random"] == pytest.approx({"box_ap": 0.0, "mask_ap": 0.0})
+    assert "over_random" not in results["too_cheap"] and "over_random" not in results["dense"]
+    against_control(results, "monotone_random")
+    assert "over_monotone_random" not in results["svit"]

@@ -1,0 +1,86 @@
+"""Arms: what a comparison trains, each by a config file or by the name of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from svit_det.detection import load_config
+from svit_det.detection.config import unused_keys
+from svit_det.errors import InputError
+from svit_det.policies import POLICY_REGISTRY
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms share."""
+
+    config_file: Path
+    """Task and recipe of the arms that are named by their policy alone."""
+    weights: Path
+    """The dense parent."""
+    steps: int
+    overrides: tuple[str, ...]
+    """Of the command line, KEY VALUE in turn. An arm leaves out what only others use."""
+    output: Path
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to prune, trained once per seed."""
+
+    name: str
+    config_file: Path
+    options: tuple[str, ...]
+    """Overrides that make it this arm."""
+    policy: str
+    """By its registered name."""
+
+
+def arm_of(entry: str, recipe: Recipe) -> Arm:
+    """The arm that a word of the command line means: a yaml file, or a registered policy.
+
+    Raises InputError where it means neither.
+    """
+    if entry.endswith((".yaml", ".yml")):
+        path = Path(entry).resolve()
+        if not path.is_file():
+            raise InputError(f"--policies {entry}: no such file.")
+        return Arm(path.stem, path, (), load_config(str(path)).MODEL.TOKEN_POLICY.NAME)
+    POLICY_REGISTRY.named(entry, "--policies")
+    return Arm(entry, recipe.config_file, ("MODEL.TOKEN_POLICY.NAME", entry), entry)
+
+
+def arms_of(entries: Sequence[str], recipe: Recipe) -> list[Arm]:
+    """Raises InputError where two arms would have the same name."""
+    arms = [arm_of(entry, recipe) for entry in entries]
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise InputError(f"--policies {' '.join(entries)}: names one twice.")
+    return arms
+
+
+def run_folder(recipe: Recipe, arm: Arm, seed: int) -> Path:
+    """Where one training leaves its log, weights and results."""
+    return recipe.output / f"{arm.name}_seed{seed}"
+
+
+def options_of(recipe: Recipe, arm: Arm, seed: int, arms: Sequence[Arm]) -> list[str]:
+    """One training's overrides, among `arms`."""
+    # The rate falls where the demo's does; a few steps to try the command out have no such place.
+    falls = tuple(sorted({int(0.75 * recipe.steps), int(0.9 * recipe.steps)} - {0}))
+    options = ["MODEL.WEIGHTS", str(recipe.weights), *arm.options, "SEED", str(seed)]
+    options += ["SOLVER.MAX_ITER", str(recipe.steps), "SOLVER.STEPS", str(falls)]
+    options += ["SOLVER.CHECKPOINT_PERIOD", str(recipe.steps)]
+    options += _overrides_for(arm, recipe, arms)
+    return [*options, "OUTPUT_DIR", str(run_folder(recipe, arm, seed))]
+
+
+def _overrides_for(arm: Arm, recipe: Recipe, arms: Sequence[Arm]) -> list[str]:
+    """The command line's overrides, without the keys that only other arms use."""
+    unused = {each.policy: set(unused_keys(each.policy)) for each in arms}
+    refused = unused[arm.policy] - set.intersection(*unused.values())
+    pairs = [recipe.overrides[at : at + 2] for at in range(0, len(recipe.overrides), 2)]
+    own = [pair for pair in pairs if pair[0].removeprefix("MODEL.TOKEN_POLICY.") not in refused]
+    return [word for pair in own for word in pair]

@@ -1,0 +1,131 @@
+"""What is measured of each arm: AP and usage of every run, arithmetic and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from svit_det.benchmark.detectors import count_detector, count_trunk
+from svit_det.benchmark.timing import time_interleaved
+from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
+from svit_det.detection import load_config
+from svit_det.detection.predictor import TokenPredictor
+from svit_det.images import read_image
+
+NEAR = 0.03
+"""How far outside the control's costs another arm may lie and still be compared with it."""
+
+
+def read_run(folder: Path, dataset: str) -> dict[str, Any]:
+    """AP and usage of one evaluated training."""
+    found = json.loads((folder / "results.json").read_text())
+    found = found.get(dataset, found)
+    usage = json.loads((folder / "token_usage.json").read_text())
+    kept = usage["kept_share_per_block"]
+    pruned = [share < 1 for share in kept["all"]]
+    first = pruned.index(True) if any(pruned) else len(pruned)
+    back = usage["share_that_block_before_skipped"][first:]
+    same = usage["overlap_with_block_before"][first:]
+    return {
+        "box_ap": found["bbox"]["AP"],
+        "mask_ap": found["segm"]["AP"],
+        "kept": 100 * float(np.mean(kept["all"])),
+        "kept_on_objects": 100 * float(np.mean(kept["inside_gt"])),
+        "kept_off_objects": 100 * float(np.mean(kept["outside_gt"])),
+        # Over the blocks after the first that prunes; nothing to say where none does.
+        "overlap": 100 * float(np.mean(same)) if same else None,
+        "returning": 100 * float(np.mean(back)) if back else None,
+        "kept_share_per_block": kept["all"],
+    }
+
+
+def load(recipe: Recipe, arm: Arm, seed: int, arms: Sequence[Arm]) -> TokenPredictor:
+    """One trained detector."""
+    weights = str(run_folder(recipe, arm, seed) / "model_final.pth")
+    options = [*options_of(recipe, arm, seed, arms), "MODEL.WEIGHTS", weights]
+    return TokenPredictor(load_config(str(arm.config_file), options))
+
+
+@torch.no_grad()
+def measure(
+    recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], tiles: Sequence[Path], dataset: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, TokenPredictor]]:
+    """Every arm's runs with the trunk's arithmetic, and the first seed's models with theirs."""
+    results: dict[str, dict[str, Any]] = {}
+    models: dict[str, TokenPredictor] = {}
+    with tqdm(total=len(arms) * len(seeds), desc="multiply-adds", unit="model") as bar:
+        for arm in arms:
+            runs = {}
+            for seed in seeds:
+                run = read_run(run_folder(recipe, arm, seed), dataset)
+                predictor = load(recipe, arm, seed, arms)
+                inputs = [[predictor.model_input(read_image(tile, "RGB"))] for tile in tiles]
+                run["trunk_gmacs"] = count_trunk(predictor.model, inputs)
+                runs[str(seed)] = run
+                if seed == seeds[0]:
+                    models[arm.name] = predictor
+                    gmacs = count_detector(predictor.model, inputs)
+                bar.update()
+            results[arm.name] = {"runs": runs, "gmacs": gmacs}
+    return results, models
+
+
+@torch.no_grad()
+def time_arms(
+    models: Mapping[str, TokenPredictor],
+    tiles: Sequence[Path],
+    results: dict[str, dict[str, Any]],
+    *,
+    baseline: str,
+) -> None:
+    """Add the times of the models, in turn on the same tiles, to the results."""
+    first = next(iter(models.values()))
+    inputs = [[first.model_input(read_image(tile, "RGB"))] for tile in tiles]
+    with tqdm(total=2 * len(inputs) + 1, desc="times", unit="tile") as bar:
+        timed = time_interleaved(
+            {name: predictor.model for name, predictor in models.items()},
+            inputs,
+            repeats=2,
+            device=first.model.device,
+            progress=bar.update,
+        )
+    for name in models:
+        results[name]["seconds"] = vars(timed.spread(name))
+        if baseline in models:
+            results[name]["speed_up_over_baseline"] = vars(timed.ratio(baseline, name))
+
+
+def mean_of(found: Mapping[str, Any], key: str) -> float:
+    """Over the runs of an arm."""
+    return float(np.mean([run[key] for run in found["runs"].values()]))
+
+
+def against_control(results: dict[str, dict[str, Any]], control: str) -> None:
+    """Add each arm's distance to the control at equal cost: `over_CONTROL`, in points of AP.
+
+    The control is every arm called `control_` and a number: one policy trained at several budgets.
+    Its AP is read off at the mean multiply-adds of the other arm's trunk, between two budgets along
+    a straight line. An arm that costs less than the cheapest budget by more than 3 % is not
+    compared, nor one that costs more than the dearest.
+    """
+    budgets = [name for name in results if name.removeprefix(f"{control}_").isdigit()]
+    if len(budgets) < 2:
+        return
+    costs = np.array([mean_of(results[name], "trunk_gmacs") for name in budgets])
+    order = np.argsort(costs)
+    for found in results.values():
+        cost = mean_of(found, "trunk_gmacs")
+        if not costs.min() * (1 - NEAR) <= cost <= costs.max() * (1 + NEAR):
+            continue
+        distances = {}
+        for key in ("box_ap", "mask_ap"):
+            values = np.array([mean_of(results[each], key) for each in budgets])
+            there = float(np.interp(cost, costs[order], values[order]))
+            distances[key] = mean_of(found, key) - there
+        found[f"over_{control}"] = distances

@@ -1,0 +1,62 @@
+"""The trainings of a comparison: each in a process of its own, and once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
+from svit_det.errors import InputError
+from svit_det.results import write_json
+
+
+def train_all(
+    arms: Sequence[Arm], seeds: Sequence[int], recipe: Recipe, *, jobs: int, program: Path
+) -> None:
+    """Every arm with every seed, seed by seed, `jobs` at a time; what is done is left alone.
+
+    `program` is train_net.py. Raises InputError for a training that fails, and for a folder that
+    holds a training with other settings.
+    """
+    runs = [(arm, seed) for seed in seeds for arm in arms]
+    threads = max(torch.get_num_threads() // jobs, 1)
+
+    def train(arm: Arm, seed: int) -> None:
+        settings = [str(arm.config_file), *options_of(recipe, arm, seed, arms)]
+        _train(arm, seed, run_folder(recipe, arm, seed), settings, program, threads)
+
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="training") as bar:
+        for future in [pool.submit(train, *run) for run in runs]:
+            try:
+                future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            bar.update()
+
+
+def _train(
+    arm: Arm, seed: int, folder: Path, settings: Sequence[str], program: Path, threads: int
+) -> None:
+    """One fine-tuning with its evaluation, unless it is there already."""
+    record = folder / "trained_with.json"
+    if record.is_file():
+        if json.loads(record.read_text())["settings"] == list(settings):
+            return
+        raise InputError(f"{folder} holds a training with other settings: name another --output.")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(program), "--config-file", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with open(folder / "output.txt", "w") as log:
+        done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise InputError(f"Training {arm.name} with seed {seed} failed: {folder / 'output.txt'}.")
+    write_json(record, {"settings": list(settings)})
