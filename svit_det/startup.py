@@ -10,6 +10,7 @@ FOREIGN_WARNINGS = (
     r"pkg_resources is deprecated",
     r"Deprecated call to `pkg_resources",
     r"`torch\.jit\..*` is deprecated",
+    r"`torch\.cuda\.amp\..*` is deprecated",
     r"torch\.meshgrid",
     r"The given NumPy array is not writable",
     r"The 'warn' method is deprecated",

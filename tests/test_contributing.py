@@ -73,9 +73,10 @@ def test_a_policy_by_the_book(copied):
             assert status == 0, said
     after = contents(copied)
     touched = {path for path in after if after[path] != before.get(path)}
-    assert touched == named | {"docs/config_keys.md"} and len(named) == 3
+    assert touched == named | {"docs/config_keys.md", "docs/policies.md"} and len(named) == 3
     assert set(before) <= set(after)
     assert "## MODEL.TOKEN_POLICY.MY_METHOD" in after["docs/config_keys.md"].decode()
+    assert "| MyMethod | yes |" in after["docs/policies.md"].decode()
 
     folders = ["tests/policies", "tests/detection/test_configs.py"]
     fresh = "tests/detection/test_config_keys.py::test_the_table_is_fresh"

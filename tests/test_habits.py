@@ -15,7 +15,7 @@ MAX_LINES = 320
 FORWARD_METHODS = {
     *("forward", "before_block", "before_attention", "after_attention", "after_block"),
     *("read_map", "write_map", "enter", "run", "embed"),
-    *("normed", "class_attention", "value_norms", "attended"),
+    *("normed", "class_attention", "class_attention_to_all", "value_norms", "attended"),
 }
 LIVES_FOR_ONE_BLOCK = {"BlockInProgress"}
 

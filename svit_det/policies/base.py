@@ -48,6 +48,9 @@ class BlockView(Protocol):
     def class_attention(self) -> ClassAttention:
         """What the class token attends to, from `before_attention` to `after_attention`."""
 
+    def class_attention_to_all(self) -> ClassAttention:
+        """The same if every token were a key: what it would think of the skipped ones."""
+
     def value_norms(self) -> Tensor:
         """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key.
 

@@ -16,8 +16,10 @@ from svit_det.policies.keep_schedule import with_mean
 
 NUM_LEVELS = 129
 """Points of the tracked quantile curve of each gate's margins."""
-MOMENTUM = 0.01
-"""Weight of a step once there were 1 / MOMENTUM of them; before that, a plain mean."""
+MOMENTUM = 0.1
+"""Weight of a step once there were 1 / MOMENTUM of them; before that, a plain mean. While a
+training is young margins drift by more than they are apart, so that a longer memory would be of
+other weights than the ones that decide."""
 
 
 class KeepBudget(nn.Module):

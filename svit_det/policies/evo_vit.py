@@ -13,6 +13,8 @@ Departures from the paper:
 - Tokens are not sorted by their score: the map keeps its order, and the score lies over the map.
 - Skipped tokens stay as they are, as in the released DeiT models, whose authors found that a
   representative token did not matter. The paper's representative is `representative`.
+- `refresh` is ours: it tests what the authors of SViT conjecture (supplementary, part D), that the
+  kept set hardly changes because skipped tokens keep their old scores.
 """
 
 from __future__ import annotations
@@ -58,9 +60,10 @@ class EvoViT(ScheduledPolicy):
     own schedule: blocks 4 to 11, with a share of .5.
 
     `stage_wise`: the first block of each of `stages` chooses, and the blocks up to the next one
-    keep the same tokens, as many as its share says. `representative` (slow-fast updating): one
-    token, the mean of the skipped ones weighted by their scores, runs along, and what it changes by
-    is added to all of them.
+    keep the same tokens, as many as its share says. `refresh`: the schedule's blocks take the class
+    token's attention to all tokens, as if all were keys, and update every score. `representative`
+    (slow-fast updating): one token, the mean of the skipped ones weighted by their scores, runs
+    along, and what it changes by is added to all of them.
     """
 
     needs_class_token = True
@@ -91,6 +94,10 @@ class EvoViT(ScheduledPolicy):
             "classification.",
             interval="(0, 1]",
         )
+        refresh: bool = setting(
+            False,
+            "Skipped tokens get a new score too: the class token's attention to all tokens.",
+        )
         representative: bool = setting(
             False,
             "One token that stands for the skipped ones, which all get its change in a block.",
@@ -113,6 +120,7 @@ class EvoViT(ScheduledPolicy):
         self.stages = config.stages if config.stage_wise else None
         self.score_update = config.score_update
         self.score_update_before = config.score_update_before
+        self.refresh = config.refresh
         self.representative = config.representative
         self.adds_tokens = config.representative
         self.preserves = not config.representative
@@ -168,13 +176,15 @@ class EvoViT(ScheduledPolicy):
         """Update the score of the tokens that run; the choice itself stands."""
         if not self._is_scored(view.layer):
             return state, selection
-        seen = view.class_attention().weights.detach().sum(dim=1)
+        refresh = self.refresh and view.layer in self.schedule
+        attention = view.class_attention_to_all() if refresh else view.class_attention()
+        seen = attention.weights.detach().sum(dim=1)
         notes: Running | None = self.recall(state)
         if notes is None:
             return self.remember(state, Running(score=seen)), selection
         inside = view.layer in self.schedule
         score = notes.score.lerp(seen, self.score_update if inside else self.score_update_before)
-        if selection.total != state.tokens.shape[1]:
+        if selection.total != state.tokens.shape[1] and not refresh:
             score = torch.where(selection.keep, score, notes.score)
         return self.remember(state, replace(notes, score=score)), selection
 

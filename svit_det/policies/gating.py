@@ -6,6 +6,7 @@ B images, N patch tokens, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,14 @@ from torch import Tensor, nn
 
 from svit_det.policies.base import Mean, of_this_process
 from svit_det.tokens import PassRecord
+
+
+def exact(tokens: Tensor) -> AbstractContextManager[None]:
+    """Inside the with-block autocast is off: margins may lie closer than half precision can tell.
+
+    What training decides in half precision, inference would decide otherwise.
+    """
+    return torch.autocast(tokens.device.type, enabled=False)
 
 
 class TokenGate(nn.Module):
@@ -32,10 +41,10 @@ class TokenGate(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N) margin: log probability of keep (column 0) minus that of skip.
 
-        The difference of two log-softmax values is the difference of the logits, in float32 because
-        a decision hangs on it.
+        The difference of two log-softmax values is the difference of the logits.
         """
-        logits = self.fc2(F.gelu(self.fc1(self.norm(tokens)))).float()
+        with exact(tokens):
+            logits = self.fc2(F.gelu(self.fc1(self.norm(tokens.float()))))
         return logits[..., 0] - logits[..., 1]
 
     def macs(self, num_tokens: int) -> int:

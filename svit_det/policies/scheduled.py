@@ -52,9 +52,9 @@ class Survivors:
 
 
 def survivors(view: BlockView, state: TokenState, notes: Survivors | None) -> Selection:
-    """The tokens that are left, of the ones that may be chosen; without notes, everyone."""
+    """The tokens that are left, of the ones that may be chosen; without notes, all of these."""
     if notes is None:
-        return everyone(state)
+        return everyone(state) if view.candidates is None else Selection(keep=view.candidates)
     if view.candidates is None:
         return Selection(keep=notes.keep, total=notes.total, gate=notes.gate)
     gate = None if notes.gate is None else notes.gate * view.candidates

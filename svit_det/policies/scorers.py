@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
+from svit_det.policies.gating import exact
+
 
 class ScorePredictor(nn.Module):
     """Half of a token's features beside the mean of the other half (DynamicViT, section 3.2)."""
@@ -32,15 +34,16 @@ class ScorePredictor(nn.Module):
         `left` is a mask, or its straight-through twin, which then gets a gradient. The margin is
         the log probability of keep (column 0) minus that of drop.
         """
-        local, pooled = F.gelu(self.fc_in(self.norm(tokens))).chunk(2, dim=-1)
-        weight = left.to(tokens.dtype).view(*left.shape, *(1,) * (tokens.dim() - 2))
-        # An image with no token left has no mean; nothing is asked about it either.
-        mean = (pooled * weight).sum(dim=1, keepdim=True)
-        mean = mean / weight.sum(dim=1, keepdim=True).clamp(min=1)
-        own, shared = self.fc1.weight.chunk(2, dim=1)
-        # The pooled half is the same for all tokens, so that its product is taken once.
-        hidden = F.linear(local, own) + F.linear(mean, shared, self.fc1.bias)
-        logits = self.fc3(F.gelu(self.fc2(F.gelu(hidden)))).float()
+        with exact(tokens):
+            local, pooled = F.gelu(self.fc_in(self.norm(tokens.float()))).chunk(2, dim=-1)
+            weight = left.float().view(*left.shape, *(1,) * (tokens.dim() - 2))
+            # An image with no token left has no mean; nothing is asked about it either.
+            mean = (pooled * weight).sum(dim=1, keepdim=True)
+            mean = mean / weight.sum(dim=1, keepdim=True).clamp(min=1)
+            own, shared = self.fc1.weight.chunk(2, dim=1)
+            # The pooled half is the same for all tokens, so that its product is taken once.
+            hidden = F.linear(local, own) + F.linear(mean, shared, self.fc1.bias)
+            logits = self.fc3(F.gelu(self.fc2(F.gelu(hidden))))
         return logits[..., 0] - logits[..., 1]
 
     def macs(self, num_tokens: int) -> int:
@@ -77,7 +80,8 @@ class TokenSelector(nn.Module):
         else:
             each = zip(self.heads, slices.unbind(2), strict=True)
             margins = torch.stack([head(own, left) for head, own in each], dim=-1)
-        say = self.fc2(F.gelu(self.fc1(slices.mean(dim=-1)))).float().sigmoid()
+        with exact(tokens):
+            say = self.fc2(F.gelu(self.fc1(slices.float().mean(dim=-1)))).sigmoid()
         say = say / say.sum(dim=-1, keepdim=True)
         return (say * margins).sum(dim=-1), (say * margins.sigmoid()).sum(dim=-1)
 

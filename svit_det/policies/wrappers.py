@@ -5,6 +5,7 @@ B images, N patch tokens, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,10 +38,24 @@ class PolicyWrapper(TokenPolicy):
         )
         return own or self.policy.takes_part_in_training
 
+    def rate_factors(self) -> Mapping[str, float]:
+        """Of the policy inside, whose parameters have longer names here."""
+        return {_inside(name): factor for name, factor in self.policy.rate_factors().items()}
+
+    def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
+        """Of the policy inside, named alike."""
+        return [_inside(name) for name in self.policy.frozen(step, steps)]
+
     @property
     def note_keys(self) -> frozenset[str]:
         """Its own, if it remembers anything, and those of the policy inside."""
         return super().note_keys | self.policy.note_keys
+
+
+def _inside(name: str) -> str:
+    """The name of a part in the network -> where it lies under one more wrapper."""
+    own = "trunk.policy."
+    return f"{own}policy.{name.removeprefix(own)}" if name.startswith(own) else name
 
 
 def _passed_on(name: str, member: Any) -> Any:
@@ -55,8 +70,11 @@ def _passed_on(name: str, member: Any) -> Any:
     return property(lambda self: getattr(self.policy, name), doc=member.__doc__)
 
 
-_ITS_OWN = ("Config", "Notes", "recall", "remember", "note_keys", "takes_part_in_training")
-"""What a wrapper has for itself: its notes, and losses of its own."""
+_ITS_OWN = (
+    *("Config", "Notes", "recall", "remember", "note_keys", "takes_part_in_training"),
+    *("rate_factors", "frozen"),
+)
+"""What a wrapper has for itself: its notes, losses of its own, and longer names of parameters."""
 for _name, _member in vars(TokenPolicy).items():
     # All of the contract, so that whatever is added to it reaches the policy inside by itself.
     if not _name.startswith("_") and _name not in _ITS_OWN:
@@ -97,6 +115,10 @@ class NarrowedView:
     def class_attention(self) -> ClassAttention:
         """As of the view inside."""
         return self._view.class_attention()
+
+    def class_attention_to_all(self) -> ClassAttention:
+        """As of the view inside."""
+        return self._view.class_attention_to_all()
 
     def value_norms(self) -> Tensor:
         """As of the view inside."""

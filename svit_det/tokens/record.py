@@ -44,8 +44,15 @@ class BlockRecord:
     """S of the buffer that the MLP's rows were taken from."""
     looked: bool = False
     """The policy asked for the class token's attention."""
+    looked_at_all: bool = False
+    """It asked for the same over every token, whose keys were projected for that alone."""
     own_class_query: bool = False
     """The class token's query was projected for that alone, because the queries were not there."""
+    heads: int | None = None
+    """Attention heads that were computed, of each image that attended, whether or not their output
+    counts. None: all."""
+    keys_again: bool = False
+    """Keys and values were projected again, with all heads, for the policy to look at alone."""
 
     @property
     def everyone(self) -> bool:

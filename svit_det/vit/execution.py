@@ -62,7 +62,10 @@ def run_block(
         rows=RowCounts(keys.layout.lengths, half.rows.layout.lengths, fed.layout.lengths),
         size=done.tokens.shape[1],
         looked=view.looked,
+        looked_at_all=view.looked_at_all,
         own_class_query=view.own_class_query,
+        heads=view.heads,
+        keys_again=view.keys_again,
     )
     done = policy.after_block(view, entered, done, record)
     return replace(done, history=(*state.history, record))

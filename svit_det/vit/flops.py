@@ -84,13 +84,18 @@ def trunk_macs(trunk: TokenTrunk, record: PassRecord) -> TrunkMacs:
 
 def _block_macs(block: Block, record: BlockRecord) -> list[int]:
     """Of one block, image by image, the class token's row for the policy to look at included."""
-    counts = [block.macs(*rows) for rows in zip(*record.rows, strict=True)]
-    if not record.looked:
-        return counts
-    return [
-        macs + block.attn.class_row_macs(keys, own_query=record.own_class_query)
-        for macs, keys in zip(counts, record.rows.keys, strict=True)
-    ]
+    counts = []
+    for keys, queries, mlp in zip(*record.rows, strict=True):
+        macs = block.macs(keys, queries, mlp, heads=record.heads)
+        if record.looked:
+            macs += block.attn.class_row_macs(keys, own_query=record.own_class_query)
+        if record.looked_at_all:
+            own = record.own_class_query and not record.looked
+            macs += block.attn.all_keys_row_macs(record.size, own_query=own)
+        if record.keys_again:
+            macs += block.attn.macs(keys, 0)
+        counts.append(macs)
+    return counts
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ Source: DeiT (Touvron et al. 2021) and its names: a DeiT state dict fits as it i
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
+from svit_det.vit.attention import Attention
 from svit_det.vit.layout import Layout
 
 
@@ -40,165 +38,6 @@ class PatchEmbed(nn.Module):
     def macs(self, num_tokens: int) -> int:
         """Multiply-adds for one image of `num_tokens` tokens."""
         return num_tokens * self.proj.weight.numel()
-
-
-class QKV(nn.Linear):
-    """Queries, keys and values as one linear layer, of which a run of parts can be computed."""
-
-    def forward(self, rows: Tensor, start: int = 0, stop: int = 3) -> Tensor:
-        """(T, C) -> (T, (stop - start) C): parts `start` to `stop` of queries, keys and values."""
-        if (start, stop) == (0, 3):
-            return super().forward(rows)
-        width = self.in_features
-        part = slice(start * width, stop * width)
-        return F.linear(rows, self.weight[part], self.bias[part])
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention within each image's rows.
-
-    The projections are modules; the kernel between them is chosen by the layouts of the rows.
-    """
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        if embed_dim % num_heads:
-            raise InputError(
-                f"{embed_dim} channels do not divide into {num_heads} heads.", setting="num_heads"
-            )
-        self.num_heads = num_heads
-        self.qkv = QKV(embed_dim, 3 * embed_dim)
-        self.proj = nn.Linear(embed_dim, embed_dim)
-
-    def project(self, rows: Tensor, start: int = 0, stop: int = 3) -> Tensor:
-        """(T, C) -> (T, stop - start, h, d): parts of queries (0), keys (1) and values (2)."""
-        return self.qkv(rows, start, stop).unflatten(-1, (stop - start, self.num_heads, -1))
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        queries: Layout,
-        keys: Layout,
-        soft_keys: Tensor | None = None,
-        heads: Tensor | None = None,
-    ) -> Tensor:
-        """Queries (T', h, d), keys and values (T, h, d) -> (T', C).
-
-        `soft_keys` (B, K) weigh the keys inside the softmax; `heads` (B, h) multiply the heads'
-        outputs.
-        """
-        if queries.shape is not None and keys.shape is not None:
-            attended = _attend_together(query, key, value, queries, keys, soft_keys, heads)
-        else:
-            attended = _attend_one_by_one(query, key, value, queries, keys, soft_keys, heads)
-        return self.proj(attended)
-
-    def class_row(self, query: Tensor, key: Tensor, keys: Layout) -> Tensor:
-        """Class queries (B, h, d), keys (T, h, d) -> (h, T) softmax over each image's own keys.
-
-        One row per head and image, no N x N matrix; in float32 also under autocast, because a
-        ranking hangs on it.
-        """
-        with torch.autocast(query.device.type, enabled=False):
-            query = query.float() * query.shape[-1] ** -0.5
-            key = key.float()
-            if keys.shape is None:
-                rows = zip(query, key.split(keys.lengths), strict=True)
-                logits = [torch.einsum("hd,khd->hk", *image) for image in rows]
-                return torch.cat([image.softmax(dim=-1) for image in logits], dim=1)
-            batched = torch.einsum("bhd,bkhd->bhk", query, key.unflatten(0, keys.shape))
-            if keys.key_mask is not None:
-                batched = batched.masked_fill(~keys.key_mask.unsqueeze(1), float("-inf"))
-            return batched.softmax(dim=-1).transpose(0, 1).flatten(1)
-
-    def macs(self, keys: int, queries: int) -> int:
-        """Multiply-adds for one image's rows; the softmax is not counted."""
-        width = self.proj.in_features
-        return 2 * (keys + queries) * width**2 + 2 * keys * queries * width
-
-    def class_row_macs(self, keys: int, *, own_query: bool) -> int:
-        """Multiply-adds of `class_row` for one image; `own_query`: projected for it alone."""
-        width = self.proj.in_features
-        return keys * width + (width**2 if own_query else 0)
-
-
-def _attend_together(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    queries: Layout,
-    keys: Layout,
-    soft_keys: Tensor | None,
-    heads: Tensor | None,
-) -> Tensor:
-    """Images with equally many rows are a plain batch."""
-    assert queries.shape is not None and keys.shape is not None
-    query = query.unflatten(0, queries.shape).transpose(1, 2)
-    key, value = (each.unflatten(0, keys.shape).transpose(1, 2) for each in (key, value))
-    mask = None if keys.key_mask is None else keys.key_mask[:, None, None, :]
-    if soft_keys is not None:
-        attended = soft_attention(query, key, value, soft_keys[:, None, None, :])
-    else:
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    if heads is not None:
-        attended = attended * heads.to(attended.dtype)[:, :, None, None]
-    return attended.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def _attend_one_by_one(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    queries: Layout,
-    keys: Layout,
-    soft_keys: Tensor | None,
-    heads: Tensor | None,
-) -> Tensor:
-    """A loop over the images: on CPU faster than padding and than jagged nested tensors."""
-    images = []
-    parts = zip(
-        query.split(queries.lengths),
-        key.split(keys.lengths),
-        value.split(keys.lengths),
-        strict=True,
-    )
-    for image, rows in enumerate(parts):
-        at = slice(image, image + 1)
-        own_mask = None if keys.key_mask is None else keys.key_mask[at]
-        own_queries, own_keys = (Layout((len(each),), (1, len(each))) for each in rows[:2])
-        images.append(
-            _attend_together(
-                *rows,
-                own_queries,
-                replace(own_keys, key_mask=own_mask),
-                None if soft_keys is None else soft_keys[at],
-                None if heads is None else heads[at],
-            )
-        )
-    return torch.cat(images)
-
-
-SOFT_EPS = 1e-6
-
-
-def soft_attention(query: Tensor, key: Tensor, value: Tensor, soft_keys: Tensor) -> Tensor:
-    """Attention whose keys weigh as much as a decision says: (B, h, T, d), factors (B, 1, 1, T).
-
-    exp(a_ij) M_ij over its sum, with M_ij the key's factor and M_ii = 1; eps / T in the numerator
-    and eps in the denominator (DynamicViT, Rao et al. 2021, eq. 10-11 and its released code). In
-    float32; materialises the T x T matrix, for training only.
-    """
-    with torch.autocast(query.device.type, enabled=False):
-        logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-        num_keys = logits.shape[-1]
-        itself = torch.eye(num_keys, dtype=torch.bool, device=logits.device)
-        factor = torch.where(itself, 1.0, soft_keys.float())
-        weights = (logits - logits.amax(dim=-1, keepdim=True)).exp() * factor
-        total = weights.sum(dim=-1, keepdim=True) + SOFT_EPS
-        return ((weights + SOFT_EPS / num_keys) / total @ value.float()).to(value.dtype)
 
 
 def per_image(values: Tensor, layout: Layout) -> Tensor:
@@ -280,7 +119,14 @@ class Block(nn.Module):
             branch = self.drop_path(branch, layout)
         return rows + branch
 
-    def macs(self, keys: int, queries: int | None = None, mlp: int | None = None) -> int:
+    def macs(
+        self,
+        keys: int,
+        queries: int | None = None,
+        mlp: int | None = None,
+        *,
+        heads: int | None = None,
+    ) -> int:
         """Multiply-adds for one image with so many rows in each part. Default: as many as keys."""
-        queries = keys if queries is None else queries
-        return self.attn.macs(keys, queries) + self.mlp.macs(keys if mlp is None else mlp)
+        queries, mlp = (keys if rows is None else rows for rows in (queries, mlp))
+        return self.attn.macs(keys, queries, heads) + self.mlp.macs(mlp)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from svit_det.tokens import ClassAttention, TokenState
+from svit_det.tokens import BlockParts, ClassAttention, TokenState
 from svit_det.vit.layers import Block
-from svit_det.vit.layout import Rows
+from svit_det.vit.layout import Layout, Rows
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class BlockInProgress:
         self.last = last
         self.looked = False
         self.own_class_query = False
+        self.keys_again = False
+        self.looked_at_all = False
+        self.heads: int | None = None
         self._block = block
         self._all_normed: tuple[Tensor, Tensor] | None = None
         self._keys: _Keys | None = None
@@ -63,18 +66,33 @@ class BlockInProgress:
         if self._class_attention is not None:
             return self._class_attention
         self.looked = True
-        attn = self._block.attn
         key, _ = self._project_keys()
-        if self._class_query is None:
-            self.own_class_query = True
-            self._class_query = attn.project(self._class_rows(keys), 0, 1)[:, 0]
-        weights = attn.class_row(self._class_query, key, keys.rows.layout)
+        weights = self._block.attn.class_row(self._ask_class(keys), key, keys.rows.layout)
         spread = keys.rows.spread(weights, keys.state.tokens.shape[1])
         num_extra = keys.state.num_extra
         self._class_attention = ClassAttention(
             weights=spread[..., num_extra:], extra_weights=spread[..., :num_extra]
         )
         return self._class_attention
+
+    def class_attention_to_all(self) -> ClassAttention:
+        """The same if every token were a key; the keys of skipped tokens are made for it alone."""
+        keys = self._opened()
+        state, attn = keys.state, self._block.attn
+        if not state.class_token:
+            raise RuntimeError("There is no class token to look at: say needs_class_token.")
+        self.looked_at_all = True
+        key = attn.project(self._block.norm1(state.tokens).flatten(0, 1), 1, 2)[:, 0]
+        num_images, size = state.tokens.shape[:2]
+        there = None
+        if state.present is not None:
+            there = torch.ones(num_images, size, dtype=torch.bool, device=key.device)
+            there[:, : state.num_extra] = state.present
+        layout = Layout((size,) * num_images, (num_images, size), key_mask=there)
+        weights = attn.class_row(self._ask_class(keys), key, layout)
+        weights = weights.unflatten(1, (num_images, size)).transpose(0, 1)
+        num_extra = state.num_extra
+        return ClassAttention(weights[..., num_extra:], weights[..., :num_extra])
 
     def value_norms(self) -> Tensor:
         """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key."""
@@ -104,20 +122,36 @@ class BlockInProgress:
         self._keys = _Keys(state, rows, normed)
 
     def attend(self, queries: Rows, tokens: Tensor) -> Tensor:
-        """(T', C) the attention's branch for the rows `queries`, whose values are `tokens`."""
+        """(T', C) the attention's branch for the rows `queries`, whose values are `tokens`.
+
+        Heads that no image runs are not computed, where that may be asked of the device; above one
+        image the others are, and multiplied.
+        """
         attn, keys = self._block.attn, self._opened()
+        parts, heads, channels = queries.selection.parts, None, None
+        if parts is not None:
+            heads, some = parts.heads, self._heads_run(parts, queries.layout)
+            if some is not None:
+                self.heads = len(some)
+                if self.heads == 0:
+                    return attn.proj.bias.expand(queries.layout.num_rows, -1)
+                heads = heads[:, some] if len(heads) > 1 else None
+                channels = attn.channels_of(some) if self.heads < attn.num_heads else None
         every = queries.layout.index is None and keys.rows.layout.index is None
         alike = queries is keys.rows or every
         if self._key_value is None and alike:
-            query, *key_value = attn.project(keys.normed, 0, 3).unbind(1)
-            self._key_value = (key_value[0], key_value[1])
-            if keys.state.class_token and keys.rows.selection.extra is None:
-                self._class_query = _first_rows(query, keys.rows)
+            query, key, value = attn.project(keys.normed, 0, 3, channels).unbind(1)
+            if channels is None:
+                self._key_value = (key, value)
+                if keys.state.class_token and keys.rows.selection.extra is None:
+                    self._class_query = _first_rows(query, keys.rows)
         else:
             normed = keys.normed if alike else self._block.norm1(tokens)
-            query = attn.project(normed, 0, 1)[:, 0]
-        key, value = self._project_keys()
-        parts = queries.selection.parts
+            query = attn.project(normed, 0, 1, channels)[:, 0]
+            if channels is None:
+                key, value = self._project_keys()
+            else:
+                key, value = attn.project(keys.normed, 1, 3, channels).unbind(1)
         return attn(
             query,
             key,
@@ -125,7 +159,8 @@ class BlockInProgress:
             queries=queries.layout,
             keys=keys.rows.layout,
             soft_keys=keys.rows.soft_keys,
-            heads=None if parts is None else parts.heads,
+            heads=heads,
+            channels=channels,
         )
 
     def close(self, state: TokenState, rows: Rows, tokens: Tensor) -> None:
@@ -154,15 +189,36 @@ class BlockInProgress:
             )
         return self._keys
 
+    def _ask_class(self, keys: _Keys) -> Tensor:
+        """(B, h, d) the class token's queries, projected for this alone where no rows have them."""
+        if self._class_query is None:
+            self.own_class_query = True
+            self._class_query = self._block.attn.project(self._class_rows(keys), 0, 1)[:, 0]
+        return self._class_query
+
     def _class_rows(self, keys: _Keys) -> Tensor:
         """(B, C) the class token after the block's first norm, also where it is no row itself."""
         if keys.rows.selection.extra is None:
             return _first_rows(keys.normed, keys.rows)
         return self._block.norm1(keys.state.tokens[:, 0])
 
+    def _heads_run(self, parts: BlockParts, queries: Layout) -> Tensor | None:
+        """(k,) the heads that some image runs, asked of the device; None: compute all, unasked.
+
+        All where the choice is a gate, where rows hide behind a mask (an executor that computes
+        everything, or whose shapes are static), and where the policy has looked at all keys.
+        """
+        if parts.heads.is_floating_point() or self._key_value is not None:
+            return None
+        if queries.key_mask is not None or self._opened().rows.layout.key_mask is not None:
+            return None
+        runs = parts.heads & (parts.attend > 0).unsqueeze(1)
+        return runs.any(dim=0).nonzero().squeeze(1)
+
     def _project_keys(self) -> tuple[Tensor, Tensor]:
         """Keys and values (T, h, d), computed once."""
         if self._key_value is None:
+            self.keys_again = self.heads not in (None, self._block.attn.num_heads)
             key, value = self._block.attn.project(self._opened().normed, 1, 3).unbind(1)
             self._key_value = (key, value)
         return self._key_value

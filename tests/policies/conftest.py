@@ -33,6 +33,7 @@ class FakeView:
     last: bool = False
     candidates: Tensor | None = None
     attention: ClassAttention | None = None
+    to_all: ClassAttention | None = None
     norms: Tensor | None = None
     after: TokenState | None = None
 
@@ -42,6 +43,10 @@ class FakeView:
     def class_attention(self):
         assert self.attention is not None, "nobody was to look at the class token"
         return self.attention
+
+    def class_attention_to_all(self):
+        assert self.to_all is not None, "nobody was to look at all tokens"
+        return self.to_all
 
     def value_norms(self):
         assert self.norms is not None, "nobody was to look at the values"

@@ -84,7 +84,7 @@ def test_tracking_starts_as_a_mean_and_goes_on_as_a_moving_one():
     assert shares == pytest.approx([0.2, 0.5, 0.5])
     budget.num_batches_tracked.fill_(5000)
     budget.track([margin], [kept_of_ten(10).bool()])
-    assert budget.kept_share.item() == pytest.approx(0.5 + 0.01 * 0.5)
+    assert budget.kept_share.item() == pytest.approx(0.5 + 0.1 * 0.5)
 
 
 def test_thresholds_spend_what_training_spent(tracked):

@@ -1,9 +1,7 @@
-"""DynamicViT by hand: its scores, counts, attention masking, losses and recipe.
+"""DynamicViT by hand: its scores, counts, losses and recipe; its attention is in tests/vit.
 
 B images, N patch tokens.
 """
-
-import math
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from svit_det.policies import TaskLosses, TrunkShape
 from svit_det.policies.dynamic_vit import DynamicViT
 from svit_det.policies.scorers import ScorePredictor
 from svit_det.tokens import PassRecord, Selection, TokenGrid
-from svit_det.vit.attention import soft_attention
 
 SHAPE = TrunkShape(24, 12, 3)
 
@@ -93,21 +90,6 @@ def test_the_highest_scores_stay_and_the_dropped_never_return(a_view, a_state):
 
 
 # ------------------------------------------------------------------ training
-
-
-def test_attention_masking_by_hand():
-    """Three tokens, the middle one dropped; the golden vector of the released code."""
-    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0], [2.0, 0.0, 1.0]])
-    # Keys of the identity, so that queries are the logits; times the root of the width.
-    query = (math.sqrt(3) * logits)[None, None]
-    keys, values = (torch.eye(3)[None, None] for _ in range(2))
-    policy = torch.tensor([1.0, 0.0, 1.0])[None, None, None]
-    weights = soft_attention(query, keys, values, policy)[0, 0]
-    expected = [[0.73106, 6.6e-7, 0.26894], [0.04201, 0.11420, 0.84379], [0.73106, 2.4e-7, 0.26894]]
-    assert_close(weights, torch.tensor(expected), atol=5e-6, rtol=0)
-    # eps / N in the numerator, over a sum that counts from the largest logit of the whole row.
-    assert weights[0, 1].item() == pytest.approx(1e-6 / 3 / (math.exp(-1) + math.exp(-2)), rel=1e-4)
-    assert weights[2, 1].item() == pytest.approx(1e-6 / 3 / (1 + math.exp(-1)), rel=1e-4)
 
 
 def test_decisions_multiply_in_training(a_view, a_state):

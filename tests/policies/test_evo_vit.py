@@ -1,6 +1,7 @@
 """Evo-ViT: the running score by hand, the two modes, and the representative token."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch.testing import assert_close
 
 from svit_det.errors import InputError
 from svit_det.policies import TrunkShape
-from svit_det.policies.evo_vit import EvoViT
-from svit_det.tokens import ClassAttention, Selection, everyone
+from svit_det.policies.evo_vit import EvoViT, Running
+from svit_det.tokens import ClassAttention, PassRecord, Selection, everyone
+from svit_det.vit.flops import count_macs, trunk_macs
 
 WIDTH = 24
 
@@ -243,3 +245,61 @@ def test_one_patch_has_nothing_to_represent(tiny_trunk, images):
 def test_bad_settings_are_refused_in_a_sentence(config, words):
     with pytest.raises(InputError, match=f"^{words}"):
         evo(**config)
+
+
+# ------------------------------------------------------------------ refreshed scores
+
+
+def test_refresh_updates_the_skipped_too(a_view, a_state):
+    """Four patches, of which block 5 keeps two: g = .5 (1 2 3 4) + .5 (.8 .4 .2 .6) for all."""
+    state = a_state(4, 1)
+    seen = torch.tensor([[0.8, 0.4, 0.2, 0.6]])
+    keep = torch.tensor([[False, False, True, True]])
+    for refresh, expected in (
+        (True, [0.9, 1.2, 1.6, 2.3]),
+        (False, [1.0, 2.0, 1.6, 2.3]),
+    ):
+        policy = evo(refresh=refresh)
+        state = policy.remember(state, Running(torch.tensor([[1.0, 2, 3, 4]])))
+        given = attention_of(seen[0].tolist())
+        view = a_view(5, **{"to_all" if refresh else "attention": given})
+        after, _ = policy.after_attention(view, state, Selection(keep=keep))
+        assert_close(policy.recall(after).score, torch.tensor([expected]))
+
+
+def test_the_attention_to_all_is_that_of_a_dense_block(tiny_trunk, images):
+    """In block 4, before which every token ran, half are skipped; the score sees all of them."""
+    trunk = tiny_trunk(evo(refresh=True, layers=(4,), score_update=1.0))
+    batch = images(2, (3, 5))
+    with torch.no_grad():
+        state = trunk.run(trunk.embed(batch), 0, 4)
+        trunk.policy._is_scored = lambda layer: True  # nothing later depends on the last one
+        after = trunk.run(state, 4, 5)
+        block = trunk.block(4)
+        query, key, _ = block.attn.project(block.norm1(state.tokens), 0, 3).unbind(2)
+        logits = torch.einsum("bhd,bkhd->bhk", query[:, 0], key) * query.shape[-1] ** -0.5
+    record = after.history[-1]
+    assert record.rows.keys == (8, 8) and record.looked_at_all and not record.looked
+    expected = logits.softmax(dim=-1).sum(dim=1)[:, 1:]
+    assert_close(trunk.policy.recall(after).score, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_refreshing_is_counted(tiny_trunk, images):
+    trunk, batch = tiny_trunk(evo(refresh=True)), images(1, (3, 5))
+    with torch.no_grad():
+        counted = count_macs(lambda: trunk(batch)).total
+        state = trunk(batch)
+    record = PassRecord.of(state, state.patches)
+    assert counted == int(trunk_macs(trunk, record).total)
+
+
+def test_refreshed_sets_change_more(tiny_trunk, images):
+    """With random weights, where every block looks elsewhere."""
+    batch, changes = images(4, (6, 8)), {}
+    for refresh in (False, True):
+        torch.manual_seed(1)
+        trunk = tiny_trunk(evo(refresh=refresh))
+        with torch.no_grad():
+            keeps = [record.selection.keep for record in trunk(batch).history[4:]]
+        changes[refresh] = sum((one != two).sum().item() for one, two in pairwise(keeps))
+    assert changes[True] > changes[False]

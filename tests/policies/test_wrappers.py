@@ -15,8 +15,8 @@ def public(contract):
     return {name for name in vars(contract) if not name.startswith("_")}
 
 
-# Settings and notes: a wrapper has its own, or none.
-OWN = {"Config", "Notes", "recall", "remember", "note_keys"}
+# Settings and notes: a wrapper has its own, or none. Names of parts are longer under it: see below.
+OWN = {"Config", "Notes", "recall", "remember", "note_keys", "rate_factors", "frozen"}
 CONTRACT = sorted(public(TokenPolicy) - OWN)
 
 
@@ -139,3 +139,14 @@ def test_nested_wrappers_do_both(ablated, tiny_trunk, images, wrap, training):
     assert not keeps[-1].all()
     assert not state.patches[~keeps[-1]].any()
     assert state.patches[keeps[-1]].any(dim=-1).all()
+
+
+def test_names_of_parts_reach_through_wrappers(make_policy, tiny_trunk):
+    """What a recipe names is there under any number of wrappers."""
+    inner = make_policy("IARED2", method="reinforce", agent_rate=3.0)
+    policy = WRAPPER_REGISTRY.get("Forgetful")(WRAPPER_REGISTRY.get("Monotone")(inner))
+    named = {f"trunk.{name}" for name, _ in tiny_trunk(policy).named_parameters()}
+    names = [*policy.frozen(0, 90), *policy.rate_factors()]
+    assert "trunk.policy.policy.policy.agents.4" in names and "trunk.policy" in names
+    for name in names:
+        assert any(each == name or each.startswith(f"{name}.") for each in named), name

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
-from svit_det.vit.layers import Attention, soft_attention
+from svit_det.vit.attention import Attention, soft_attention
 from svit_det.vit.layout import Layout
 
 HEADS = 3
@@ -161,6 +161,32 @@ def test_a_heads_factor_multiplies_its_output_before_the_projection(attention, l
     assert_close(scaled, plain * by_row.unsqueeze(-1))
 
 
+@pytest.mark.parametrize("heads", [[0], [1], [2], [0, 2], [1, 2], [0, 1, 2]], ids=str)
+@pytest.mark.parametrize("lengths", [(8,), (4, 4), (3, 5)])
+def test_heads_that_are_not_computed_are_multiplied_by_zero(attention, heads, lengths):
+    """The scale stays that of a head's channels, however few heads there are."""
+    rows, layout = torch.randn(8, WIDTH), layout_of(*lengths)
+    channels = attention.channels_of(torch.tensor(heads))
+    query, key, value = attention.project(rows, 0, 3, channels).unbind(1)
+    assert query.shape == key.shape == value.shape == (8, len(heads), 8)
+    few = attention(query, key, value, queries=layout, keys=layout, channels=channels)
+    factor = torch.zeros(len(lengths), HEADS)
+    factor[:, heads] = 1
+    assert_close(few, attend(attention, rows, layout, heads=factor), atol=1e-5, rtol=1e-5)
+
+
+def test_channels_of_heads(attention):
+    assert attention.channels_of(torch.tensor([0, 2])).tolist() == [*range(8), *range(16, 24)]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (0, 3)])
+def test_a_run_of_parts_of_some_heads(attention, start, stop):
+    rows, some = torch.randn(5, WIDTH), torch.tensor([0, 2])
+    everything = attention.project(rows)[:, start:stop, some]
+    few = attention.project(rows, start, stop, attention.channels_of(some))
+    assert_close(few, everything, atol=1e-6, rtol=1e-5)
+
+
 # ------------------------------------------------------------------ keys with a weight
 
 
@@ -197,6 +223,23 @@ def test_soft_keys_get_a_gradient(attention):
     soft_keys = torch.tensor([[1.0, 0, 1, 0], [1, 1, 1, 1]], requires_grad=True)
     attend(attention, torch.randn(8, WIDTH), layout_of(4, 4), soft_keys=soft_keys).sum().backward()
     assert soft_keys.grad.all()
+
+
+def test_soft_keys_a_few_rows_at_a_time(monkeypatch):
+    """The same values and gradients as at once, for a number of rows that does not divide."""
+    given = [torch.randn(2, 3, 11, 4, requires_grad=True) for _ in range(3)]
+    given.append(torch.rand(2, 1, 1, 11, requires_grad=True))
+    weights = torch.randn(2, 3, 11, 4)
+
+    def run():
+        out = soft_attention(*given)
+        return out, *torch.autograd.grad((out * weights).sum(), given)
+
+    at_once = run()
+    monkeypatch.setattr("svit_det.vit.attention.SOFT_AT_ONCE", 100)
+    monkeypatch.setattr("svit_det.vit.attention.SOFT_AT_A_TIME", 4 * 2 * 3 * 11)
+    for one, two in zip(at_once, run(), strict=True):
+        assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
 def test_soft_keys_are_computed_in_float32_under_autocast():

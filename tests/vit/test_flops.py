@@ -6,11 +6,20 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import roi_align
 
+from svit_det.policies import TokenPolicy
 from svit_det.policies.gating import TokenGate
-from svit_det.tokens import BlockRecord, PassRecord, RowCounts, Selection, TokenGrid
+from svit_det.tokens import (
+    BlockParts,
+    BlockRecord,
+    PassRecord,
+    RowCounts,
+    Selection,
+    TokenGrid,
+)
 from svit_det.vit import Execution, Masked, Padded
+from svit_det.vit.attention import Attention
 from svit_det.vit.flops import count_macs, trunk_macs
-from svit_det.vit.layers import Attention, Block
+from svit_det.vit.layers import Block
 
 KEEP = [1.0] * 3 + [0.7] * 3 + [0.49] * 3 + [0.343] * 3
 GATED = range(3, 12)
@@ -105,6 +114,15 @@ def test_rows_that_do_not_attend_are_saved():
     # scores and mix 2*2*3*2; MLP of 2 tokens.
     block = Block(2, num_heads=1, mlp_ratio=4.0, drop_path_rate=0.0)
     assert block.macs(3, 2, 2) == 24 + 16 + 24 + 64
+
+
+def test_heads_that_are_skipped_are_saved():
+    # 5 keys, 4 queries and two of three heads of 8 channels, 16 in all: keys and values 2*5*24*16,
+    # queries and projection 2*4*24*16, scores and mix 2*4*5*16.
+    attention = Attention(24, 3)
+    assert attention.macs(5, 4, 2) == 3840 + 3072 + 640
+    assert attention.macs(5, 4, 3) == attention.macs(5, 4)
+    assert attention.macs(5, 4, 0) == 0
 
 
 def test_the_class_row_by_hand():
@@ -219,6 +237,87 @@ def test_other_executors_are_counted_exactly(make_policy, tiny_trunk, images, na
     trunk = tiny_trunk(make_policy(name), execution=Execution(executor))
     record, counted = executed(trunk, images(2, (5, 7)))
     assert trunk_macs(trunk, record).total.sum() == counted.total
+
+
+def parts(heads, attend=None, feed=None):
+    """Heads of each image typed out; sub-layers run unless typed out too."""
+    images = len(heads)
+    attend, feed = ([1] * images if each is None else each for each in (attend, feed))
+    return BlockParts(*(torch.tensor(each).bool() for each in (attend, feed, heads)))
+
+
+class Looking(TokenPolicy):
+    """Some heads in each block, and a look at all of them beforehand or afterwards."""
+
+    needs_class_token = True
+
+    def __init__(self, said, *, before):
+        super().__init__()
+        self.said, self.before = said, before
+
+    def before_block(self, view, state):
+        keep = torch.arange(15).expand(len(state.tokens), 15) < 9
+        return state, Selection(keep=keep, parts=self.said)
+
+    def before_attention(self, view, state, selection):
+        if self.before:
+            view.value_norms(), view.class_attention()
+        return state, selection
+
+    def after_attention(self, view, state, selection):
+        if not self.before:
+            view.value_norms(), view.class_attention()
+        return state, selection
+
+
+HEADS = [
+    [[1, 0, 1]],
+    [[0, 0, 0]],
+    [[1, 1, 1]],
+    [[1, 0, 0], [1, 0, 0]],
+    [[1, 0, 0], [0, 1, 0]],
+    [[0, 0, 0], [0, 1, 0]],
+]
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_skipped_heads_are_counted_exactly(tiny_trunk, images, scripted, heads):
+    keep = torch.arange(15).expand(len(heads), 15) < torch.tensor([9, 4])[: len(heads), None]
+    trunk = tiny_trunk(scripted([Selection(keep=keep, parts=parts(heads))] * 2), depth=2)
+    record, counted = executed(trunk, images(len(heads)))
+    macs = trunk_macs(trunk, record)
+    assert macs.total.sum() == counted.total
+    run = int(torch.tensor(heads).any(dim=0).sum())
+    attention, mlp = trunk.block(0).attn.macs(9, 9), trunk.block(0).mlp.macs(9)
+    assert macs.blocks[0].tolist() == [attention * run // 3 + mlp] * 2
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_so_are_they_where_a_policy_looks_at_all(tiny_trunk, images, heads, before):
+    attend = [1] if len(heads) == 1 else [0, 1]
+    trunk = tiny_trunk(Looking(parts(heads, attend=attend), before=before), depth=2)
+    record, counted = executed(trunk, images(len(heads)))
+    assert trunk_macs(trunk, record).total.sum() == counted.total
+
+
+@pytest.mark.parametrize("name", ["AdaViT", "SomeParts"])
+def test_one_image_alone_costs_less_for_each_head_that_it_skips(
+    make_policy, tiny_trunk, images, name
+):
+    trunk = tiny_trunk(make_policy(name))
+    batch = images(3, (5, 7))
+    skipped = 0
+    for image in range(3):
+        record, counted = executed(trunk, batch[image : image + 1])
+        macs = trunk_macs(trunk, record)
+        assert macs.total.sum() == counted.total
+        skipped += sum(block.heads in (0, 1, 2) for block in record.blocks if sum(block.rows.keys))
+        trunk.execution = Execution(Masked())
+        whole = trunk_macs(trunk, executed(trunk, batch[image : image + 1])[0])
+        assert macs.total < whole.total
+        trunk.execution = Execution()
+    assert skipped > 0
 
 
 # ------------------------------------------------------------------ count_macs on anything

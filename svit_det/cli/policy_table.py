@@ -1,0 +1,119 @@
+"""The table of docs/policies.md: what each policy does, observed on a small trunk.
+
+python tools/policy_table.py           write the table into the page
+python tools/policy_table.py --check   say whether it is fresh; status 1 if it is not
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from svit_det.errors import InputError
+from svit_det.files import write_whole
+from svit_det.policies import POLICY_REGISTRY, TokenPolicy, TrunkShape, build_policy
+from svit_det.tokens import BlockRecord
+from svit_det.vit import build_trunk
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
+BEGIN = "<!-- what follows is written by tools/policy_table.py -->"
+END = "<!-- end of what tools/policy_table.py writes -->"
+HEADS = (
+    "policy",
+    "count known beforehand",
+    "class token",
+    "brings tokens back",
+    "adds tokens",
+    "skips heads and sub-layers",
+    "trains packed",
+    "other budget at inference",
+)
+SEEDS = 3
+History = tuple[BlockRecord, ...]
+SHAPE = TrunkShape(embed_dim=24, depth=12, num_heads=3)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Write or check the table; returns what is wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
+    parser.add_argument("--file", type=Path, default=PAGE, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    try:
+        before = args.file.read_text(encoding="utf-8")
+        after = with_table(before, args.file)
+        if not args.check:
+            with write_whole(args.file) as path:
+                path.write_text(after, encoding="utf-8")
+        elif after != before:
+            return f"{args.file} is not fresh: run python tools/policy_table.py."
+    except OSError as error:
+        return f"--file {args.file}: cannot be read ({error.strerror})."
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def with_table(page: str, path: Path) -> str:
+    """The page with a new table between its two marks."""
+    head, begun, rest = page.partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not begun or not ended:
+        raise InputError(f"{path} has no place for the table: put '{BEGIN}' and '{END}' there.")
+    table = "\n".join(rows())
+    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
+
+
+def rows() -> Iterator[str]:
+    """The table's lines, every policy by its default settings."""
+    yield f"| {' | '.join(HEADS)} |"
+    yield "|---" * len(HEADS) + "|"
+    for name in POLICY_REGISTRY.names():
+        if not POLICY_REGISTRY.get(name).takes_any_key:  # a stand-in that prunes nothing
+            cells = ("yes" if can else "" for can in capabilities(name))
+            yield f"| {name} | {' | '.join(cells)} |"
+
+
+def capabilities(name: str) -> tuple[bool, ...]:
+    """In the order of the columns, from what a pass of inference and one of training leave."""
+    policy, trained, tested = observed(name, seed=0)
+    return (
+        all(record.selection.total is not None for record in tested),
+        policy.needs_class_token,
+        # Some do it rarely.
+        any(brings_back(observed(name, seed=seed)[2]) for seed in range(SEEDS)),
+        policy.adds_tokens,
+        any(record.selection.parts is not None for record in tested),
+        all(record.selection.gate is None for record in trained),
+        _takes_a_budget(policy),
+    )
+
+
+def observed(name: str, *, seed: int) -> tuple[TokenPolicy, History, History]:
+    """The policy, and the history of a pass in training and of one at inference."""
+    torch.manual_seed(seed)
+    policy = build_policy(name, shape=SHAPE)
+    trunk = build_trunk(policy=policy, patch_size=4, embed_dim=24, num_heads=3)
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        images = torch.randn(8, 3, 20, 28)
+        return policy, trunk.train()(images).history, trunk.eval()(images).history
+
+
+def brings_back(history: History) -> bool:
+    """Some block keeps a token that the block before skipped."""
+    keeps = [record.selection.keep for record in history]
+    return any(bool((later & ~earlier).any()) for earlier, later in pairwise(keeps))
+
+
+def _takes_a_budget(policy: TokenPolicy) -> bool:
+    try:
+        policy.set_keep_ratio(0.5)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,228 @@
+"""A-ViT: after each block a token's first channel says whether the token halts; no extra network.
+
+Source: Yin et al., "A-ViT: Adaptive Tokens for Efficient Vision Transformer", CVPR 2022, and its
+released code.
+
+B images, N patch tokens, C channels, L blocks.
+
+Departures from the paper and its code, for dense maps:
+
+- Halted tokens are really removed, in training too; the released code computes and masks them. A
+  halted token is not asked again: there its sum grows on, which is harmless.
+- The class token halts there like any other. Here a network that has one runs it in every block.
+- The mean halting score of a block is that of all its patch tokens, a halted one counting as 0. The
+  released code means to leave the class token out, but slices the batch: it drops the first image.
+- The prior's scale is that of a whole tail of the Gaussian: the same numbers at twelve blocks, and
+  some at any depth. The mean scores that it compares are those of all processes.
+- A sum of exactly 1 - eps halts; in the released code such a token would lose its remainder.
+- The ponder weight may follow a target, because the paper's is for 197 tokens and classification.
+
+As in the original, tokens of padded pixels halt and count like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from svit_det.errors import InputError
+from svit_det.policies.base import (
+    BlockView,
+    Mean,
+    PolicyConfig,
+    TaskLosses,
+    TokenPolicy,
+    TrunkShape,
+    of_this_process,
+)
+from svit_det.policies.halting import Halting, prior_loss, prior_target
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.settings import setting
+from svit_det.tokens import BlockRecord, PassRecord, Selection, TokenState, everyone
+
+LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3
+"""Bounds of what a target makes of the ponder weight over the steps."""
+DAMPING = 10.0
+"""A step's own excess over the target weighs in at once, by exp(DAMPING x excess): the depth
+answers late, and a weight that only sums up would swing past the target."""
+
+
+@POLICY_REGISTRY.register()
+class AViT(TokenPolicy):
+    """A token halts when its halting scores, h = sigmoid(gamma x - beta), sum to nearly 1.
+
+    x is the token's first channel after a block. A token that has halted runs in no later block;
+    after the last block every token halts. Each token ends as the mixture of its states, each
+    weighted by its h, and the state in which it halts by the remainder of 1. A ponder loss asks for
+    few blocks, a prior for halting near a certain block.
+
+    A token that is alive but did not run in a block, for want of room or because it was no
+    candidate, has no new state there: it is not asked, nothing is added to its sums, and it may go
+    on in the next block. If there is none, its remainder goes to the state that it has.
+
+    `output` says what the map shows once all blocks have run: the "mixture", or the "last" state.
+    Before that it holds the last state either way, of halted tokens too, so that what an adapter
+    adds to a halted token between the blocks is no part of its mixture. The wrapper Forgetful
+    zeroes states and leaves the mixture.
+
+    `target_depth` raises the ponder weight while tokens run through more than this share of the
+    blocks, step by step, and lowers it while they run through less.
+    """
+
+    Notes = Halting
+    ponder_factor: Tensor
+    prior: Tensor
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PolicyConfig):
+        """MODEL.TOKEN_POLICY.A_VIT."""
+
+        node = "A_VIT"
+        gamma: float = setting(
+            10.0, "Slope of the halting score, sigmoid(GAMMA x - BETA).", interval="(0, inf)"
+        )
+        beta: float = setting(
+            30.0,
+            "Its offset. A token halts about where its first channel x exceeds BETA / GAMMA, so "
+            "choose it by what that channel is in the weights to begin from.",
+            interval="(-inf, inf)",
+        )
+        output: str = setting(
+            "mixture",
+            "The map after the last block: the mixture of each token's states, or its last one.",
+            choices=("mixture", "last"),
+        )
+        ponder_weight: float = setting(
+            5e-4, "Weight of the blocks per token in the loss.", interval="[0, inf)"
+        )
+        prior_weight: float = setting(
+            1e-3, "Weight of the prior on where tokens halt.", interval="[0, inf)"
+        )
+        prior_centre: int | None = setting(
+            None,
+            "Block near which tokens should halt. None: two thirds down, block 8 of twelve.",
+            kind=int,
+            optional=True,
+            interval="[0, inf)",
+        )
+        target_depth: float | None = setting(
+            None,
+            "Share of the blocks that a token runs through, in the mean, to which training steers "
+            "the ponder weight. None: the weight stays.",
+            kind=float,
+            optional=True,
+            interval="(0, 1]",
+        )
+        target_rate: float = setting(
+            0.005,
+            "Each step multiplies the weight by exp(TARGET_RATE x excess over TARGET_DEPTH). More "
+            "for a short training at a high rate.",
+            interval="(0, inf)",
+        )
+
+    def __init__(self, *, config: Config, shape: TrunkShape) -> None:
+        super().__init__()
+        if config.target_depth is not None and config.ponder_weight == 0:
+            raise InputError(
+                "0 stays 0 whatever target_depth multiplies it by; give it a start above 0.",
+                setting="ponder_weight",
+            )
+        centre = config.prior_centre
+        if centre is None:
+            centre = shape.depth * 2 // 3
+        if centre >= shape.depth:
+            raise InputError(
+                f"{centre} lies outside the trunk, whose blocks count from 0 to {shape.depth - 1}; "
+                "name one of them, or None for two thirds down.",
+                setting="prior_centre",
+            )
+        self.depth = shape.depth
+        self.gamma, self.beta = config.gamma, config.beta
+        self.mixes = config.output == "mixture"
+        self.ponder_weight, self.prior_weight = config.ponder_weight, config.prior_weight
+        self.target_depth, self.target_rate = config.target_depth, config.target_rate
+        self._warned = False
+        self.register_buffer("ponder_factor", torch.ones(()))
+        self.register_buffer("prior", prior_target(shape.depth, centre), persistent=False)
+
+    def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
+        """The tokens that have not halted, scored by the weight that they have left."""
+        notes: Halting | None = self.recall(state)
+        if notes is None:
+            return state, everyone(state)
+        keep = notes.alive if view.candidates is None else notes.alive & view.candidates
+        return state, Selection(keep=keep, score=notes.remainder.detach())
+
+    def after_block(
+        self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
+    ) -> TokenState:
+        """Ask the tokens that ran for their halting scores, and add their states to the mixture."""
+        notes: Halting = self.recall(state) or Halting.beginning(state.patches, mixes=self.mixes)
+        score = torch.sigmoid(self.gamma * state.patches[..., 0].float() - self.beta)
+        kept = record.selection.keep
+        return self.remember(state, notes.after(state.patches, score, kept, last=view.last))
+
+    def _mixed(self, state: TokenState) -> Halting | None:
+        """The notes, once the map shows their mixture."""
+        return self.recall(state) if self.mixes and len(state.history) >= self.depth else None
+
+    def read_map(self, state: TokenState) -> Tensor:
+        """The mixtures after the last block, last states before it or where `output` says so."""
+        notes = self._mixed(state)
+        if notes is None or notes.mixture is None:
+            return state.patches
+        return notes.mixture.to(state.tokens.dtype)
+
+    def write_map(self, state: TokenState, patches: Tensor) -> TokenState:
+        """Take over the map where `read_map` has it from."""
+        notes = self._mixed(state)
+        if notes is None:
+            return state.with_patches(patches)
+        return self.remember(state, replace(notes, mixture=patches.float()))
+
+    def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
+        """`loss_ponder`: mean rho of all patch tokens; `loss_depth_prior`: where tokens halt."""
+        notes: Halting = record.notes[type(self).__name__]
+        prior = prior_loss(task.mean(torch.stack(notes.scores)), self.prior)
+        return {
+            "loss_ponder": self._weight(record, task.mean) * notes.ponder.mean(),
+            "loss_depth_prior": self.prior_weight * prior,
+        }
+
+    def metrics(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor | float]:
+        """Blocks that a token ran through, in the mean, and the weight that asks for fewer."""
+        depth, weight = record.kept_shares().sum(), self._weight(record, task.mean)
+        return {"mean_depth": depth, "ponder_weight": weight}
+
+    def _excess(self, record: PassRecord, mean: Mean) -> Tensor:
+        """The share of the blocks that tokens ran through, less the target; 0 without one."""
+        if self.target_depth is None:
+            return torch.zeros_like(self.ponder_factor)
+        return mean(record.kept_shares().mean()) - self.target_depth
+
+    def _weight(self, record: PassRecord, mean: Mean) -> Tensor:
+        """The ponder weight of this step."""
+        damping = (DAMPING * self._excess(record, mean)).exp()
+        return self.ponder_weight * self.ponder_factor * damping
+
+    @torch.no_grad()
+    def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
+        """Steer the ponder weight to the target; say once where halting does not work at all."""
+        self.ponder_factor.mul_((self.target_rate * self._excess(record, mean)).exp())
+        self.ponder_factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
+        shares = mean(record.kept_shares())
+        if self._warned or self.depth == 1 or (shares.min() < 1 and shares[1:].any()):
+            return
+        self._warned = True
+        what, change = "every token halted after block 0", "raise"
+        if shares.min() == 1:
+            what, change = "no token halted", "lower"
+        logging.getLogger(__name__).warning(
+            "In a training step %s (mean depth %.2f of %d blocks). If that lasts, %s "
+            "MODEL.TOKEN_POLICY.A_VIT.BETA: a token halts about where its first channel exceeds "
+            "BETA / GAMMA, which is %g.",
+            *(what, shares.sum().item(), self.depth, change, self.beta / self.gamma),
+        )

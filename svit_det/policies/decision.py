@@ -1,0 +1,115 @@
+"""Decision: one kind of choice that AdaViT makes before its blocks; and what a pass chose.
+
+Source: Meng et al., "AdaViT: Adaptive Vision Transformers for Efficient Image Recognition", CVPR
+2022, and its released code.
+
+B images, C channels, h heads, P blocks that choose heads or sub-layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from svit_det.policies.base import Mean
+from svit_det.policies.budget import KeepBudget
+from svit_det.policies.gating import exact, logistic_noise, straight_through
+from svit_det.tokens import PassRecord
+
+TAU = 5.0
+"""The temperature of training."""
+
+
+class Decision(nn.Module):
+    """A linear layer for each of the blocks, and when what it says means yes.
+
+    In training that is sigmoid((logit + noise) / TAU) > `above`. The margin is the logit less
+    TAU logit(above), so that it is the log odds of a yes in training. It starts the same whatever
+    is looked at, with a yes as likely as the mean of `targets`.
+
+    At inference the margin must exceed a threshold that training tracks, one for each block, or
+    where `targets` has a single entry one for all; or with `released` the sigmoid of the logit must
+    exceed `above`, whatever training saw.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        channels: int,
+        choices: int,
+        *,
+        above: float,
+        targets: Sequence[float],
+        released: bool,
+    ) -> None:
+        super().__init__()
+        self.above = above
+        self.shift = TAU * _logit(above)
+        self.fixed = _logit(above) - self.shift if released else None
+        self.gates = {layer: at % len(targets) for at, layer in enumerate(layers)}
+        self.linears = nn.ModuleDict({str(layer): nn.Linear(channels, choices) for layer in layers})
+        self.budget = KeepBudget(targets)
+        start = _logit(min(self.target, 0.99)) + self.shift
+        for layer in layers:
+            nn.init.zeros_(self._linear(layer).weight)
+            nn.init.constant_(self._linear(layer).bias, start)
+
+    @property
+    def target(self) -> float:
+        """The mean over all blocks."""
+        return sum(self.budget.targets) / len(self.budget.targets)
+
+    def margin(self, layer: int, tokens: Tensor) -> Tensor:
+        """(..., C) -> (..., choices), in float32 because a decision hangs on it."""
+        with exact(tokens):
+            return self._linear(layer)(tokens.float()) - self.shift
+
+    def choose(self, layer: int, margin: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(yes as bool; in training by chance, with its straight-through gate)."""
+        if self.training:
+            logit = margin + self.shift
+            noise = logistic_noise(logit)
+            return straight_through(logit, noise, temperature=TAU, above=self.above)
+        if self.fixed is not None:
+            return margin > self.fixed, None
+        return margin > self.budget.thresholds[self.gates[layer]], None
+
+    def track(self, margins: Sequence[Tensor], chosen: Sequence[Tensor], mean: Mean) -> None:
+        """Take in one training step: by block (B, n) margins, -inf for no choice, and choices."""
+        if len(self.budget.targets) == 1:
+            margins, chosen = ([torch.cat([*each], dim=1)] for each in (margins, chosen))
+        self.budget.track(margins, chosen, mean)
+
+    def macs(self, layer: int, num_tokens: int) -> int:
+        """Multiply-adds of one block's decisions."""
+        return num_tokens * self._linear(layer).weight.numel()
+
+    def _linear(self, layer: int) -> nn.Linear:
+        return cast(nn.Linear, self.linears[str(layer)])
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+@dataclass(frozen=True)
+class PartMargins:
+    """What AdaViT remembers in training: the margins of the blocks so far."""
+
+    heads: tuple[Tensor, ...] = ()
+    """(B, h) each."""
+    layers: tuple[Tensor, ...] = ()
+    """(B, 2) each: attention, MLP."""
+
+
+def part_gates(record: PassRecord, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(P, B, 2) attentions and MLPs, and (P, B, h) heads, that ran in the blocks `layers`."""
+    said = [record.blocks[layer].selection.parts for layer in layers]
+    parts = [each for each in said if each is not None]
+    sub_layers = [torch.stack([each.attend, each.feed], dim=-1) for each in parts]
+    return torch.stack(sub_layers), torch.stack([each.heads for each in parts])

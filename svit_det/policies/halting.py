@@ -1,0 +1,90 @@
+"""Adaptive computation time for tokens: sums of halting scores, and the prior on where they halt.
+
+Source: A-ViT (Yin et al. 2022), section 3, after Graves, "Adaptive Computation Time for Recurrent
+Neural Networks", 2016.
+
+B images, N patch tokens, C channels, L blocks; all sums are kept in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 0.01
+"""A token halts once its halting scores sum to 1 - EPS."""
+TINY = 1e-30
+"""Below any sum of scores that matters, and far enough above 0 for a gradient in float32."""
+
+
+@dataclass(frozen=True)
+class Halting:
+    """What the tokens have summed up so far in a pass."""
+
+    alive: Tensor
+    """(B, N) bool, patch tokens that have not halted."""
+    accumulated: Tensor
+    """(B, N) c, the sum of a token's halting scores; 1 once it has halted."""
+    ponder: Tensor
+    """(B, N) rho, the blocks that a token ran through, plus its remainder once it has halted."""
+    mixture: Tensor | None
+    """(B, N, C) a token's states so far, weighted by their halting scores. None: not asked for."""
+    scores: tuple[Tensor, ...] = ()
+    """Of each block the mean halting score, a scalar."""
+
+    @classmethod
+    def beginning(cls, patches: Tensor, *, mixes: bool) -> Halting:
+        """Before any block on `patches` (B, N, C): every token is alive, and all sums are 0."""
+        zeros = torch.zeros_like(patches[..., 0], dtype=torch.float32)
+        mixture = torch.zeros_like(patches, dtype=torch.float32) if mixes else None
+        return cls(torch.ones_like(zeros, dtype=torch.bool), zeros, zeros, mixture)
+
+    @property
+    def remainder(self) -> Tensor:
+        """(B, N) R, the weight that is left for the state in which a token halts."""
+        return 1 - self.accumulated
+
+    def after(self, patches: Tensor, score: Tensor, ran: Tensor, *, last: bool) -> Halting:
+        """The sums after a block, whose tokens `ran` (B, N) bool have new states `patches`.
+
+        A token's state weighs as much as its halting `score` (B, N), or the remainder where it
+        halts. A token that is alive but did not run is not asked; where the block is the `last`, it
+        halts like any other, and its remainder goes to the state that it has.
+        """
+        ran = ran & self.alive
+        score = torch.where(ran, score.float(), 0.0)
+        halts = self.alive if last else ran & (self.accumulated + score >= 1 - EPS)
+        weight = torch.where(halts, self.remainder, score)
+        mixture = self.mixture
+        if mixture is not None:
+            mixture = torch.addcmul(mixture, weight.unsqueeze(-1), patches.float())
+        return Halting(
+            alive=self.alive & ~halts,
+            accumulated=torch.where(halts, 1.0, self.accumulated + weight),
+            ponder=self.ponder + ran + torch.where(halts, self.remainder, 0.0),
+            mixture=mixture,
+            scores=(*self.scores, score.mean()),
+        )
+
+
+def prior_target(depth: int, centre: int) -> Tensor:
+    """(L,) a Gaussian of unit variance around block `centre`, whose tail before it sums to .98.
+
+    The scale is that of a whole tail, so that the numbers are the same in a trunk of any depth.
+    """
+    tail = sum(math.exp(-(distance**2) / 2) for distance in range(1, 40))
+    return (-0.5 * (torch.arange(depth) - centre).square()).exp() * (0.98 / tail)
+
+
+def prior_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """Divergence of the (L,) mean halting scores, as a distribution, from the target; 0 if below.
+
+    It can be negative because the target, as in the released code, does not sum to 1; it is divided
+    by L, which is what "batchmean" makes of one vector.
+    """
+    share = (scores / scores.sum().clamp(min=TINY)).clamp(0.01, 0.99)
+    return F.kl_div(share.log(), target, reduction="batchmean").clamp(min=0)
