@@ -28,15 +28,6 @@ def count_detector(
     return {"trunk": _trunk_of(model, records, inputs), "detector": total / len(inputs) / 1e9}
 
 
-@torch.no_grad()
-def count_trunk(model: nn.Module, inputs: Sequence[Any]) -> float:
-    """Mean giga multiply-adds of the trunk of `model`, by its records alone."""
-    with record_passes(model) as records:
-        for given in inputs:
-            model(given)
-    return _trunk_of(model, records, inputs)
-
-
 def _trunk_of(model: nn.Module, records: Sequence[PassRecord], inputs: Sequence[Any]) -> float:
     trunk = find_token_net(model).trunk
     total = sum(trunk_macs(trunk, record).total.sum().item() for record in records)

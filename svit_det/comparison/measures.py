@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from svit_det.benchmark.detectors import count_detector, count_trunk
+from svit_det.benchmark.detectors import count_detector
 from svit_det.benchmark.timing import time_interleaved
 from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
 from svit_det.detection import load_config
@@ -35,6 +35,7 @@ def read_run(folder: Path, dataset: str) -> dict[str, Any]:
     return {
         "box_ap": found["bbox"]["AP"],
         "mask_ap": found["segm"]["AP"],
+        "trunk_gmacs": usage["trunk_gmacs"],
         "kept": 100 * float(np.mean(kept["all"])),
         "kept_on_objects": 100 * float(np.mean(kept["inside_gt"])),
         "kept_off_objects": 100 * float(np.mean(kept["outside_gt"])),
@@ -56,23 +57,15 @@ def load(recipe: Recipe, arm: Arm, seed: int, arms: Sequence[Arm]) -> TokenPredi
 def measure(
     recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], tiles: Sequence[Path], dataset: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, TokenPredictor]]:
-    """Every arm's runs with the trunk's arithmetic, and the first seed's models with theirs."""
+    """Every arm's runs, and the first seed's models with the whole detector's arithmetic."""
     results: dict[str, dict[str, Any]] = {}
     models: dict[str, TokenPredictor] = {}
-    with tqdm(total=len(arms) * len(seeds), desc="multiply-adds", unit="model") as bar:
-        for arm in arms:
-            runs = {}
-            for seed in seeds:
-                run = read_run(run_folder(recipe, arm, seed), dataset)
-                predictor = load(recipe, arm, seed, arms)
-                inputs = [[predictor.model_input(read_image(tile, "RGB"))] for tile in tiles]
-                run["trunk_gmacs"] = count_trunk(predictor.model, inputs)
-                runs[str(seed)] = run
-                if seed == seeds[0]:
-                    models[arm.name] = predictor
-                    gmacs = count_detector(predictor.model, inputs)
-                bar.update()
-            results[arm.name] = {"runs": runs, "gmacs": gmacs}
+    for arm in tqdm(arms, desc="multiply-adds", unit="model"):
+        runs = {str(s): read_run(run_folder(recipe, arm, s), dataset) for s in seeds}
+        predictor = load(recipe, arm, seeds[0], arms)
+        inputs = [[predictor.model_input(read_image(tile, "RGB"))] for tile in tiles]
+        results[arm.name] = {"runs": runs, "gmacs": count_detector(predictor.model, inputs)}
+        models[arm.name] = predictor
     return results, models
 
 

@@ -22,6 +22,7 @@ from svit_det.training.greedy import (
     restored_after,
 )
 from svit_det.vit import TokenNet, find_token_net, record_passes
+from svit_det.vit.flops import trunk_macs
 
 
 class TokenLosses:
@@ -29,8 +30,9 @@ class TokenLosses:
 
     In training the loss dict gains the policy's `loss_*`, the policy's statistics follow, and its
     clock is set from the event storage. At inference each output gains `token_usage`, (L, h, w)
-    bool: block l kept this token of the image, padding cut off; under a policy that shows it also
-    `token_attention` (L, h, w), what the class token attends to.
+    bool: block l kept this token of the image, padding cut off; `trunk_macs`, the trunk's
+    multiply-adds for the padded image and those of the dense trunk; and under a policy that shows
+    it `token_attention` (L, h, w), what the class token attends to.
 
     At inference images of different size run one after the other: what is found in an image does
     not depend on its neighbours.
@@ -126,9 +128,11 @@ class TokenLosses:
         for members in self._equally_padded(batched_inputs):
             with record_passes(self) as records:
                 found = run(members)
+            spent = trunk_macs(net.trunk, records[-1])
             for place, (index, output) in enumerate(zip(members, found, strict=True)):
                 outputs[index] = output
                 if isinstance(output, dict):
+                    output["trunk_macs"] = (int(spent.total[place]), spent.dense_total)
                     grid = net.grid_of(*batched_inputs[index]["image"].shape[-2:])
                     output["token_usage"] = records[-1].image_keep_maps(place, grid)
                     if net.trunk.policy.shows_attention:

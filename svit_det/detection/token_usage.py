@@ -38,8 +38,8 @@ class TokenUsageEvaluator(DatasetEvaluator):
 
     `evaluate` returns {"token_usage": {set: percent of its tokens, mean over blocks}}, logs the
     table by block, and writes `token_usage.json` with that table, how far each block's tokens are
-    those of the block before, and the images' own counts. A predicted object counts from
-    `min_score` on. Crowd regions count as objects.
+    those of the block before, the trunk's giga multiply-adds, and the images' own counts. A
+    predicted object counts from `min_score` on. Crowd regions count as objects.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class TokenUsageEvaluator(DatasetEvaluator):
                     "file_name": given.get("file_name"),
                     **counts,
                     "kept_twice": kept_twice(usage),
+                    "trunk_macs": output["trunk_macs"],
                 }
             )
 
@@ -116,8 +117,12 @@ class TokenUsageEvaluator(DatasetEvaluator):
         usage = OrderedDict(
             (name, kept_shares(images, name)) for name in SETS if images and name in images[0]
         )
+        spent = np.array([image["trunk_macs"] for image in images]).reshape(-1, 2) / 1e9
+        pruned, dense = spent.mean(axis=0) if images else (0.0, 0.0)
         if self._output_dir:
             content = {
+                "trunk_gmacs": float(pruned),
+                "dense_trunk_gmacs": float(dense),
                 "kept_share_per_block": {name: each.tolist() for name, each in usage.items()},
                 "overlap_with_block_before": overlaps(images).tolist() if images else [],
                 "share_that_block_before_skipped": returning(images).tolist() if images else [],
@@ -130,6 +135,11 @@ class TokenUsageEvaluator(DatasetEvaluator):
             "Kept tokens in percent, by block and set, and how far they are those of the block "
             "before (both over either):\n%s",
             usage_table(usage, overlaps(images)),
+        )
+        logger.info(
+            "Multiply-adds of the trunk, mean of the images: %.2f G, of %.2f G dense.",
+            pruned,
+            dense,
         )
         means = {name: 100 * float(shares.mean()) for name, shares in usage.items()}
         return OrderedDict(token_usage=means)

@@ -163,9 +163,19 @@ SMALL = {
 }
 
 
+RATIO = {"loss_keep_ratio"}
+LOSSES = {
+    **dict.fromkeys(("svit", "dynamic_vit", "spvit", "ia_red2"), RATIO),
+    "a_vit": {"loss_ponder", "loss_depth_prior"},
+    "adavit": {"loss_tokens", "loss_heads", "loss_layers"},
+}
+OF_POLICIES = set().union(*LOSSES.values())
+STATISTICS = {"svit": 1, "evit": 1, "spvit": 1, "ia_red2": 1, "adavit": 3}
+"""Counters in the state of a policy: of tracked passes, or of steps."""
 QUICK = "plain_svit_t"
 SLOW = ["svit_t", "svit_s", "plain_svit_s", "evit_t", "ats_t", "evo_vit_t"]
-SLOW += ["plain_svit_t_retinanet"]
+SLOW += ["plain_svit_t_retinanet", "random_t", "plain_dynamic_vit_t", "plain_spvit_t"]
+SLOW += ["plain_a_vit_t", "plain_adavit_t", "ia_red2_t"]
 NAMES = [QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in SLOW)]
 
 
@@ -190,17 +200,18 @@ def test_twenty_iterations_evaluation_and_resuming(name, small_sets, fork_tool, 
     (last,) = [line for line in lines if line.get("iteration") == 19 and "total_loss" in line]
     losses = {key: value for key, value in last.items() if "loss" in key}
     masks = "retinanet" not in name
-    assert ("loss_keep_ratio" in losses) == ("svit" in name)
+    policy = name.removeprefix("plain_").removesuffix("_retinanet")[:-2]
+    assert {each for each in losses if each in OF_POLICIES} == LOSSES.get(policy, set())
     assert ("loss_mask" in losses) == masks
     assert all(np.isfinite(value) for value in losses.values())
     results = json.loads((folder / "results.json").read_text())
     assert set(results) == {"bbox", "token_usage", *(["segm"] if masks else [])}
     assert 0 < results["token_usage"]["all"] < 100
     saved = torch.load(folder / "model_final.pth", weights_only=True)
-    counters = ("policy.budget.num_batches_tracked", "policy.num_steps")
+    counters = (".budget.num_batches_tracked", "policy.num_steps")
     tracked = [n for n in saved["model"] if n.endswith(counters)]
     # Twenty passes were tracked; the last step that EViT heard of has the number 19.
     last = {"num_batches_tracked": 20, "num_steps": 19}
     assert all(saved["model"][name] == last[name.rpartition(".")[2]] for name in tracked)
-    assert len(tracked) == ("svit" in name or "evit" in name)
+    assert len(tracked) == STATISTICS.get(policy, 0)
     assert all(value.isfinite().all() for value in saved["model"].values())

@@ -74,10 +74,12 @@ def pictures(data_set):
         {
             "token_usage": torch.tensor([[[T, T, T], [T, T, T]], [[F, T, F], [F, T, T]]]),
             "instances": instances(32, 48, [(0.9, 16), (0.49, 0)]),
+            "trunk_macs": (3 * 10**9, 8 * 10**9),
         },
         {
             "token_usage": torch.tensor([[[T], [T]], [[T], [F]]]),
             "instances": instances(12, 8, [(0.3, 0)]),
+            "trunk_macs": (2 * 10**9, 4 * 10**9),
         },
     ]
     return inputs, outputs
@@ -105,6 +107,8 @@ def test_shares_by_hand(evaluator, pictures, tmp_path, caplog):
     assert results == {"token_usage": means}
 
     written = json.loads((tmp_path / "out" / "token_usage.json").read_text())
+    assert (written["trunk_gmacs"], written["dense_trunk_gmacs"]) == (2.5, 6.0)
+    assert "2.50 G, of 6.00 G dense" in caplog.text
     assert list(written["kept_share_per_block"]) == list(SHARES)
     for name, shares in SHARES.items():
         assert written["kept_share_per_block"][name] == pytest.approx(shares)
