@@ -26,15 +26,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from svit_det.errors import InputError
-from svit_det.policies.base import BlockView, Mean, TrunkShape, of_this_process
+from svit_det.policies.base import BlockView, TrunkShape
 from svit_det.policies.budget import KeepBudget
 from svit_det.policies.predictor import PredictorConfig, PredictorPolicy, hidden
 from svit_det.policies.registry import POLICY_REGISTRY
 from svit_det.policies.scheduled import Survivors, survivors
 from svit_det.policies.scorers import TokenSelector
+from svit_det.policies.thresholded import ThresholdedPolicy
 from svit_det.settings import setting
-from svit_det.tokens import PassRecord, Selection, TokenState
+from svit_det.tokens import Selection, TokenState
 
 LAYERS = (3, 6, 9)
 KEEP_RATIOS = (0.617, 0.369, 0.137)
@@ -42,7 +42,7 @@ MODES = ("threshold", "argmax")
 
 
 @POLICY_REGISTRY.register()
-class SPViT(PredictorPolicy):
+class SPViT(ThresholdedPolicy, PredictorPolicy):
     """Before the schedule's blocks a selector drops tokens for good, a number that varies by image.
 
     Its own schedule: blocks 3, 6 and 9, with shares of .617, .369 and .137 as targets of the
@@ -88,9 +88,7 @@ class SPViT(PredictorPolicy):
         if self.training:
             notes = self.drop_by_chance(margin, left)
         else:
-            stage = self._trained.layers.index(view.layer)
-            above = self.budget.thresholds[stage] if self.mode == "threshold" else 0
-            notes = Survivors(margin > above)
+            notes = Survivors(margin > self.threshold(view.layer))
         macs = selector.macs(state.tokens.shape[1]) + state.num_patches * self.embed_dim
         chosen = Selection(notes.keep, gate=notes.gate, score=margin.detach(), macs=macs)
         state = self._pack(state, left, notes, probability)
@@ -118,19 +116,3 @@ class SPViT(PredictorPolicy):
         package = weights.to(state.tokens.dtype).unsqueeze(1) @ state.patches
         some = (left.keep & ~notes.keep).any(dim=1, keepdim=True)
         return state.with_more(package, present=torch.cat([state.presence(), some], dim=1))
-
-    def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
-        """Follow the margins and kept shares that the thresholds are made of."""
-        selections = [record.blocks[layer].selection for layer in self._trained.layers]
-        margins = [each.score for each in selections if each.score is not None]
-        self.budget.track(margins, [each.keep for each in selections], mean)
-
-    def set_keep_ratio(self, ratio: float | None) -> None:
-        """Move a trained model to another mean share over the stages; None: as trained."""
-        if ratio is not None and self.mode != "threshold":
-            raise InputError(
-                f"works in the mode threshold, not in {self.mode}: unset it or change the mode.",
-                setting="test_keep_ratio",
-            )
-        super().set_keep_ratio(ratio)
-        self.budget.set_keep_ratio(ratio)

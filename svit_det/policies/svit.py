@@ -22,15 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from svit_det.errors import InputError
-from svit_det.policies.base import (
-    BlockView,
-    Mean,
-    ScheduleConfig,
-    TaskLosses,
-    TrunkShape,
-    of_this_process,
-)
+from svit_det.policies.base import BlockView, ScheduleConfig, TaskLosses, TrunkShape
 from svit_det.policies.budget import KeepBudget
 from svit_det.policies.gating import (
     TokenGate,
@@ -40,7 +32,7 @@ from svit_det.policies.gating import (
 )
 from svit_det.policies.ranking import keep_top
 from svit_det.policies.registry import POLICY_REGISTRY
-from svit_det.policies.scheduled import ScheduledPolicy
+from svit_det.policies.thresholded import ThresholdedPolicy
 from svit_det.settings import setting
 from svit_det.tokens import PassRecord, Selection, TokenState, everyone
 
@@ -48,7 +40,7 @@ MODES = ("threshold", "argmax", "sample", "quota")
 
 
 @POLICY_REGISTRY.register()
-class SViT(ScheduledPolicy):
+class SViT(ThresholdedPolicy):
     """One gate before each of the schedule's blocks, trained towards its shares as targets.
 
     Its own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks each.
@@ -66,6 +58,8 @@ class SViT(ScheduledPolicy):
     `test_keep_ratio` runs a trained model at another mean share of tokens over the gated blocks,
     without retraining (modes `threshold` and `quota`).
     """
+
+    budget_modes = ("threshold", "quota")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ScheduleConfig):
@@ -129,15 +123,12 @@ class SViT(ScheduledPolicy):
 
     def _decide(self, layer: int, margin: Tensor) -> Tensor:
         """(B, N) margins -> (B, N) bool, deterministic."""
-        gate_index = self._trained.layers.index(layer)
-        if self.mode == "threshold":
-            return margin > self.budget.thresholds[gate_index]
-        if self.mode == "argmax":
-            return margin > 0
-        generator = torch.Generator(margin.device)
-        generator.manual_seed(self.sample_seed * 1000 + gate_index)
-        # One draw for all images: an image is decided alike in every batch.
-        return margin + logistic_noise(margin[:1], generator) > 0
+        if self.mode == "sample":
+            generator = torch.Generator(margin.device)
+            generator.manual_seed(self.sample_seed * 1000 + self._trained.layers.index(layer))
+            # One draw for all images: an image is decided alike in every batch.
+            margin = margin + logistic_noise(margin[:1], generator)
+        return margin > self.threshold(layer)
 
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`: the weighted ratio loss over all gated blocks."""
@@ -146,20 +137,3 @@ class SViT(ScheduledPolicy):
         decided = [gate for gate in gates if gate is not None]
         loss = keep_ratio_loss(decided, shares, per_image=self.ratio_per_image, mean=task.mean)
         return {"loss_keep_ratio": self.loss_weight * loss}
-
-    def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
-        """Follow the margins and kept shares that the thresholds are made of."""
-        selections = [record.blocks[layer].selection for layer in self._trained.layers]
-        margins = [each.score for each in selections if each.score is not None]
-        self.budget.track(margins, [each.keep for each in selections], mean)
-
-    def set_keep_ratio(self, ratio: float | None) -> None:
-        """Move a trained model to another mean share over the gated blocks; None: as trained."""
-        if ratio is not None and self.mode not in ("threshold", "quota"):
-            raise InputError(
-                f"works in the modes threshold and quota, not in {self.mode}: unset it or change "
-                "the mode.",
-                setting="test_keep_ratio",
-            )
-        super().set_keep_ratio(ratio)
-        self.budget.set_keep_ratio(ratio)

@@ -223,12 +223,20 @@ def soft_attention(query: Tensor, key: Tensor, value: Tensor, soft_keys: Tensor)
 
 
 def _soft_rows(query: Tensor, key: Tensor, value: Tensor, soft_keys: Tensor, start: int) -> Tensor:
-    """The rows of `soft_attention` from `start` on, as many as there are queries."""
-    logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-    num_queries, num_keys = logits.shape[-2:]
-    places = torch.arange(num_keys, device=logits.device)
-    itself = places == places[start : start + num_queries].unsqueeze(1)
-    factor = torch.where(itself, 1.0, soft_keys.float())
-    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp() * factor
-    total = weights.sum(dim=-1, keepdim=True) + SOFT_EPS
-    return ((weights + SOFT_EPS / num_keys) / total @ value.float()).to(value.dtype)
+    """The rows of `soft_attention` from `start` on, as many as there are queries.
+
+    The factors go to the values instead of the T x T matrix, of which one copy is made:
+    sum_j e_ij M_j v_j is a product with M_j v_j, and likewise the denominator one with M_j; what a
+    token's own entry lacks is added.
+    """
+    factor = soft_keys.float().transpose(-1, -2)  # (B, 1, T, 1)
+    value_and_one = F.pad(value.float(), (0, 1), value=1.0)
+    logits = (query.float() * query.shape[-1] ** -0.5) @ key.float().transpose(-1, -2)
+    weights = logits.sub_(logits.detach().amax(dim=-1, keepdim=True)).exp_()
+    sums = weights @ (factor * value_and_one)
+    own = slice(start, start + query.shape[2])
+    itself = weights.diagonal(start, -2, -1).unsqueeze(-1)
+    sums = sums + itself * (1 - factor[:, :, own]) * value_and_one[:, :, own]
+    floor = SOFT_EPS / key.shape[2] * value_and_one.sum(dim=2, keepdim=True)
+    sums = sums + floor
+    return (sums[..., :-1] / sums[..., -1:]).to(value.dtype)

@@ -1,0 +1,75 @@
+"""ThresholdedPolicy: what policies share whose gates decide by thresholds that training tracks.
+
+B images, N patch tokens; a margin is the log odds that a gate gives a token to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from svit_det.errors import InputError
+from svit_det.policies.base import Mean, of_this_process
+from svit_det.policies.budget import KeepBudget
+from svit_det.policies.scheduled import ScheduledPolicy
+from svit_det.tokens import PassRecord
+
+
+class ThresholdedPolicy(ScheduledPolicy):
+    """One gate for each of the schedule's blocks, whose margins are the scores of its selections.
+
+    A policy makes `mode` and `budget`, one threshold for each gate, in its own constructor.
+    """
+
+    budget_modes: ClassVar[tuple[str, ...]] = ("threshold",)
+    """The modes of inference that can be run at another budget."""
+    mode: str
+    budget: KeepBudget
+
+    def threshold(self, layer: int) -> Tensor | float:
+        """What a margin must exceed at inference.
+
+        The tracked threshold of this block's gate; in other modes 0, the more probable is kept.
+        """
+        if self.mode != "threshold":
+            return 0.0
+        return self.budget.thresholds[self._trained.layers.index(layer)]
+
+    def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
+        """Follow the margins and kept shares that the thresholds are made of."""
+        self.budget.track(*choices_of(record, self._trained.layers), mean)
+
+    def set_keep_ratio(self, ratio: float | None) -> None:
+        """Move a trained model to another mean share over the deciding blocks; None: as trained."""
+        check_mode(ratio, self.mode, self.budget_modes)
+        super().set_keep_ratio(ratio)
+        self.budget.set_keep_ratio(ratio)
+
+
+def choices_of(record: PassRecord, layers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """(B, N) margins and (B, N) bool decisions of each of `layers`.
+
+    The margins of a block that did not decide are -inf: it had nothing to choose from.
+    """
+    selections = [record.blocks[layer].selection for layer in layers]
+    margins = [
+        torch.full(each.keep.shape, -torch.inf, device=each.keep.device)
+        if each.score is None
+        else each.score
+        for each in selections
+    ]
+    return margins, [each.keep for each in selections]
+
+
+def check_mode(ratio: float | None, mode: str, modes: Sequence[str] = ("threshold",)) -> None:
+    """Raise InputError for a budget in a mode that is none of `modes`, which can spend it."""
+    if ratio is not None and mode not in modes:
+        noun = "mode" if len(modes) == 1 else "modes"
+        raise InputError(
+            f"works in the {noun} {' and '.join(modes)}, not in {mode}: unset it or change the "
+            "mode.",
+            setting="test_keep_ratio",
+        )
