@@ -186,9 +186,12 @@ class Monotone(PolicyWrapper):
         """A token that the executor had no room for is gone as well."""
         state = self.policy.after_block(view, entered, state, record)
         alive: Alive | None = self.recall(state)
-        kept = record.selection.keep
+        kept, parts = record.selection.keep, record.selection.parts
         if alive is None or kept is alive.keep:
             return state
+        if parts is not None:
+            # An image that skips the block as a whole says nothing about its tokens.
+            kept = kept | ~((parts.attend > 0) | (parts.feed > 0)).unsqueeze(1)
         return self.remember(state, Alive(alive.keep & kept, alive.gate))
 
     def _note(

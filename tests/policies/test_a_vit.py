@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from svit_det.adapter import ViTAdapter
 from svit_det.errors import InputError
 from svit_det.policies import TaskLosses, TrunkShape
-from svit_det.policies.a_vit import DAMPING, AViT
+from svit_det.policies.a_vit import AViT
 from svit_det.policies.halting import prior_loss, prior_target
+from svit_det.policies.ponder import DAMPING
 from svit_det.policies.wrappers import Monotone
 from svit_det.tokens import Selection
 from svit_det.vit import Execution, Masked, Packed, Padded, PlainViT
@@ -345,16 +346,16 @@ def of_depth(a_pass, depth, layers=10, tokens=100):
 def test_the_weight_rises_while_the_depth_is_above_the_target_and_falls_below_it(a_pass, no_task):
     policy = a_vit(10, target_depth=0.5, target_rate=0.1)
     policy.track(of_depth(a_pass, 8.2))
-    assert policy.ponder_factor.item() == pytest.approx(math.exp(0.1 * 0.32))
+    assert policy.ponder_weight.factor.item() == pytest.approx(math.exp(0.1 * 0.32))
     policy.track(of_depth(a_pass, 8.2))
-    assert policy.ponder_factor.item() == pytest.approx(math.exp(0.2 * 0.32))
+    assert policy.ponder_weight.factor.item() == pytest.approx(math.exp(0.2 * 0.32))
     for _ in range(4):
         policy.track(of_depth(a_pass, 2.8))
-    assert policy.ponder_factor.item() == pytest.approx(math.exp(0.1 * (0.64 - 4 * 0.22)))
+    assert policy.ponder_weight.factor.item() == pytest.approx(math.exp(0.1 * (0.64 - 4 * 0.22)))
     # The step that has the excess feels it at once.
     numbers = policy.metrics(of_depth(a_pass, 8.2), no_task)
     assert numbers["mean_depth"].item() == pytest.approx(8.2)
-    weight = 5e-4 * policy.ponder_factor * math.exp(DAMPING * 0.32)
+    weight = 5e-4 * policy.ponder_weight.factor * math.exp(DAMPING * 0.32)
     assert_close(numbers["ponder_weight"], weight)
 
 
@@ -374,7 +375,7 @@ def test_without_a_target_the_weight_stays(a_pass, no_task):
     for depth in (2.8, 9.1):
         record = of_depth(a_pass, depth)
         policy.track(record)
-        assert policy.ponder_factor == 1
+        assert policy.ponder_weight.factor == 1
         assert policy.metrics(record, no_task)["ponder_weight"] == pytest.approx(5e-4)
 
 
@@ -383,21 +384,21 @@ def test_the_factor_is_bounded(a_pass):
     for depth, bound in ((9.1, 1e3), (2.8, 1e-3)):
         for _ in range(20):
             policy.track(of_depth(a_pass, depth))
-        assert policy.ponder_factor.item() == pytest.approx(bound)
+        assert policy.ponder_weight.factor.item() == pytest.approx(bound)
 
 
 def test_the_depth_is_that_of_all_processes(a_pass):
     policy = a_vit(10, target_depth=0.5, target_rate=0.1)
     policy.track(of_depth(a_pass, 8.2), lambda value: value - 0.2)
-    assert policy.ponder_factor.item() == pytest.approx(math.exp(0.1 * 0.12))
+    assert policy.ponder_weight.factor.item() == pytest.approx(math.exp(0.1 * 0.12))
 
 
 def test_the_factor_is_saved(a_pass):
     policy, fresh = (a_vit(10, target_depth=0.5) for _ in range(2))
     policy.track(of_depth(a_pass, 8.2))
     fresh.load_state_dict(policy.state_dict())
-    assert fresh.ponder_factor == policy.ponder_factor != 1
-    assert set(policy.state_dict()) == {"ponder_factor"}
+    assert fresh.ponder_weight.factor == policy.ponder_weight.factor != 1
+    assert set(policy.state_dict()) == {"ponder_weight.factor"}
 
 
 @pytest.mark.parametrize("start", [2.5, 9.5])

@@ -293,7 +293,7 @@ def test_usage_is_a_mean_over_all_processes(a_pass):
         other = torch.tensor([9.0, 3.0]) if value.ndim else torch.ones(())
         return (value + other) / 2
 
-    used = adavit().train().usage(record, mean)
+    used = adavit().train().decisions.usage(record, mean)
     assert used["tokens"].item() == pytest.approx((7 / 16 + 1) / 2)
     assert used["heads"].item() == pytest.approx((2 + 9) / (3 + 9))
     assert used["layers"].item() == pytest.approx((3 / 4 + 1) / 2)
@@ -361,7 +361,7 @@ def test_inference_uses_what_training_used_and_the_released_thresholds_do_not(
     for _ in range(30):
         record = pass_of(trunk, trunk.train()(batch))
         trunk.policy.track(record)
-        seen.append(torch.stack([*trunk.policy.usage(record).values()]))
+        seen.append(torch.stack([*trunk.policy.decisions.usage(record).values()]))
     trained = torch.stack(seen).mean(dim=0)
 
     def used(policy):

@@ -146,13 +146,16 @@ def test_a_skipped_token_is_bit_identical_afterwards(policy, tiny_trunk, images,
 
 def test_every_parameter_gets_a_gradient_in_training(policy, tiny_trunk, images, losses_of):
     trunk = tiny_trunk(policy).train()
-    state = trunk(images(6, (4, 5)))
-    losses_of(trunk, state).backward()
-    without = [name for name, p in trunk.named_parameters() if p.grad is None]
-    assert without == []
-    broken = [name for name, p in trunk.named_parameters() if not p.grad.isfinite().all()]
-    assert broken == []
-    zero = [name for name, p in trunk.named_parameters() if not p.grad.any()]
+    zero = None
+    for _ in range(8):  # by chance no image of a pass may run some sub-layer
+        losses_of(trunk, trunk(images(6, (4, 5)))).backward()
+        without = [name for name, p in trunk.named_parameters() if p.grad is None]
+        assert without == []
+        broken = [name for name, p in trunk.named_parameters() if not p.grad.isfinite().all()]
+        assert broken == []
+        zero = [name for name, p in trunk.named_parameters() if not p.grad.any()]
+        if not zero:
+            break
     assert zero == []
 
 

@@ -12,7 +12,7 @@ from svit_det.policies import WRAPPER_REGISTRY, TokenPolicy, TrunkShape
 from svit_det.policies.base import BlockView
 from svit_det.policies.svit import MODES, SViT
 from svit_det.policies.wrappers import Monotone, NarrowedView
-from svit_det.tokens import Selection, everyone
+from svit_det.tokens import BlockParts, Selection, everyone
 from svit_det.vit import Execution, Padded
 
 WRAPPERS = [WRAPPER_REGISTRY.get(name) for name in WRAPPER_REGISTRY.names()]
@@ -281,3 +281,17 @@ def test_a_token_without_room_never_comes_back(tiny_trunk, images, make_policy):
     narrowed = [block for block in history if block.selection.keep.sum(dim=1).max() == 7]
     assert narrowed
     assert not (keeps[1:] & ~keeps[:-1]).any()
+
+
+@torch.no_grad()
+def test_an_image_that_skips_a_block_as_a_whole_keeps_its_tokens(tiny_trunk, images, scripted):
+    """Image 0 runs no part of block 1; its tokens are there again in block 2, but for token 0."""
+    keep = torch.ones(2, 15, dtype=torch.bool)
+    keep[:, 0] = False
+    no_part = torch.tensor([False, True])
+    parts = BlockParts(attend=no_part, feed=no_part, heads=torch.ones(2, 3, dtype=torch.bool))
+    every = Selection(torch.ones_like(keep))
+    said = [None, Selection(keep, parts=parts), every]
+    history = tiny_trunk(Monotone(scripted(said)), depth=3)(images(2)).history
+    assert not history[1].selection.keep[0].any()
+    assert torch.equal(history[2].selection.keep, keep)
