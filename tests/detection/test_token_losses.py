@@ -252,3 +252,35 @@ def test_the_mixin_needs_nothing_more(tiny_model, batch):
 
 def test_both_meta_architectures_are_registered():
     assert {"TokenRCNN", "TokenRetinaNet"} <= {name for name, _ in META_ARCH_REGISTRY}
+
+
+DISTILLED = (
+    *("MODEL.TOKEN_POLICY.NAME", "DynamicViT"),
+    *("MODEL.TOKEN_POLICY.DYNAMIC_VIT.DISTILL_WEIGHT", 0.5),
+    *("MODEL.TOKEN_POLICY.DYNAMIC_VIT.FROZEN_STEPS", 1),
+)
+
+
+def test_dynamic_vit_learns_from_its_dense_parent(tiny_config, tiny_model, tmp_path):
+    """Through the trainer: the teacher comes from MODEL.WEIGHTS, and blocks stand still at first."""
+    parent = tmp_path / "dense.pth"
+    torch.save({"model": tiny_model(*DENSE).state_dict()}, parent)
+    options = (*DISTILLED, "MODEL.WEIGHTS", parent, "OUTPUT_DIR", tmp_path)
+    cfg = tiny_config(*options, "DATASETS.TRAIN", "('discs_train',)", "SOLVER.MAX_ITER", 1)
+    prepare_datasets(cfg, training=True)
+    trainer = TokenTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trunk = find_token_net(trainer.model).trunk
+    before = {name: value.detach().clone() for name, value in trunk.named_parameters()}
+    trainer.train()
+    assert trainer.storage.latest()["loss_distillation"][0] > 0
+    moved = {name for name, value in trunk.named_parameters() if not value.equal(before[name])}
+    assert moved and all(name.startswith("policy.") for name in moved)
+
+
+def test_a_teacher_of_another_size_is_refused(tiny_model, tmp_path):
+    wide, model = tiny_model(*DENSE, "MODEL.VIT.EMBED_DIM", 64), tiny_model(*DISTILLED)
+    torch.save({"model": wide.state_dict()}, tmp_path / "wide.pth")
+    net = find_token_net(model)
+    with pytest.raises(InputError, match=r"wide\.pth: not a whole dense model to learn from"):
+        load_teacher(net, name_of(net, model), str(tmp_path / "wide.pth"))
