@@ -22,32 +22,24 @@ As in the original, tokens of padded pixels halt and count like any other.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from svit_det.errors import InputError
+from svit_det.policies.a_vit_config import AViTConfig
 from svit_det.policies.base import (
     BlockView,
     Mean,
-    PolicyConfig,
     TaskLosses,
     TokenPolicy,
     TrunkShape,
     of_this_process,
 )
-from svit_det.policies.halting import Halting, prior_loss, prior_target
+from svit_det.policies.halting import Halting, HaltingWatch, prior_loss, prior_target
+from svit_det.policies.ponder import PonderWeight
 from svit_det.policies.registry import POLICY_REGISTRY
-from svit_det.settings import setting
 from svit_det.tokens import BlockRecord, PassRecord, Selection, TokenState, everyone
-
-LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3
-"""Bounds of what a target makes of the ponder weight over the steps."""
-DAMPING = 10.0
-"""A step's own excess over the target weighs in at once, by exp(DAMPING x excess): the depth
-answers late, and a weight that only sums up would swing past the target."""
 
 
 @POLICY_REGISTRY.register()
@@ -72,81 +64,22 @@ class AViT(TokenPolicy):
     blocks, step by step, and lowers it while they run through less.
     """
 
+    Config = AViTConfig
     Notes = Halting
-    ponder_factor: Tensor
     prior: Tensor
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(PolicyConfig):
-        """MODEL.TOKEN_POLICY.A_VIT."""
-
-        node = "A_VIT"
-        gamma: float = setting(
-            10.0, "Slope of the halting score, sigmoid(GAMMA x - BETA).", interval="(0, inf)"
-        )
-        beta: float = setting(
-            30.0,
-            "Its offset. A token halts about where its first channel x exceeds BETA / GAMMA, so "
-            "choose it by what that channel is in the weights to begin from.",
-            interval="(-inf, inf)",
-        )
-        output: str = setting(
-            "mixture",
-            "The map after the last block: the mixture of each token's states, or its last one.",
-            choices=("mixture", "last"),
-        )
-        ponder_weight: float = setting(
-            5e-4, "Weight of the blocks per token in the loss.", interval="[0, inf)"
-        )
-        prior_weight: float = setting(
-            1e-3, "Weight of the prior on where tokens halt.", interval="[0, inf)"
-        )
-        prior_centre: int | None = setting(
-            None,
-            "Block near which tokens should halt. None: two thirds down, block 8 of twelve.",
-            kind=int,
-            optional=True,
-            interval="[0, inf)",
-        )
-        target_depth: float | None = setting(
-            None,
-            "Share of the blocks that a token runs through, in the mean, to which training steers "
-            "the ponder weight. None: the weight stays.",
-            kind=float,
-            optional=True,
-            interval="(0, 1]",
-        )
-        target_rate: float = setting(
-            0.005,
-            "Each step multiplies the weight by exp(TARGET_RATE x excess over TARGET_DEPTH). More "
-            "for a short training at a high rate.",
-            interval="(0, inf)",
-        )
-
-    def __init__(self, *, config: Config, shape: TrunkShape) -> None:
+    def __init__(self, *, config: AViTConfig, shape: TrunkShape) -> None:
         super().__init__()
-        if config.target_depth is not None and config.ponder_weight == 0:
-            raise InputError(
-                "0 stays 0 whatever target_depth multiplies it by; give it a start above 0.",
-                setting="ponder_weight",
-            )
-        centre = config.prior_centre
-        if centre is None:
-            centre = shape.depth * 2 // 3
-        if centre >= shape.depth:
-            raise InputError(
-                f"{centre} lies outside the trunk, whose blocks count from 0 to {shape.depth - 1}; "
-                "name one of them, or None for two thirds down.",
-                setting="prior_centre",
-            )
         self.depth = shape.depth
         self.gamma, self.beta = config.gamma, config.beta
         self.mixes = config.output == "mixture"
-        self.ponder_weight, self.prior_weight = config.ponder_weight, config.prior_weight
-        self.target_depth, self.target_rate = config.target_depth, config.target_rate
-        self._warned = False
-        self.register_buffer("ponder_factor", torch.ones(()))
-        self.register_buffer("prior", prior_target(shape.depth, centre), persistent=False)
+        self.halting_watch = HaltingWatch(config.gamma, config.beta)
+        self.ponder_weight = PonderWeight(
+            config.ponder_weight, target_depth=config.target_depth, rate=config.target_rate
+        )
+        self.prior_weight = config.prior_weight
+        prior = prior_target(shape.depth, config.prior_centre)
+        self.register_buffer("prior", prior, persistent=False)
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
         """The tokens that have not halted, scored by the weight that they have left."""
@@ -188,41 +121,16 @@ class AViT(TokenPolicy):
         notes: Halting = record.notes[type(self).__name__]
         prior = prior_loss(task.mean(torch.stack(notes.scores)), self.prior)
         return {
-            "loss_ponder": self._weight(record, task.mean) * notes.ponder.mean(),
+            "loss_ponder": self.ponder_weight.of(record, task.mean) * notes.ponder.mean(),
             "loss_depth_prior": self.prior_weight * prior,
         }
 
     def metrics(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor | float]:
         """Blocks that a token ran through, in the mean, and the weight that asks for fewer."""
-        depth, weight = record.kept_shares().sum(), self._weight(record, task.mean)
-        return {"mean_depth": depth, "ponder_weight": weight}
+        weight = self.ponder_weight.of(record, task.mean)
+        return {"mean_depth": record.kept_shares().sum(), "ponder_weight": weight}
 
-    def _excess(self, record: PassRecord, mean: Mean) -> Tensor:
-        """The share of the blocks that tokens ran through, less the target; 0 without one."""
-        if self.target_depth is None:
-            return torch.zeros_like(self.ponder_factor)
-        return mean(record.kept_shares().mean()) - self.target_depth
-
-    def _weight(self, record: PassRecord, mean: Mean) -> Tensor:
-        """The ponder weight of this step."""
-        damping = (DAMPING * self._excess(record, mean)).exp()
-        return self.ponder_weight * self.ponder_factor * damping
-
-    @torch.no_grad()
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
         """Steer the ponder weight to the target; say once where halting does not work at all."""
-        self.ponder_factor.mul_((self.target_rate * self._excess(record, mean)).exp())
-        self.ponder_factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
-        shares = mean(record.kept_shares())
-        if self._warned or self.depth == 1 or (shares.min() < 1 and shares[1:].any()):
-            return
-        self._warned = True
-        what, change = "every token halted after block 0", "raise"
-        if shares.min() == 1:
-            what, change = "no token halted", "lower"
-        logging.getLogger(__name__).warning(
-            "In a training step %s (mean depth %.2f of %d blocks). If that lasts, %s "
-            "MODEL.TOKEN_POLICY.A_VIT.BETA: a token halts about where its first channel exceeds "
-            "BETA / GAMMA, which is %g.",
-            *(what, shares.sum().item(), self.depth, change, self.beta / self.gamma),
-        )
+        self.ponder_weight.track(record, mean)
+        self.halting_watch.look(mean(record.kept_shares()))

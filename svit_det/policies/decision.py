@@ -1,9 +1,9 @@
-"""Decision: one kind of choice that AdaViT makes before its blocks; and what a pass chose.
+"""Decision: one kind of choice that AdaViT makes before its blocks; and what a pass remembers.
 
 Source: Meng et al., "AdaViT: Adaptive Vision Transformers for Efficient Image Recognition", CVPR
 2022, and its released code.
 
-B images, C channels, h heads, P blocks that choose heads or sub-layers.
+B images, C channels, h heads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from svit_det.policies.base import Mean
 from svit_det.policies.budget import KeepBudget
 from svit_det.policies.gating import exact, logistic_noise, straight_through
-from svit_det.tokens import PassRecord
 
 TAU = 5.0
 """The temperature of training."""
@@ -105,11 +104,3 @@ class PartMargins:
     """(B, h) each."""
     layers: tuple[Tensor, ...] = ()
     """(B, 2) each: attention, MLP."""
-
-
-def part_gates(record: PassRecord, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(P, B, 2) attentions and MLPs, and (P, B, h) heads, that ran in the blocks `layers`."""
-    said = [record.blocks[layer].selection.parts for layer in layers]
-    parts = [each for each in said if each is not None]
-    sub_layers = [torch.stack([each.attend, each.feed], dim=-1) for each in parts]
-    return torch.stack(sub_layers), torch.stack([each.heads for each in parts])

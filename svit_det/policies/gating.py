@@ -73,6 +73,12 @@ def straight_through(
     return keep, keep.to(soft.dtype) + (soft - soft.detach())
 
 
+def gates_of(record: PassRecord, layers: Sequence[int]) -> list[Tensor]:
+    """The (B, N) gates of `layers` in a training pass, without blocks that did not decide."""
+    gates = [record.blocks[layer].selection.gate for layer in layers]
+    return [gate for gate in gates if gate is not None]
+
+
 def keep_ratio_loss(
     gates: Sequence[Tensor],
     targets: Sequence[float],

@@ -8,12 +8,15 @@ B images, N patch tokens, C channels, L blocks; all sums are kept in float32.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from svit_det.errors import InputError
 
 EPS = 0.01
 """A token halts once its halting scores sum to 1 - EPS."""
@@ -71,11 +74,47 @@ class Halting:
         )
 
 
-def prior_target(depth: int, centre: int) -> Tensor:
+class HaltingWatch:
+    """Says once, in the log, that halting does not work at all: no token halts, or all at once.
+
+    `gamma` and `beta` are those of the halting score, sigmoid(gamma x - beta).
+    """
+
+    def __init__(self, gamma: float, beta: float) -> None:
+        self.gamma, self.beta = gamma, beta
+        self._warned = False
+
+    def look(self, shares: Tensor) -> None:
+        """At the (L,) shares of the tokens that ran through each block of a training step."""
+        depth = len(shares)
+        if self._warned or depth == 1 or (shares.min() < 1 and shares[1:].any()):
+            return
+        self._warned = True
+        what, change = "every token halted after block 0", "raise"
+        if shares.min() == 1:
+            what, change = "no token halted", "lower"
+        logging.getLogger(__name__).warning(
+            "In a training step %s (mean depth %.2f of %d blocks). If that lasts, %s "
+            "MODEL.TOKEN_POLICY.A_VIT.BETA: a token halts about where its first channel exceeds "
+            "BETA / GAMMA, which is %g.",
+            *(what, shares.sum().item(), depth, change, self.beta / self.gamma),
+        )
+
+
+def prior_target(depth: int, centre: int | None = None) -> Tensor:
     """(L,) a Gaussian of unit variance around block `centre`, whose tail before it sums to .98.
 
     The scale is that of a whole tail, so that the numbers are the same in a trunk of any depth.
+    None: two thirds down.
     """
+    if centre is None:
+        centre = depth * 2 // 3
+    if centre >= depth:
+        raise InputError(
+            f"{centre} lies outside the trunk, whose blocks count from 0 to {depth - 1}; name one "
+            "of them, or None for two thirds down.",
+            setting="prior_centre",
+        )
     tail = sum(math.exp(-(distance**2) / 2) for distance in range(1, 40))
     return (-0.5 * (torch.arange(depth) - centre).square()).exp() * (0.98 / tail)
 

@@ -1,22 +1,23 @@
-"""Interpreter: IA-RED2's agent, and what it takes to train one by reward.
+"""Interpreter and Agents: IA-RED2's agent, and one of them for each of its groups of blocks.
 
-B images, N patch tokens, K of them kept, C channels, h heads, d = C / h.
+B images, N patch tokens, C channels, h heads, d = C / h.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
-from svit_det.policies.base import TaskLosses
-from svit_det.policies.gating import exact, logistic_noise
-from svit_det.policies.scheduled import Survivors
-from svit_det.tokens import PassRecord
+from svit_det.policies.gating import exact
+from svit_det.policies.keep_schedule import KeepSchedule
+
+MOST_AT_START = 0.95
+"""No agent starts surer than this, where a share is 1."""
 
 
 class Interpreter(nn.Module):
@@ -66,39 +67,31 @@ class Interpreter(nn.Module):
         return self.query.weight.numel() + num_tokens * (self.key.weight.numel() + channels)
 
 
-@dataclass(frozen=True)
-class Kept(Survivors):
-    """What IA-RED2 remembers."""
+class Agents(nn.ModuleDict):
+    """One agent for each group of blocks, named by the block that the group begins with.
 
-    log_prob: Tensor | None = None
-    """(B,) log probability of an image's draws, their mean in each group that draws, and the sum
-    over those groups. None: nothing was drawn."""
-
-
-def draw(margin: Tensor, among: Tensor, before: Tensor | None) -> Kept:
-    """Bernoulli draws by the log odds `margin` (B, N), of the tokens `among` (B, N) bool."""
-    keep = margin.detach() + logistic_noise(margin) > 0
-    log_prob = F.logsigmoid(torch.where(keep, margin, -margin))
-    log_prob = (log_prob * among).sum(dim=1) / among.sum(dim=1).clamp(min=1)
-    return Kept(keep & among, log_prob=log_prob if before is None else before + log_prob)
-
-
-def reward(record: PassRecord, task: TaskLosses, weight: float) -> Tensor:
-    """(B,): minus the task's losses, plus `weight` times 1 - (K / N)^2 for what was not run.
-
-    K / N is the mean over all blocks. Where the task can tell images apart, so does the reward.
+    It starts near the group's share of what is left. Neither outcome of its decision is less
+    probable than `least_chance`.
     """
-    share = record.counts().float().mean(dim=1) / record.grid.num_tokens
-    named = torch.stack([loss.detach().float() for loss in task.named.values()]).sum()
-    lost = named if task.per_image is None else task.per_image.detach().float()
-    return weight * (1 - share.square()) - lost
 
+    def __init__(
+        self, schedule: KeepSchedule, embed_dim: int, num_heads: int, least_chance: float
+    ) -> None:
+        super().__init__()
+        self.least_chance = least_chance
+        left = (1.0, *schedule.shares)
+        for layer, share, before in zip(schedule.layers, schedule.shares, left):
+            start = min(share / before, MOST_AT_START)
+            self[str(layer)] = Interpreter(embed_dim, num_heads, start=start)
 
-def curriculum(step: int, steps: int, num_groups: int) -> tuple[int, bool]:
-    """The group whose part of the training this step lies in, and whether its agent learns now.
+    def margin(self, layer: int, class_token: Tensor, patches: Tensor) -> Tensor:
+        """(B, C), (B, N, C) -> (B, N) log odds of the bounded probability of keep."""
+        chance = self._agent(layer)(class_token, patches)
+        return torch.logit(self.least_chance + (1 - 2 * self.least_chance) * chance)
 
-    It does in the first third of the part; then the trunk does.
-    """
-    position = min(step, steps - 1) * num_groups
-    group, inside = divmod(position, steps)
-    return group, 3 * inside < steps
+    def macs(self, layer: int, num_tokens: int) -> int:
+        """Multiply-adds of one group's agent, for one image of `num_tokens` tokens."""
+        return self._agent(layer).macs(num_tokens)
+
+    def _agent(self, layer: int) -> Interpreter:
+        return cast(Interpreter, self[str(layer)])

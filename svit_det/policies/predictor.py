@@ -15,6 +15,7 @@ from torch import Tensor
 
 from svit_det.policies.base import ScheduleConfig, TaskLosses
 from svit_det.policies.gating import (
+    gates_of,
     keep_ratio_loss,
     logistic_noise,
     straight_through,
@@ -85,9 +86,8 @@ class PredictorPolicy(ScheduledPolicy):
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`, and with a teacher `loss_distillation` over the tokens that stay."""
         layers, shares = self._trained.layers, self._trained.shares
-        gates = [record.blocks[layer].selection.gate for layer in layers]
-        decided = [gate for gate in gates if gate is not None]
-        ratio = keep_ratio_loss(decided, shares, per_image=self.ratio_per_image, mean=task.mean)
+        gates = gates_of(record, layers)
+        ratio = keep_ratio_loss(gates, shares, per_image=self.ratio_per_image, mean=task.mean)
         losses = {"loss_keep_ratio": self.ratio_weight * ratio}
         if task.teacher is not None and self.needs_teacher:
             keep = record.blocks[layers[-1]].selection.keep

@@ -26,6 +26,7 @@ from svit_det.policies.base import BlockView, ScheduleConfig, TaskLosses, TrunkS
 from svit_det.policies.budget import KeepBudget
 from svit_det.policies.gating import (
     TokenGate,
+    gates_of,
     keep_ratio_loss,
     logistic_noise,
     straight_through,
@@ -132,8 +133,6 @@ class SViT(ThresholdedPolicy):
 
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`: the weighted ratio loss over all gated blocks."""
-        layers, shares = self._trained.layers, self._trained.shares
-        gates = [record.blocks[layer].selection.gate for layer in layers]
-        decided = [gate for gate in gates if gate is not None]
-        loss = keep_ratio_loss(decided, shares, per_image=self.ratio_per_image, mean=task.mean)
+        gates, shares = gates_of(record, self._trained.layers), self._trained.shares
+        loss = keep_ratio_loss(gates, shares, per_image=self.ratio_per_image, mean=task.mean)
         return {"loss_keep_ratio": self.loss_weight * loss}

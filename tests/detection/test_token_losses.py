@@ -262,7 +262,7 @@ DISTILLED = (
 
 
 def test_dynamic_vit_learns_from_its_dense_parent(tiny_config, tiny_model, tmp_path):
-    """Through the trainer: the teacher comes from MODEL.WEIGHTS, and blocks stand still at first."""
+    """From MODEL.WEIGHTS through the trainer; blocks stand still in the first step."""
     parent = tmp_path / "dense.pth"
     torch.save({"model": tiny_model(*DENSE).state_dict()}, parent)
     options = (*DISTILLED, "MODEL.WEIGHTS", parent, "OUTPUT_DIR", tmp_path)

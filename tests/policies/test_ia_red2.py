@@ -11,9 +11,10 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
-from svit_det.policies import TaskLosses, TrunkShape, ia_red2, interpreter
+from svit_det.policies import TaskLosses, TrunkShape, ia_red2, reinforcement
 from svit_det.policies.ia_red2 import IARED2
-from svit_det.policies.interpreter import Interpreter, Kept, curriculum, reward
+from svit_det.policies.interpreter import Interpreter
+from svit_det.policies.reinforcement import Kept, curriculum, reward
 from svit_det.tokens import Selection, TokenGrid, TokenState
 from svit_det.training.freezing import Freezing
 from svit_det.vit import PlainViT, build_trunk
@@ -315,7 +316,7 @@ def test_only_the_group_whose_part_it_is_draws(ia_red2_of, a_view, a_state, monk
         asked.append(1)
         return torch.zeros_like(like)
 
-    monkeypatch.setattr(interpreter, "logistic_noise", no_noise)
+    monkeypatch.setattr(reinforcement, "logistic_noise", no_noise)
     policy = ia_red2_of(**REINFORCE).train()
     for step, draws in ((0, 1), (1, 0), (3, 1), (4, 0), (None, 3)):
         asked.clear()
@@ -357,7 +358,7 @@ def test_the_log_probability_of_a_draw_by_hand(ia_red2_of, a_view, a_state, monk
     fixed(policy, 0, [[1.0, 0.5, 0.0, 0.75]])
     fixed(policy, 1, [[0.5, 0.5, 0.25, 1.0]])
     signs = iter([[9.0, -9.0, 9.0, -9.0], [9.0, 9.0, -9.0, 9.0]])
-    monkeypatch.setattr(interpreter, "logistic_noise", lambda like: torch.tensor([next(signs)]))
+    monkeypatch.setattr(reinforcement, "logistic_noise", lambda like: torch.tensor([next(signs)]))
     state, first = policy.before_block(a_view(0), a_state(4, 1))
     assert first.keep.tolist() == [[True, False, True, False]]
     assert_close(first.score, torch.tensor([[4.0, 1.0, 0.25, 13 / 7]]).log(), atol=1e-5, rtol=0)
@@ -412,7 +413,7 @@ def test_the_reward_and_its_advantage_by_hand(ia_red2_of, a_drawn_pass):
     )
     # 2 (1 - .75^2) - 1.25 and 2 (1 - .5^2) - 1.25; keeping all gets 0 - .75.
     assert reward(record, task, 2.0).tolist() == [-0.375, 0.25]
-    assert policy.advantage(record, task).tolist() == [0.375, 1.0]
+    assert policy.reinforcement.advantage(record, task).tolist() == [0.375, 1.0]
     losses = policy.losses(record, task)
     assert list(losses) == ["loss_interpreter"]
     assert losses["loss_interpreter"].item() == pytest.approx((0.375 * 0.5 + 1.0 * 0.25) / 2)
@@ -432,7 +433,7 @@ def test_the_reward_and_its_advantage_by_hand(ia_red2_of, a_drawn_pass):
         per_image=torch.tensor([1.0, 2.0]),
         greedy=replace(greedy, per_image=torch.tensor([0.5, 2.5])),
     )
-    assert policy.advantage(record, told).tolist() == [0.375, 2.0]
+    assert policy.reinforcement.advantage(record, told).tolist() == [0.375, 2.0]
 
 
 def test_without_a_second_pass_it_says_so(ia_red2_of, a_drawn_pass):
@@ -527,6 +528,6 @@ def test_agents_start_near_their_share_of_what_is_left(make_policy, a_view):
 def test_settings_reach_the_policy(make_policy):
     policy = make_policy("IARED2")
     assert (policy.schedule.layers, policy.schedule.shares) == ((0, 4, 8), (0.81, 0.656, 0.531))
-    assert (policy.loss_weight, policy.mode, policy.by_reward) == (4.0, "threshold", False)
+    assert (policy.loss_weight, policy.mode, policy.reinforcement) == (4.0, "threshold", None)
     assert policy.rate_factors() == {}
     assert make_policy("IARED2", agent_rate=3.0).rate_factors() == {"trunk.policy": 3.0}

@@ -1,0 +1,56 @@
+"""AViTConfig: the settings of A-ViT. The default score and weights are the released ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svit_det.policies.base import PolicyConfig
+from svit_det.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class AViTConfig(PolicyConfig):
+    """MODEL.TOKEN_POLICY.A_VIT."""
+
+    node = "A_VIT"
+    gamma: float = setting(
+        10.0, "Slope of the halting score, sigmoid(GAMMA x - BETA).", interval="(0, inf)"
+    )
+    beta: float = setting(
+        30.0,
+        "Its offset. A token halts about where its first channel x exceeds BETA / GAMMA, so "
+        "choose it by what that channel is in the weights to begin from.",
+        interval="(-inf, inf)",
+    )
+    output: str = setting(
+        "mixture",
+        "The map after the last block: the mixture of each token's states, or its last one.",
+        choices=("mixture", "last"),
+    )
+    ponder_weight: float = setting(
+        5e-4, "Weight of the blocks per token in the loss.", interval="[0, inf)"
+    )
+    prior_weight: float = setting(
+        1e-3, "Weight of the prior on where tokens halt.", interval="[0, inf)"
+    )
+    prior_centre: int | None = setting(
+        None,
+        "Block near which tokens should halt. None: two thirds down, block 8 of twelve.",
+        kind=int,
+        optional=True,
+        interval="[0, inf)",
+    )
+    target_depth: float | None = setting(
+        None,
+        "Share of the blocks that a token runs through, in the mean, to which training steers "
+        "the ponder weight. None: the weight stays.",
+        kind=float,
+        optional=True,
+        interval="(0, 1]",
+    )
+    target_rate: float = setting(
+        0.005,
+        "Each step multiplies the weight by exp(TARGET_RATE x excess over TARGET_DEPTH). More "
+        "for a short training at a high rate.",
+        interval="(0, inf)",
+    )
