@@ -112,9 +112,9 @@ def against_control(results: dict[str, dict[str, Any]], control: str) -> None:
         return
     costs = np.array([mean_of(results[name], "trunk_gmacs") for name in budgets])
     order = np.argsort(costs)
-    for found in results.values():
+    for name, found in results.items():
         cost = mean_of(found, "trunk_gmacs")
-        if not costs.min() * (1 - NEAR) <= cost <= costs.max() * (1 + NEAR):
+        if name in budgets or not costs.min() * (1 - NEAR) <= cost <= costs.max() * (1 + NEAR):
             continue
         distances = {}
         for key in ("box_ap", "mask_ap"):

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
+from svit_det.detection import load_config
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
@@ -48,8 +49,10 @@ def _train(
 ) -> None:
     """One fine-tuning with its evaluation, unless it is there already."""
     record = folder / "trained_with.json"
+    # The whole config, because a yaml file may have changed since.
+    merged = {"settings": list(settings), "config": load_config(settings[0], settings[1:]).dump()}
     if record.is_file():
-        if json.loads(record.read_text())["settings"] == list(settings):
+        if json.loads(record.read_text()) == merged:
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,4 +62,4 @@ def _train(
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         raise InputError(f"Training {arm.name} with seed {seed} failed: {folder / 'output.txt'}.")
-    write_json(record, {"settings": list(settings)})
+    write_json(record, merged)

@@ -27,6 +27,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from svit_det.errors import InputError
 from svit_det.policies.a_vit_config import AViTConfig
 from svit_det.policies.base import (
     BlockView,
@@ -70,6 +71,12 @@ class AViT(TokenPolicy):
 
     def __init__(self, *, config: AViTConfig, shape: TrunkShape) -> None:
         super().__init__()
+        if config.target_depth is not None and config.target_depth * shape.depth < 1:
+            raise InputError(
+                f"{config.target_depth} of {shape.depth} blocks is less than the one that every "
+                f"token runs through; give {1 / shape.depth:.2f} or more.",
+                setting="target_depth",
+            )
         self.depth = shape.depth
         self.gamma, self.beta = config.gamma, config.beta
         self.mixes = config.output == "mixture"

@@ -43,7 +43,7 @@ class AViTConfig(PolicyConfig):
     target_depth: float | None = setting(
         None,
         "Share of the blocks that a token runs through, in the mean, to which training steers "
-        "the ponder weight. None: the weight stays.",
+        "the ponder weight; at least one block. None: the weight stays.",
         kind=float,
         optional=True,
         interval="(0, 1]",

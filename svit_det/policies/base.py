@@ -14,14 +14,7 @@ from torch import Tensor, nn
 from svit_det.errors import InputError
 from svit_det.policies.keep_schedule import LAST_NINE, THREE_STEPS, KeepSchedule
 from svit_det.settings import Settings, setting
-from svit_det.tokens import (
-    BlockRecord,
-    ClassAttention,
-    PassRecord,
-    Selection,
-    TokenState,
-    everyone,
-)
+from svit_det.tokens import BlockRecord, ClassAttention, PassRecord, Selection, TokenState, everyone
 
 Mean = Callable[[Tensor], Tensor]
 """The mean of a tensor over all processes of a training; the engine hands it in."""
@@ -93,8 +86,7 @@ class PolicyConfig(Settings):
     """The settings of a policy. Base for the `Config` inside each policy."""
 
     node: ClassVar[str] = ""
-    """The yaml node of the policy's own keys, under MODEL.TOKEN_POLICY. Default: its name in
-    capitals."""
+    """The yaml node of the policy's own keys. Default: its name in capitals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +223,7 @@ class TokenPolicy(nn.Module):
         """Update statistics (buffers) from one training pass. Default: there are none."""
 
     def set_step(self, step: int, steps: int | None = None) -> None:
-        """Hear before each training step its number from 0, of `steps`. Default: no matter."""
+        """Hear each training step's number from 0, of `steps`, before it. Default: no effect."""
 
     @property
     def takes_part_in_training(self) -> bool:

@@ -74,8 +74,12 @@ class Halting:
         )
 
 
+SHALLOW, NEARLY_NONE = 2.0, 0.05
+"""Blocks: a mean depth below the one, or nearer to all than the other, is worth a warning."""
+
+
 class HaltingWatch:
-    """Says once, in the log, that halting does not work at all: no token halts, or all at once.
+    """Says once, in the log, that halting does not work: hardly a token halts, or most at once.
 
     `gamma` and `beta` are those of the halting score, sigmoid(gamma x - beta).
     """
@@ -86,18 +90,19 @@ class HaltingWatch:
 
     def look(self, shares: Tensor) -> None:
         """At the (L,) shares of the tokens that ran through each block of a training step."""
-        depth = len(shares)
-        if self._warned or depth == 1 or (shares.min() < 1 and shares[1:].any()):
+        depth, mean = len(shares), shares.sum().item()
+        least, most = min(SHALLOW, depth / 2), depth - NEARLY_NONE
+        if self._warned or depth == 1 or least <= mean <= most:
             return
         self._warned = True
-        what, change = "every token halted after block 0", "raise"
-        if shares.min() == 1:
-            what, change = "no token halted", "lower"
+        what, change = "most tokens halted at once", "raise"
+        if mean > most:
+            what, change = "hardly a token halted", "lower"
         logging.getLogger(__name__).warning(
             "In a training step %s (mean depth %.2f of %d blocks). If that lasts, %s "
             "MODEL.TOKEN_POLICY.A_VIT.BETA: a token halts about where its first channel exceeds "
             "BETA / GAMMA, which is %g.",
-            *(what, shares.sum().item(), depth, change, self.beta / self.gamma),
+            *(what, mean, depth, change, self.beta / self.gamma),
         )
 
 

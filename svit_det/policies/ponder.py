@@ -1,5 +1,7 @@
 """PonderWeight: what a block more per token costs in the loss, and how it follows a target depth.
 
+The weight is A-ViT's (Yin et al. 2022, eq. 8); that it follows a target is ours.
+
 Depth is the share of the trunk's blocks that a patch token runs through, in the mean.
 """
 

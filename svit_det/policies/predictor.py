@@ -1,6 +1,6 @@
 """PredictorPolicy: what policies share that drop tokens for good by a network of their own.
 
-Three stages or so; each asks its network about the tokens that are left. Source: DynamicViT (Rao et
+Each stage asks its network about the tokens that are left. Source: DynamicViT (Rao et
 al., NeurIPS 2021, sections 3.2 to 3.4), whose training SPViT takes over.
 
 B images, N patch tokens, C channels, S stages.
@@ -22,12 +22,9 @@ from svit_det.policies.gating import (
     token_distillation,
 )
 from svit_det.policies.keep_schedule import KeepSchedule
-from svit_det.policies.scheduled import ScheduledPolicy, Survivors
+from svit_det.policies.scheduled import BACKBONE, ScheduledPolicy, Survivors
 from svit_det.settings import setting
 from svit_det.tokens import PassRecord, Selection
-
-BACKBONE = ("trunk.blocks", "trunk.patch_embed", "trunk.pos_embed")
-"""What stands still where the recipe freezes the backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,9 @@ class PredictorConfig(ScheduleConfig):
         interval="(0, inf)",
     )
     frozen_steps: int = setting(
-        0, "First training steps in which the trunk's blocks stand still.", interval="[0, inf)"
+        0,
+        "First training steps in which the trunk stands still, but for the policy.",
+        interval="[0, inf)",
     )
 
 

@@ -2,6 +2,8 @@
 
 What a policy gains over it at equal cost, it gains by its choice of tokens. `Monotone(Random)` is
 the control for policies that bring no token back.
+
+B images, N patch tokens.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from torch import Tensor
 from svit_det.errors import InputError
 from svit_det.policies.base import TaskLosses
 from svit_det.policies.gating import logistic_noise
-from svit_det.policies.scheduled import Survivors
+from svit_det.policies.scheduled import BACKBONE, Survivors
 from svit_det.tokens import PassRecord
 
-TRUNK = ("trunk.blocks", "trunk.patch_embed", "trunk.pos_embed", "trunk.cls_token")
+TRUNK = (*BACKBONE, "trunk.cls_token")
 """What stands still while an agent learns."""
 
 

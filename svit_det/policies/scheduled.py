@@ -13,6 +13,9 @@ from svit_det.policies.base import BlockView, TokenPolicy
 from svit_det.policies.keep_schedule import KeepSchedule, check_budget
 from svit_det.tokens import Selection, TokenState, everyone
 
+BACKBONE = ("trunk.blocks", "trunk.patch_embed", "trunk.pos_embed")
+"""What stands still where a recipe freezes the backbone, by the names of `TokenPolicy.frozen`."""
+
 
 class ScheduledPolicy(TokenPolicy):
     """Holds one schedule for training and, where another budget is set, one for inference."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from svit_det.policies.base import BlockView, TrunkShape
 from svit_det.policies.budget import KeepBudget
+from svit_det.policies.gating import exact
 from svit_det.policies.predictor import PredictorConfig, PredictorPolicy, hidden
 from svit_det.policies.registry import POLICY_REGISTRY
 from svit_det.policies.scheduled import Survivors, survivors
@@ -113,6 +114,7 @@ class SPViT(ThresholdedPolicy, PredictorPolicy):
         weights = (before.float() - after.float()) * probability
         if self.package_norm:
             weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        package = weights.to(state.tokens.dtype).unsqueeze(1) @ state.patches
+        with exact(state.tokens):  # the sum of thousands of tokens leaves half precision's range
+            package = weights.unsqueeze(1) @ state.patches.float()
         some = (left.keep & ~notes.keep).any(dim=1, keepdim=True)
         return state.with_more(package, present=torch.cat([state.presence(), some], dim=1))

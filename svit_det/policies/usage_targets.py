@@ -64,8 +64,8 @@ class TargetedDecisions(nn.ModuleDict):
     def usage(self, record: PassRecord, mean: Mean = of_this_process) -> dict[str, Tensor]:
         """Shares of a training pass, each a mean over images, blocks and processes.
 
-        Of tokens those that were kept; of sub-layers those that ran; of heads those that ran, in
-        attentions that did.
+        The share of tokens that were kept, of sub-layers that ran, and of heads that ran in
+        attentions that ran.
         """
         used = {}
         if "tokens" in self:

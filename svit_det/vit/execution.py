@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from svit_det.policies.base import TokenPolicy
@@ -54,6 +55,10 @@ def run_block(
         _check_attended(policy, view, before, after)
     view.forget()
     done, fed = _feed(view, block, execution, before, after, half, going)
+    if block.training and torch.is_grad_enabled() and (half.new is None or fed.empty):
+        # Nobody ran some part, whose parameters DDP would miss in the graph.
+        unused = torch.stack([parameter.sum() for parameter in block.parameters()]).sum()
+        done = replace(done, tokens=done.tokens + 0 * unused)
     record = BlockRecord(
         selection=_as_it_happened(going, half.rows, fed),
         keys=keys.selection.keep,

@@ -208,7 +208,8 @@ class BlockInProgress:
         All where the choice is a gate, where rows hide behind a mask (an executor that computes
         everything, or whose shapes are static), and where the policy has looked at all keys.
         """
-        if parts.heads.is_floating_point() or self._key_value is not None:
+        gated = parts.heads.is_floating_point() or parts.attend.is_floating_point()
+        if gated or self._key_value is not None:
             return None
         if queries.key_mask is not None or self._opened().rows.layout.key_mask is not None:
             return None

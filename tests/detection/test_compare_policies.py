@@ -115,7 +115,7 @@ def test_the_control_is_read_off_at_equal_cost():
     # At 6 GMACs the line from (4, 20) to (8, 40) stands at 30 and 15.
     assert results["svit"]["over_random"] == pytest.approx({"box_ap": 3.0, "mask_ap": -1.0})
     assert results["cheap"]["over_random"] == pytest.approx({"box_ap": 2.0, "mask_ap": 0.0})
-    assert results["random_50"]["over_random"] == pytest.approx({"box_ap": 0.0, "mask_ap": 0.0})
+    assert "over_random" not in results["random_50"]
     assert "over_random" not in results["too_cheap"] and "over_random" not in results["dense"]
     against_control(results, "monotone_random")
     assert "over_monotone_random" not in results["svit"]

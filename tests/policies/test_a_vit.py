@@ -426,8 +426,11 @@ def test_a_loop_settles_at_the_target(a_pass, no_task, start, enough):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"beta": 1e3}, "no token halted (mean depth 12.00 of 12 blocks). If that lasts, lower"),
-        ({"beta": -1e3}, "every token halted after block 0 (mean depth 1.00 of 12 blocks)"),
+        (
+            {"beta": 1e3},
+            "hardly a token halted (mean depth 12.00 of 12 blocks). If that lasts, lower",
+        ),
+        ({"beta": -1e3}, "most tokens halted at once (mean depth 1.00 of 12 blocks)"),
     ],
     ids=["nothing", "everything"],
 )
@@ -474,3 +477,17 @@ def test_there_is_no_budget_to_set():
     assert a_vit().schedule is None
     with pytest.raises(InputError, match="AViT has no budget to set"):
         a_vit().set_keep_ratio(0.5)
+
+
+def test_a_target_that_no_token_can_reach_is_refused():
+    with pytest.raises(InputError, match=r"target_depth: 0\.05 of 12 blocks is less than the one"):
+        a_vit(target_depth=0.05)
+
+
+def test_every_parameter_has_a_gradient_where_every_token_has_halted(tiny_trunk, images, losses_of):
+    """What training in several processes counts on."""
+    trunk = tiny_trunk(a_vit(gamma=1.0, beta=-3.0)).train()
+    state = trunk(images(1))
+    assert state.history[-1].rows.keys == (0,)
+    losses_of(trunk, state).backward()
+    assert [name for name, parameter in trunk.named_parameters() if parameter.grad is None] == []

@@ -12,12 +12,14 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
-from svit_det.policies import TaskLosses, TrunkShape, build_policy, decision
+from svit_det.policies import TaskLosses, TokenPolicy, TrunkShape, build_policy, decision
 from svit_det.policies.adavit import AdaViT
 from svit_det.policies.adavit_config import DECISIONS, MODES
 from svit_det.tokens import BlockParts, Selection
 from svit_det.vit import Execution, Masked
+from svit_det.vit.execution import run_block
 from svit_det.vit.flops import count_macs, trunk_macs
+from svit_det.vit.layers import Block
 
 SHAPE = TrunkShape(24, 2, 3)
 CENTRE = 5 * log(0.6 / 0.4)
@@ -536,3 +538,37 @@ def test_the_order_of_layers_does_not_mix_up_thresholds(a_view, a_state):
     state = tokens_of(a_state(), [3.0, 8.0, 0.0, 3.0])
     kept = [policy.before_block(a_view(layer), state)[1].keep.sum().item() for layer in (1, 3)]
     assert kept == [1, 3]
+
+
+@pytest.mark.parametrize("decide", SUBSETS, ids="+".join)
+def test_every_parameter_stays_in_the_graph_at_batch_one(decide, tiny_trunk, images, losses_of):
+    """What training in several processes counts on, also where chance skips a sub-layer."""
+    trunk = tiny_trunk(adavit(depth=12, decide=decide)).train()
+    for _ in range(4):
+        trunk.zero_grad()
+        losses_of(trunk, trunk(images(1))).backward()
+        assert [name for name, p in trunk.named_parameters() if p.grad is None] == []
+
+
+def test_a_skipped_attention_learns_to_come_back(a_state):
+    """With sub-layers alone decided, heads are no gates: the branch is computed all the same."""
+    torch.manual_seed(0)
+    block = Block(24, num_heads=3, mlp_ratio=2.0, drop_path_rate=0.0)
+    attend = torch.zeros(1, requires_grad=True)
+    parts = BlockParts(attend=attend, feed=torch.ones(1), heads=torch.ones(1, 3, dtype=torch.bool))
+    state = a_state(4, 1)
+    policy = Says(Selection(torch.ones(1, 4, dtype=torch.bool), gate=torch.ones(1, 4), parts=parts))
+    after = run_block(block, policy, state, layer=0, last=True, execution=Execution())
+    after.tokens[:, 1:].mul(torch.randn(1, 4, 24)).sum().backward()
+    assert attend.grad.abs().item() > 1e-3
+
+
+class Says(TokenPolicy):
+    """Enters with one selection."""
+
+    def __init__(self, selection):
+        super().__init__()
+        self.selection = selection
+
+    def before_block(self, view, state):
+        return state, self.selection
