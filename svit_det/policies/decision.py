@@ -66,7 +66,8 @@ class Decision(nn.Module):
     def margin(self, layer: int, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., choices), in float32 because a decision hangs on it."""
         with exact(tokens):
-            return self._linear(layer)(tokens.float()) - self.shift
+            linear = self._linear(layer)
+            return linear(tokens.to(linear.weight.dtype)).float() - self.shift
 
     def choose(self, layer: int, margin: Tensor) -> tuple[Tensor, Tensor | None]:
         """(yes as bool; in training by chance, with its straight-through gate)."""

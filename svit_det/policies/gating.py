@@ -19,7 +19,8 @@ from svit_det.tokens import PassRecord
 def exact(tokens: Tensor) -> AbstractContextManager[None]:
     """Inside the with-block autocast is off: margins may lie closer than half precision can tell.
 
-    What training decides in half precision, inference would decide otherwise.
+    What training decides in half precision, inference would decide otherwise. A model that is in
+    half precision itself stays in it: tokens are brought to the dtype of the network's weights.
     """
     return torch.autocast(tokens.device.type, enabled=False)
 
@@ -44,7 +45,7 @@ class TokenGate(nn.Module):
         The difference of two log-softmax values is the difference of the logits.
         """
         with exact(tokens):
-            logits = self.fc2(F.gelu(self.fc1(self.norm(tokens.float()))))
+            logits = self.fc2(F.gelu(self.fc1(self.norm(tokens.to(self.fc1.weight.dtype))))).float()
         return logits[..., 0] - logits[..., 1]
 
     def macs(self, num_tokens: int) -> int:

@@ -50,9 +50,12 @@ class Interpreter(nn.Module):
         p_j = mean over heads of sigmoid(q . k_j / sqrt(d)).
         """
         with exact(patches):
-            query = self.query(F.layer_norm(class_token.float(), class_token.shape[-1:]))
-            key = self.key(F.layer_norm(patches.float(), patches.shape[-1:]))
-            return self._scores(query, key).sigmoid().mean(dim=1)
+            class_token, patches = (
+                each.to(self.key.weight.dtype) for each in (class_token, patches)
+            )
+            query = self.query(F.layer_norm(class_token, class_token.shape[-1:]))
+            key = self.key(F.layer_norm(patches, patches.shape[-1:]))
+            return self._scores(query, key).float().sigmoid().mean(dim=1)
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:
         """(B, C), (B, N, C) -> (B, h, N) q . k_j / sqrt(d)."""

@@ -35,15 +35,16 @@ class ScorePredictor(nn.Module):
         the log probability of keep (column 0) minus that of drop.
         """
         with exact(tokens):
-            local, pooled = F.gelu(self.fc_in(self.norm(tokens.float()))).chunk(2, dim=-1)
-            weight = left.float().view(*left.shape, *(1,) * (tokens.dim() - 2))
+            tokens = tokens.to(self.fc1.weight.dtype)
+            local, pooled = F.gelu(self.fc_in(self.norm(tokens))).chunk(2, dim=-1)
+            weight = left.to(tokens.dtype).view(*left.shape, *(1,) * (tokens.dim() - 2))
             # An image with no token left has no mean; nothing is asked about it either.
             mean = (pooled * weight).sum(dim=1, keepdim=True)
             mean = mean / weight.sum(dim=1, keepdim=True).clamp(min=1)
             own, shared = self.fc1.weight.chunk(2, dim=1)
             # The pooled half is the same for all tokens, so that its product is taken once.
             hidden = F.linear(local, own) + F.linear(mean, shared, self.fc1.bias)
-            logits = self.fc3(F.gelu(self.fc2(F.gelu(hidden))))
+            logits = self.fc3(F.gelu(self.fc2(F.gelu(hidden)))).float()
         return logits[..., 0] - logits[..., 1]
 
     def macs(self, num_tokens: int) -> int:
@@ -81,7 +82,8 @@ class TokenSelector(nn.Module):
             each = zip(self.heads, slices.unbind(2), strict=True)
             margins = torch.stack([head(own, left) for head, own in each], dim=-1)
         with exact(tokens):
-            say = self.fc2(F.gelu(self.fc1(slices.float().mean(dim=-1)))).sigmoid()
+            means = slices.to(self.fc1.weight.dtype).mean(dim=-1)
+            say = self.fc2(F.gelu(self.fc1(means))).float().sigmoid()
         say = say / say.sum(dim=-1, keepdim=True)
         return (say * margins).sum(dim=-1), (say * margins.sigmoid()).sum(dim=-1)
 

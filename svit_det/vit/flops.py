@@ -87,6 +87,9 @@ def _block_macs(block: Block, record: BlockRecord) -> list[int]:
     counts = []
     for keys, queries, mlp in zip(*record.rows, strict=True):
         macs = block.macs(keys, queries, mlp, heads=record.heads)
+        if record.selection.soft_keys is not None:
+            # The denominators are one more channel of each head's values.
+            macs += keys * queries * block.attn.num_heads
         if record.looked:
             macs += block.attn.class_row_macs(keys, own_query=record.own_class_query)
         if record.looked_at_all:

@@ -1,5 +1,6 @@
 """The table of docs/policies.md: fresh, and true of policies whose answers are known."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
 
 def test_the_table_is_fresh():
     assert main(["--check"]) is None
+
+
+def test_every_picture_of_the_page_is_there_and_used():
+    linked = set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", PAGE.read_text(encoding="utf-8")))
+    there = {path.relative_to(PAGE.parent).as_posix() for path in PAGE.parent.glob("pictures/*")}
+    assert linked == there
 
 
 def test_every_policy_is_on_the_page():
