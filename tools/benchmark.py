@@ -5,9 +5,9 @@
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
 take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
-policy without its wrappers; SViT in `quota` mode, a fixed keep schedule, because random weights
-would decide at random. A dense config is compared with SViT. Writes results.json with every raw
-time.
+policy without its wrappers, its weights spread a little and its thresholds tracked on noise, so
+that they divide tokens; SViT in `quota` mode, a fixed keep schedule. A dense config is compared
+with SViT. Writes results.json with every raw time.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def build_parts(cfg: CfgNode, args: argparse.Namespace) -> tuple[dict[str, Part]
     """The wanted parts on the device, and what image sides are multiples of."""
     torch.manual_seed(0)
     backbone = build_backbone(cfg).to(cfg.MODEL.DEVICE, DTYPES[args.dtype])
+    compared.settle(compared.trunk_of(backbone))
     models = compared.policy_arms(backbone)
     trunks = {arm: compared.trunk_of(model) for arm, model in models.items()}
     stacks = {arm: compared.run_stack(trunk) for arm, trunk in trunks.items()}

@@ -40,6 +40,25 @@ def with_policy(model: Model, policy: TokenPolicy) -> Model:
     return twin.eval()
 
 
+SPREAD, SIDE, IMAGES = 0.05, 16, 4
+"""Of `settle`: what weights are spread by, and tokens a side and images of the noise."""
+
+
+@torch.no_grad()
+def settle(trunk: TokenTrunk) -> None:
+    """Let fresh weights divide tokens about as trained ones do.
+
+    Decisions may start alike for all tokens, and thresholds at nothing: the policy's weights are
+    spread a little, and the policy tracks one training pass on noise.
+    """
+    for parameter in trunk.policy.parameters():
+        parameter.add_(SPREAD * torch.randn_like(parameter))
+    weight, side = trunk.patch_embed.proj.weight, SIDE * trunk.patch_size
+    state = trunk.train()(weight.new_empty(IMAGES, weight.shape[1], side, side).normal_())
+    trunk.policy.track(PassRecord.of(state, trunk.read_map(state)))
+    trunk.eval()
+
+
 def policy_arms(model: Model) -> dict[str, Model]:
     """`dense`, `pruned`, the model under its own policy, and `keep_all`, that policy at keep = 1.
 
