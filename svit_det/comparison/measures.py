@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,11 @@ def mean_of(found: Mapping[str, Any], key: str) -> float:
     return float(np.mean([run[key] for run in found["runs"].values()]))
 
 
+def budgets_of(names: Iterable[str], control: str) -> list[str]:
+    """The arms that are the control at some budget: `control_` and a number."""
+    return [name for name in names if name.removeprefix(f"{control}_").isdigit()]
+
+
 def against_control(results: dict[str, dict[str, Any]], control: str) -> None:
     """Add each arm's distance to the control at equal cost: `over_CONTROL`, in points of AP.
 
@@ -107,7 +112,7 @@ def against_control(results: dict[str, dict[str, Any]], control: str) -> None:
     a straight line. An arm that costs less than the cheapest budget by more than 3 % is not
     compared, nor one that costs more than the dearest.
     """
-    budgets = [name for name in results if name.removeprefix(f"{control}_").isdigit()]
+    budgets = budgets_of(results, control)
     if len(budgets) < 2:
         return
     costs = np.array([mean_of(results[name], "trunk_gmacs") for name in budgets])

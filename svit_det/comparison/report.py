@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from svit_det.comparison.measures import mean_of
+from svit_det.comparison.measures import budgets_of, mean_of
 from svit_det.detection.pictures import write_pictures
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.visualization.comparison_charts import (
@@ -67,10 +67,7 @@ def draw(
         for name, found in results.items()
     }
     draw_share_table(shares, folder / "kept_tokens.png")
-    lines = {
-        control: [name for name in results if name.removeprefix(f"{control}_").isdigit()]
-        for control in controls
-    }
+    lines = {control: budgets_of(results, control) for control in controls}
     for key, label in (("box_ap", "box AP"), ("mask_ap", "mask AP")):
         points = {
             name: Point(mean_of(found, "trunk_gmacs"), [r[key] for r in found["runs"].values()])

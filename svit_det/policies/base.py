@@ -5,10 +5,11 @@ B images, N patch tokens, E extra tokens, C channels, L blocks; blocks count fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
@@ -23,6 +24,11 @@ Mean = Callable[[Tensor], Tensor]
 def of_this_process(value: Tensor) -> Tensor:
     """The mean over all processes where there is one."""
     return value
+
+
+def in_the_graph(parameters: Iterable[Tensor]) -> Tensor:
+    """0, which hangs on all these parameters: DDP waits for the gradient of each."""
+    return 0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
 
 
 class BlockView(Protocol):

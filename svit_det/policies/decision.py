@@ -8,7 +8,6 @@ B images, C channels, h heads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from svit_det.policies.base import Mean
 from svit_det.policies.budget import KeepBudget
-from svit_det.policies.gating import exact, logistic_noise, straight_through
+from svit_det.policies.gating import exact, log_odds, logistic_noise, straight_through
 
 TAU = 5.0
 """The temperature of training."""
@@ -48,12 +47,12 @@ class Decision(nn.Module):
     ) -> None:
         super().__init__()
         self.above = above
-        self.shift = TAU * _logit(above)
-        self.fixed = _logit(above) - self.shift if released else None
+        self.shift = TAU * log_odds(above)
+        self.fixed = log_odds(above) - self.shift if released else None
         self.gates = {layer: at % len(targets) for at, layer in enumerate(layers)}
         self.linears = nn.ModuleDict({str(layer): nn.Linear(channels, choices) for layer in layers})
         self.budget = KeepBudget(targets)
-        start = _logit(min(self.target, 0.99)) + self.shift
+        start = log_odds(min(self.target, 0.99)) + self.shift
         for layer in layers:
             nn.init.zeros_(self._linear(layer).weight)
             nn.init.constant_(self._linear(layer).bias, start)
@@ -91,10 +90,6 @@ class Decision(nn.Module):
 
     def _linear(self, layer: int) -> nn.Linear:
         return cast(nn.Linear, self.linears[str(layer)])
-
-
-def _logit(share: float) -> float:
-    return math.log(share / (1 - share))
 
 
 @dataclass(frozen=True)

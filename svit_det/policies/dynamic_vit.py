@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from svit_det.policies.base import BlockView, TrunkShape
+from svit_det.policies.gating import drop_by_chance
 from svit_det.policies.predictor import PredictorConfig, PredictorPolicy, hidden
 from svit_det.policies.ranking import keep_top
 from svit_det.policies.registry import POLICY_REGISTRY
@@ -78,7 +79,8 @@ class DynamicViT(PredictorPolicy):
         margin = predictor(state.patches, left.keep if left.gate is None else left.gate)
         margin, macs = margin.masked_fill(~left.keep, -torch.inf), predictor.macs(state.num_patches)
         if self.training:
-            notes = self.drop_by_chance(margin, left)
+            keep, gate = drop_by_chance(margin, left)
+            notes = Survivors(keep, gate=gate)
         else:
             notes = _highest(view, state, margin, max(count, 1))
         chosen = Selection(

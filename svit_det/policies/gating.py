@@ -5,6 +5,7 @@ B images, N patch tokens, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.policies.base import Mean, of_this_process
-from svit_det.tokens import PassRecord
+from svit_det.tokens import PassRecord, Selection
 
 
 def exact(tokens: Tensor) -> AbstractContextManager[None]:
@@ -53,6 +54,11 @@ class TokenGate(nn.Module):
         return num_tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
 
 
+def log_odds(share: float) -> float:
+    """Of a share in (0, 1): what the sigmoid makes that share of."""
+    return math.log(share / (1 - share))
+
+
 def logistic_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """The difference of two Gumbel draws. A choice between two options depends on nothing else."""
     uniform = torch.rand(like.shape, device=like.device, dtype=like.dtype, generator=generator)
@@ -72,6 +78,15 @@ def straight_through(
     # At one half asked of the sum itself: it may be too small for the sigmoid to tell.
     keep = perturbed > 0 if above == 0.5 else soft > above
     return keep, keep.to(soft.dtype) + (soft - soft.detach())
+
+
+def drop_by_chance(margin: Tensor, left: Selection) -> tuple[Tensor, Tensor]:
+    """Training: a draw of the tokens that are `left`, (keep (B, N) bool, cumulative gate (B, N)).
+
+    The margins (B, N) of all other tokens are -inf, so that they lose every draw.
+    """
+    keep, gate = straight_through(margin, logistic_noise(margin))
+    return keep, gate if left.gate is None else gate * left.gate
 
 
 def gates_of(record: PassRecord, layers: Sequence[int]) -> list[Tensor]:

@@ -90,9 +90,12 @@ class HaltingWatch:
 
     def look(self, shares: Tensor) -> None:
         """At the (L,) shares of the tokens that ran through each block of a training step."""
-        depth, mean = len(shares), shares.sum().item()
+        depth = len(shares)
+        if self._warned or depth == 1:
+            return
+        mean = shares.sum().item()
         least, most = min(SHALLOW, depth / 2), depth - NEARLY_NONE
-        if self._warned or depth == 1 or least <= mean <= most:
+        if least <= mean <= most:
             return
         self._warned = True
         what, change = "most tokens halted at once", "raise"

@@ -6,7 +6,7 @@ NeurIPS 2021, section 3, and the model file of its released interpretation tool.
 This is a re-creation, not a reproduction. No training code was released, and unknown are: learning
 rates, batch size, the weights of the penalties, and the agent of the paper's own experiments.
 
-B images, N patch tokens, E extra tokens, C channels, G groups, K patch tokens kept.
+B images, N patch tokens, K of them kept.
 
 Departures from the paper and the tool, for dense maps:
 
@@ -35,9 +35,16 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from svit_det.policies.base import BlockView, Mean, TaskLosses, TrunkShape, of_this_process
+from svit_det.policies.base import (
+    BlockView,
+    Mean,
+    TaskLosses,
+    TrunkShape,
+    in_the_graph,
+    of_this_process,
+)
 from svit_det.policies.budget import KeepBudget
-from svit_det.policies.gating import gates_of, keep_ratio_loss, logistic_noise, straight_through
+from svit_det.policies.gating import drop_by_chance, gates_of, keep_ratio_loss
 from svit_det.policies.ia_red2_config import IARED2Config
 from svit_det.policies.interpreter import Agents
 from svit_det.policies.registry import POLICY_REGISTRY
@@ -111,9 +118,8 @@ class IARED2(ThresholdedPolicy):
         elif self.reinforcement is not None:
             kept = draw(margin, among, log_prob)
         else:
-            keep, gate = straight_through(margin, logistic_noise(margin))
-            before = among if left.gate is None else left.gate * among
-            kept = Kept(keep & among, gate=gate * before)
+            keep, gate = drop_by_chance(margin.masked_fill(~among, -torch.inf), left)
+            kept = Kept(keep, gate=gate)
         margin = margin.masked_fill(~among, -torch.inf)
         macs = self.agents.macs(view.layer, state.num_patches)
         chosen = Selection(kept.keep, gate=kept.gate, score=margin, macs=macs)
@@ -127,8 +133,7 @@ class IARED2(ThresholdedPolicy):
             gates = gates_of(record, self._trained.layers)
             loss = keep_ratio_loss(gates, self._trained.shares, mean=task.mean)
             return {"loss_keep_ratio": self.loss_weight * loss}
-        # Every agent stays in the graph, which training in several processes counts on.
-        loss = 0 * torch.stack([parameter.sum() for parameter in self.agents.parameters()]).sum()
+        loss = in_the_graph(self.agents.parameters())
         notes: Kept | None = record.notes.get(type(self).__name__)
         if notes is not None and notes.log_prob is not None:
             loss = loss + self.reinforcement.loss(record, task, notes.log_prob)

@@ -1,5 +1,7 @@
 """Interpreter and Agents: IA-RED2's agent, and one of them for each of its groups of blocks.
 
+Source: the model file of IA-RED2's released interpretation tool; see `ia_red2.py`.
+
 B images, N patch tokens, C channels, h heads, d = C / h.
 """
 
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
-from svit_det.policies.gating import exact
+from svit_det.policies.gating import exact, log_odds
 from svit_det.policies.keep_schedule import KeepSchedule
 
 MOST_AT_START = 0.95
@@ -40,7 +42,7 @@ class Interpreter(nn.Module):
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key = nn.Linear(embed_dim, embed_dim)
         # The product of the biases over all d channels is the score that `start` is the sigmoid of.
-        score = math.log(start / (1 - start)) / math.sqrt(embed_dim // num_heads)
+        score = log_odds(start) / math.sqrt(embed_dim // num_heads)
         nn.init.constant_(self.query.bias, math.sqrt(abs(score)))
         nn.init.constant_(self.key.bias, math.copysign(math.sqrt(abs(score)), score))
 

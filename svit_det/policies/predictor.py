@@ -1,9 +1,9 @@
 """PredictorPolicy: what policies share that drop tokens for good by a network of their own.
 
-Each stage asks its network about the tokens that are left. Source: DynamicViT (Rao et
-al., NeurIPS 2021, sections 3.2 to 3.4), whose training SPViT takes over.
+Each stage asks its network about the tokens that are left. Source: DynamicViT (Rao et al., NeurIPS
+2021, sections 3.2 to 3.4), whose training SPViT takes over.
 
-B images, N patch tokens, C channels, S stages.
+B images, N patch tokens.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from svit_det.policies.base import ScheduleConfig, TaskLosses
-from svit_det.policies.gating import (
-    gates_of,
-    keep_ratio_loss,
-    logistic_noise,
-    straight_through,
-    token_distillation,
-)
+from svit_det.policies.gating import gates_of, keep_ratio_loss, token_distillation
 from svit_det.policies.keep_schedule import KeepSchedule
 from svit_det.policies.scheduled import BACKBONE, ScheduledPolicy, Survivors
 from svit_det.settings import setting
@@ -73,14 +67,6 @@ class PredictorPolicy(ScheduledPolicy):
         self.needs_teacher = config.distill_weight > 0
         self.predictor_rate = config.predictor_rate
         self.frozen_steps = config.frozen_steps
-
-    def drop_by_chance(self, margin: Tensor, left: Selection) -> Survivors:
-        """Training: a straight-through draw by the margins (B, N), of the tokens that are left.
-
-        The margins of the others are -inf, so that they lose every draw.
-        """
-        keep, gate = straight_through(margin, logistic_noise(margin))
-        return Survivors(keep, gate=gate if left.gate is None else gate * left.gate)
 
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`, and with a teacher `loss_distillation` over the tokens that stay."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from svit_det.policies.base import BlockView, TrunkShape
 from svit_det.policies.budget import KeepBudget
-from svit_det.policies.gating import exact
+from svit_det.policies.gating import drop_by_chance, exact
 from svit_det.policies.predictor import PredictorConfig, PredictorPolicy, hidden
 from svit_det.policies.registry import POLICY_REGISTRY
 from svit_det.policies.scheduled import Survivors, survivors
@@ -87,7 +87,8 @@ class SPViT(ThresholdedPolicy, PredictorPolicy):
         margin, probability = self._ask(selector, state, left)
         margin = margin.masked_fill(~left.keep, -torch.inf)
         if self.training:
-            notes = self.drop_by_chance(margin, left)
+            keep, gate = drop_by_chance(margin, left)
+            notes = Survivors(keep, gate=gate)
         else:
             notes = Survivors(margin > self.threshold(view.layer))
         macs = selector.macs(state.tokens.shape[1]) + state.num_patches * self.embed_dim

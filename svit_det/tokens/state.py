@@ -9,7 +9,7 @@ Glossary. Each word has this one meaning in code, docs and JSON:
 
     token           one vector of C channels that travels through the blocks
     patch token     a token of the H x W grid; "patch" for short
-    extra token     a token off the grid: class token, fused token, representative token
+    extra token     a token off the grid: class token, fused, package or representative token
     class token     the extra token that reads the whole image; the first one, where there is one
     present         said of an extra token that an image has; some images may lack it
     buffer          (B, S, C): every token of every image, the extra tokens first

@@ -43,7 +43,7 @@ class Projection(nn.Linear):
     """A linear layer whose input may lack channels, as if they were zero."""
 
     def forward(self, rows: Tensor, channels: Tensor | None = None) -> Tensor:
-        """(T, C) -> (T, C); where `channels` (D,) are the places that there are, (T, D)."""
+        """(T, C) -> (T, C), or (T, D) -> (T, C) from the D places that `channels` (D,) lists."""
         if channels is None:
             return super().forward(rows)
         return F.linear(rows, self.weight.index_select(1, channels), self.bias)

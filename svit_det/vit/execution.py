@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from svit_det.policies.base import TokenPolicy
+from svit_det.policies.base import TokenPolicy, in_the_graph
 from svit_det.tokens import BlockParts, BlockRecord, RowCounts, Selection, TokenState
 from svit_det.vit.executors import Execution
 from svit_det.vit.layers import Block, per_image
@@ -56,9 +56,8 @@ def run_block(
     view.forget()
     done, fed = _feed(view, block, execution, before, after, half, going)
     if block.training and torch.is_grad_enabled() and (half.new is None or fed.empty):
-        # Nobody ran some part, whose parameters DDP would miss in the graph.
-        unused = torch.stack([parameter.sum() for parameter in block.parameters()]).sum()
-        done = replace(done, tokens=done.tokens + 0 * unused)
+        # Some part has run nowhere.
+        done = replace(done, tokens=done.tokens + in_the_graph(block.parameters()))
     record = BlockRecord(
         selection=_as_it_happened(going, half.rows, fed),
         keys=keys.selection.keep,

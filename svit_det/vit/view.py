@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from svit_det.tokens import BlockParts, ClassAttention, TokenState
+from svit_det.tokens import BlockParts, ClassAttention, TokenState, everyone
 from svit_det.vit.layers import Block
 from svit_det.vit.layout import Layout, Rows
 
@@ -54,15 +54,11 @@ class BlockInProgress:
 
     def normed(self, state: TokenState) -> Tensor:
         """(B, N, C) the patch tokens after the block's first norm."""
-        if self._all_normed is None or self._all_normed[0] is not state.tokens:
-            self._all_normed = (state.tokens, self._block.norm1(state.tokens))
-        return self._all_normed[1][:, state.num_extra :]
+        return self._every_normed(state)[:, state.num_extra :]
 
     def class_attention(self) -> ClassAttention:
         """What the class token attends to, from `before_attention` to `after_attention`."""
-        keys = self._opened()
-        if not keys.state.class_token:
-            raise RuntimeError("There is no class token to look at: say needs_class_token.")
+        keys = self._with_class_token()
         if self._class_attention is not None:
             return self._class_attention
         self.looked = True
@@ -77,17 +73,12 @@ class BlockInProgress:
 
     def class_attention_to_all(self) -> ClassAttention:
         """The same if every token were a key; the keys of skipped tokens are made for it alone."""
-        keys = self._opened()
+        keys = self._with_class_token()
         state, attn = keys.state, self._block.attn
-        if not state.class_token:
-            raise RuntimeError("There is no class token to look at: say needs_class_token.")
         self.looked_at_all = True
-        key = attn.project(self._block.norm1(state.tokens).flatten(0, 1), 1, 2)[:, 0]
+        key = attn.project(self._every_normed(state).flatten(0, 1), 1, 2)[:, 0]
         num_images, size = state.tokens.shape[:2]
-        there = None
-        if state.present is not None:
-            there = torch.ones(num_images, size, dtype=torch.bool, device=key.device)
-            there[:, : state.num_extra] = state.present
+        there = None if state.present is None else everyone(state).mask(state.present)
         layout = Layout((size,) * num_images, (num_images, size), key_mask=there)
         weights = attn.class_row(self._ask_class(keys), key, layout)
         weights = weights.unflatten(1, (num_images, size)).transpose(0, 1)
@@ -188,6 +179,18 @@ class BlockInProgress:
                 "There are no keys at this moment: ask from before_attention to after_attention."
             )
         return self._keys
+
+    def _with_class_token(self) -> _Keys:
+        keys = self._opened()
+        if not keys.state.class_token:
+            raise RuntimeError("There is no class token to look at: say needs_class_token.")
+        return keys
+
+    def _every_normed(self, state: TokenState) -> Tensor:
+        """(B, S, C) every token after the block's first norm, computed once."""
+        if self._all_normed is None or self._all_normed[0] is not state.tokens:
+            self._all_normed = (state.tokens, self._block.norm1(state.tokens))
+        return self._all_normed[1]
 
     def _ask_class(self, keys: _Keys) -> Tensor:
         """(B, h, d) the class token's queries, projected for this alone where no rows have them."""

@@ -253,3 +253,14 @@ def test_tables_show_them():
     assert "1.100" in different_counts_table([row()])
     single = {key: value for key, value in row().items() if key != "different_counts"}
     assert different_counts_table([single]) == ""
+
+
+@pytest.mark.parametrize("name", ["AdaViT", "IARED2", "SPViT"])
+@torch.no_grad()
+def test_settled_decisions_divide_tokens(name, make_policy, tiny_trunk, images):
+    """Fresh ones keep all tokens or none; afterwards some block keeps a part of them."""
+    trunk = tiny_trunk(make_policy(name), spread=0.0)
+    arms.settle(trunk)
+    assert not trunk.training
+    shares = torch.stack([r.selection.keep.float().mean() for r in trunk(images(8)).history])
+    assert ((shares > 0) & (shares < 1)).any()

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
-from svit_det.policies import TaskLosses, TrunkShape, ia_red2, reinforcement
+from svit_det.policies import TaskLosses, TrunkShape, gating, reinforcement
 from svit_det.policies.ia_red2 import IARED2
 from svit_det.policies.interpreter import Interpreter
 from svit_det.policies.reinforcement import Kept, curriculum, reward
@@ -162,7 +162,7 @@ def test_what_may_not_be_chosen_is_not(four_tokens, a_view):
 def test_gates_multiply(ia_red2_of, a_view, a_state, monkeypatch):
     """A draw that keeps all and one that keeps two: the second gate is the product."""
     draws = iter([torch.full((1, 4), 90.0), torch.tensor([[90.0, -90.0, 90.0, -90.0]])])
-    monkeypatch.setattr(ia_red2, "logistic_noise", lambda like: next(draws))
+    monkeypatch.setattr(gating, "logistic_noise", lambda like: next(draws))
     policy = ia_red2_of().train()
     state, first = policy.before_block(a_view(0), a_state(4, 1))
     state, second = policy.before_block(a_view(1), state)
