@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 
 FOREIGN_WARNINGS = (
@@ -24,14 +26,44 @@ FOREIGN_LOGGERS = (
 """Their remarks on a missing GPU, on tracing, and on processes stopped after one has failed."""
 
 
+ALLOCATOR = "SVIT_DET_ALLOCATOR"
+"""Environment variable of `keep_freed_memory`: `keep`, the default, or `system`."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt."""
+
+
 def prepare_process() -> None:
-    """Let waiting threads sleep, and keep other packages' deprecations off the screen.
+    """Let waiting threads sleep, keep freed memory, keep others' deprecations off the screen.
 
     Two threads that wait for each other by spinning run several times slower on a busy machine;
     OpenMP reads the policy once, when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in FOREIGN_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep large buffers that were freed, instead of asking for them anew.
+
+    glibc maps every buffer above 32 MB by itself and unmaps it when it is freed: the maps of one
+    detector pass are then page-faulted by every operation, which takes longer than the operation.
+    Kept, the process holds on to its peak. Returns whether that was set: not with the environment
+    variable SVIT_DET_ALLOCATOR=system, nor where glibc's own variables or another C library decide.
+    """
+    wanted = os.environ.get(ALLOCATOR, "keep")
+    if wanted not in ("keep", "system"):
+        raise SystemExit(f"{ALLOCATOR}={wanted}: choose keep or system.")
+    decided = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
+        name.startswith("MALLOC_") for name in os.environ
+    )
+    if wanted == "system" or decided or not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    # mallopt answers 1 for success; -1 turns trimming off.
+    return bool(library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, -1))
