@@ -12,12 +12,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svit_det.adapter.sampling import Grid, sample_deformable
 from svit_det.errors import InputError
-
-Grid = tuple[int, int]
 
 
 def cell_centres(
@@ -40,27 +38,6 @@ def cell_centres(
         for (height, width), step in over
     ]
     return torch.stack(places, dim=1)
-
-
-def sample_deformable(
-    values: Tensor, grids: Sequence[Grid], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Weighted sums of bilinear samples, in float32.
-
-    values (B, S, h, d); locations (B, Q, h, L, P, 2) as (x, y) in shares of a level's size, cells
-    having their centres at +.5 and zeros around the map; weights (B, Q, h, L, P) -> (B, Q, h * d).
-    """
-    batch, _, heads, channels = values.shape
-    maps = values.float().split([height * width for height, width in grids], dim=1)
-    places = (2 * locations.float() - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    shares = weights.float().permute(3, 0, 2, 1, 4).flatten(1, 2).unsqueeze(2)
-    levels = []
-    for feature_map, grid, place, share in zip(maps, grids, places, shares, strict=True):
-        feature_map = feature_map.permute(0, 2, 3, 1).reshape(batch * heads, channels, *grid)
-        sampled = F.grid_sample(feature_map, place, align_corners=False)  # (B * h, d, Q, P)
-        levels.append((sampled * share).sum(dim=-1))
-    total = sum(levels[1:], start=levels[0])
-    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
 
 
 class DeformableAttention(nn.Module):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from svit_det.adapter.deform_attn import DeformableAttention, Grid, cell_centres
+from svit_det.adapter.deform_attn import DeformableAttention, cell_centres
+from svit_det.adapter.sampling import Grid
 
 NUM_LEVELS = 3
 """Levels of the side branch, at half, one and two times the trunk's stride."""
@@ -64,7 +65,7 @@ class Injector(nn.Module):
         looked_up = self.attn(
             self.query_norm(patches), geometry.to_levels, self.feat_norm(prior), geometry.levels
         )
-        return patches + self.gamma * looked_up
+        return torch.addcmul(patches, self.gamma, looked_up)
 
 
 class Extractor(nn.Module):
@@ -111,9 +112,9 @@ class ConvFFN(nn.Module):
 
     def forward(self, cells: Tensor, geometry: Geometry) -> Tensor:
         """(B, M, C) -> (B, M, C)."""
-        hidden = self.fc1(cells).transpose(1, 2).split(geometry.sizes, dim=2)
+        hidden = self.fc1(cells).split(geometry.sizes, dim=1)
         mixed = [
-            self.dwconv(level.unflatten(2, grid)).flatten(2)
+            self.dwconv(level.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
             for level, grid in zip(hidden, geometry.levels, strict=True)
         ]
-        return self.fc2(F.gelu(torch.cat(mixed, dim=2).transpose(1, 2)))
+        return self.fc2(F.gelu(torch.cat(mixed, dim=1)))

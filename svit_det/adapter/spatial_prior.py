@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from svit_det.adapter.folding import run_folded
+from svit_det.adapter.output_maps import layout_of
 from svit_det.errors import InputError
 
 PATCH_SIZES = (4, 8, 16)
@@ -63,10 +65,13 @@ class SpatialPrior(nn.Module):
         self.fc4 = nn.Conv2d(4 * width, embed_dim, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        """(B, 3, height, width) -> the finest map, if there is one, and the three others."""
-        c1 = self.stem(images)
-        c2 = self.conv2(c1)
-        c3 = self.conv3(c2)
-        c4 = self.conv4(c3)
-        finest = None if self.fc1 is None else self.fc1(c1)
-        return finest, [self.fc2(c2), self.fc3(c3), self.fc4(c4)]
+        """(B, 3, height, width) -> the stem's map (B, width, ...), and the three levels' of C.
+
+        The stem's map is for `fc1`, which makes the finest map of it; None without one.
+        """
+        c1 = run_folded(self.stem, images.contiguous(memory_format=layout_of(images)))
+        c2 = run_folded(self.conv2, c1)
+        c3 = run_folded(self.conv3, c2)
+        c4 = run_folded(self.conv4, c3)
+        stem = None if self.fc1 is None else c1
+        return stem, [self.fc2(c2), self.fc3(c3), self.fc4(c4)]

@@ -18,12 +18,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from svit_det.adapter.deform_attn import DeformableAttention
 from svit_det.adapter.interaction import NUM_LEVELS, Extractor, Geometry, Injector
+from svit_det.adapter.output_maps import add_and_norm, finest_map, level_maps, to_map
 from svit_det.adapter.spatial_prior import SpatialPrior
 from svit_det.errors import InputError
 from svit_det.tokens import PassRecord
@@ -117,7 +117,7 @@ class ViTAdapter(TokenNet):
         """(B, 3, height, width), sides multiples of p -> maps by name and what the pass did."""
         trunk = self.trunk
         state = trunk.embed(images)
-        finest, levels = self.spatial_prior(images)
+        stem, levels = self.spatial_prior(images)
         geometry = Geometry.of(
             state.grid.shape, [tuple(m.shape[2:]) for m in levels], images.device
         )
@@ -135,40 +135,26 @@ class ViTAdapter(TokenNet):
         patches = trunk.read_map(state)
         for extractor in self.extractors[len(self.stages) :]:
             prior = extractor(prior, patches, geometry)
-        maps = self.add_trunk(finest, prior, patches, geometry)
+        maps = self.add_trunk(stem, prior, patches, geometry)
         return maps, PassRecord.of(state, patches)
 
     def add_trunk(
-        self, finest: Tensor | None, prior: Tensor, patches: Tensor, geometry: Geometry
+        self, stem: Tensor | None, prior: Tensor, patches: Tensor, geometry: Geometry
     ) -> dict[str, Tensor]:
         """The side branch's maps, the trunk's resized map added to each, normalised."""
-        cells = prior.transpose(1, 2).split(geometry.sizes, dim=2)
-        # Rows of channels to maps, once and while they are small: mixed layouts cost a copy each.
-        maps = [
-            level.unflatten(2, grid).contiguous() for level, grid in zip(cells, geometry.levels)
-        ]
-        if finest is not None and self.up is not None:
-            maps.insert(0, finest + self.up(maps[0]))
-        trunk_map = patches.transpose(1, 2).unflatten(2, geometry.trunk).contiguous()
-        sums = []
-        for feature_map, stride in zip(maps, self.strides.values(), strict=True):
-            sums.append(feature_map + resize_map(trunk_map, stride / self.trunk.patch_size))
-        return {
-            name: norm(each)
-            for name, norm, each in zip(self.strides, self.norms, sums, strict=True)
-        }
-
-
-def resize_map(feature_map: Tensor, stride: float) -> Tensor:
-    """Bilinear, from stride 1 to `stride` patches: 1/4, 1/2, 1 or 2.
-
-    Halving is the mean of four cells, at an odd border of the ones inside.
-    """
-    if stride == 1:
-        return feature_map
-    if stride == 2:
-        return F.avg_pool2d(feature_map, 2, ceil_mode=True)
-    return F.interpolate(feature_map, scale_factor=1 / stride, mode="bilinear", align_corners=False)
+        levels = level_maps(prior, geometry.levels)
+        trunk_map = to_map(patches, geometry.trunk)
+        norms = dict(zip(self.strides, self.norms, strict=True))
+        maps = {}
+        project = self.spatial_prior.fc1
+        if stem is not None and project is not None and self.up is not None:
+            name = next(iter(norms))
+            finest = (project, stem), self.up, levels[0], trunk_map
+            maps[name] = finest_map(*finest, norms.pop(name))
+        for level, (name, norm) in zip(levels, norms.items(), strict=True):
+            stride = self.strides[name] / self.trunk.patch_size
+            maps[name] = add_and_norm(level, trunk_map, stride, norm)
+        return maps
 
 
 def stages_of(interactions: Sequence[Sequence[int]], depth: int) -> tuple[range, ...]:

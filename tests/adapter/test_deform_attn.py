@@ -6,19 +6,24 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from svit_det.adapter.deform_attn import DeformableAttention, cell_centres, sample_deformable
+from svit_det.adapter.deform_attn import DeformableAttention, cell_centres
+from svit_det.adapter.sampling import sample_deformable, sample_maps, sample_rows
 from svit_det.errors import InputError
 
 # ------------------------------------------------------------------ by hand
 
 
-def one_map(location, values=((1.0, 2.0), (3.0, 4.0))):
+WAYS = pytest.mark.parametrize("sample", [sample_maps, sample_rows])
+
+
+def one_map(sample, location, values=((1.0, 2.0), (3.0, 4.0))):
     """One query, head, level, point and channel on a map of 2 x 2 cells."""
     rows = torch.tensor(values).reshape(1, 4, 1, 1)
     place = torch.tensor(location).view(1, 1, 1, 1, 1, 2)
-    return sample_deformable(rows, [(2, 2)], place, torch.ones(1, 1, 1, 1, 1)).item()
+    return sample(rows, [(2, 2)], place, torch.ones(1, 1, 1, 1, 1)).item()
 
 
+@WAYS
 @pytest.mark.parametrize(
     ("location", "value"),
     [
@@ -32,11 +37,12 @@ def one_map(location, values=((1.0, 2.0), (3.0, 4.0))):
         ((-0.5, 0.5), 0.0),  # a whole cell outside
     ],
 )
-def test_bilinear_by_hand(location, value):
-    assert one_map(location) == pytest.approx(value, abs=1e-6)
+def test_bilinear_by_hand(sample, location, value):
+    assert one_map(sample, location) == pytest.approx(value, abs=1e-6)
 
 
-def test_two_levels_two_points_by_hand():
+@WAYS
+def test_two_levels_two_points_by_hand(sample):
     """Level 0 is 1 x 2 cells (10, 20), level 1 one cell (100).
 
     Level 0: its left centre with weight .1, its middle (15) with .2: 1 + 3. Level 1: its centre
@@ -47,7 +53,7 @@ def test_two_levels_two_points_by_hand():
     level_1 = [[0.5, 0.5], [1.0, 0.5]]
     locations = torch.tensor([level_0, level_1]).view(1, 1, 1, 2, 2, 2)
     weights = torch.tensor([[0.1, 0.2], [0.3, 0.4]]).view(1, 1, 1, 2, 2)
-    result = sample_deformable(values, [(1, 2), (1, 1)], locations, weights)
+    result = sample(values, [(1, 2), (1, 1)], locations, weights)
     assert result.item() == pytest.approx(54.0, abs=1e-5)
 
 
@@ -95,16 +101,71 @@ def slowly(values, grids, locations, weights):
     return result.flatten(2)
 
 
-@pytest.mark.parametrize("grids", [[(3, 5)], [(6, 10), (3, 5), (2, 3)], [(1, 1), (4, 1)]])
+GRIDS = pytest.mark.parametrize(
+    "grids", [[(3, 5)], [(6, 10), (3, 5), (2, 3)], [(1, 1), (4, 1)]], ids=str
+)
+
+
+@WAYS
+@GRIDS
 @pytest.mark.parametrize("points", [1, 3])
-def test_equals_the_slow_loop(grids, points):
+def test_equals_the_slow_loop(sample, grids, points):
     cells = sum(height * width for height, width in grids)
     values = torch.randn(2, cells, 2, 4)
     locations = torch.rand(2, 5, 2, len(grids), points, 2) * 1.4 - 0.2
     weights = torch.rand(2, 5, 2, len(grids), points)
     expected = slowly(values, grids, locations, weights)
-    found = sample_deformable(values, grids, locations, weights)
+    found = sample(values, grids, locations, weights)
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@GRIDS
+def test_both_ways_have_the_same_gradients(grids):
+    """Of values, places and weights."""
+    cells = sum(height * width for height, width in grids)
+    shape = (2, 7, 3, len(grids), 2)
+    given = [torch.randn(2, cells, 3, 4), torch.rand(*shape, 2) * 1.4 - 0.2, torch.rand(shape)]
+    given = [each.requires_grad_() for each in given]
+    into = torch.randn(2, 7, 12)
+    found, expected = (
+        torch.autograd.grad((sample(given[0], grids, *given[1:]) * into).sum(), given)
+        for sample in (sample_rows, sample_maps)
+    )
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_only_asked_gradients_are_made():
+    """A frozen table, and factors without a gradient."""
+    values, places = torch.randn(1, 6, 2, 4), torch.rand(1, 3, 2, 1, 2, 2)
+    weights = torch.rand(1, 3, 2, 1, 2)
+    for learning in (values, weights):
+        learning.requires_grad_()
+        sample_rows(values, [(2, 3)], places, weights).sum().backward()
+        assert learning.grad.abs().sum() > 0
+        learning.requires_grad_(False)
+    assert places.grad is None
+
+
+@WAYS
+def test_a_place_that_is_no_number_stays_visible(sample):
+    places = torch.full((1, 2, 1, 1, 1, 2), 0.5)
+    places[0, 1] = torch.nan
+    sums = sample(torch.ones(1, 4, 1, 3), [(2, 2)], places, torch.ones(1, 2, 1, 1, 1))
+    assert sums[0, 0].tolist() == [1, 1, 1] and sums[0, 1].isnan().all()
+
+
+def test_a_compiled_graph_samples_maps():
+    """Exported and compiled graphs hold the operation that every back end knows."""
+    values, places = torch.randn(1, 6, 2, 4), torch.rand(1, 3, 2, 1, 2, 2)
+
+    class Sample(torch.nn.Module):
+        def forward(self, values, places, weights):
+            return sample_deformable(values, [(2, 3)], places, weights)
+
+    given = (values, places, torch.rand(1, 3, 2, 1, 2))
+    exported = torch.export.export(Sample(), given)
+    assert "grid_sampler" in exported.graph_module.code
+    assert_close(exported.module()(*given), Sample()(*given))
 
 
 def test_the_module_is_the_formula():

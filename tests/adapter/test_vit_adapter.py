@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from svit_det.adapter import ViTAdapter
 from svit_det.adapter.deform_attn import DeformableAttention
 from svit_det.adapter.interaction import Extractor, Geometry
-from svit_det.adapter.vit_adapter import resize_map, stages_of
+from svit_det.adapter.output_maps import resize_map
+from svit_det.adapter.vit_adapter import stages_of
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
 from svit_det.policies.dense import Dense
@@ -127,7 +128,7 @@ def by_hand(net, images, order):
     `order` turns the trunk's tokens into the map that is shown, and back.
     """
     state = net.trunk.embed(images)
-    finest, levels = net.spatial_prior(images)
+    stem, levels = net.spatial_prior(images)
     geometry = Geometry.of(state.grid.shape, [tuple(m.shape[2:]) for m in levels], images.device)
     tokens = [level.flatten(2).transpose(1, 2) for level in levels]
     prior = torch.cat([t + net.level_embed[i] for i, t in enumerate(tokens)], dim=1)
@@ -137,7 +138,7 @@ def by_hand(net, images, order):
         prior = net.extractors[index](prior, order(state.patches), geometry)
     for extra in net.extractors[4:]:
         prior = extra(prior, order(state.patches), geometry)
-    return finest, prior, order(state.patches), geometry
+    return net.spatial_prior.fc1(stem), prior, order(state.patches), geometry
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""The maps that come out: the side branch's, the trunk's resized map added to each, normalised.
+
+B images, C channels, H x W the trunk's grid; the levels are at half, one and two times its stride,
+the finest map at a quarter of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svit_det.adapter.folding import scale_and_shift
+
+
+def resize_map(feature_map: Tensor, stride: float) -> Tensor:
+    """Bilinear, from stride 1 to `stride` patches: 1/4, 1/2, 1 or 2.
+
+    Halving is the mean of four cells, at an odd border of the ones inside.
+    """
+    if stride == 1:
+        return feature_map
+    if stride == 2:
+        return F.avg_pool2d(feature_map, 2, ceil_mode=True)
+    return F.interpolate(feature_map, scale_factor=1 / stride, mode="bilinear", align_corners=False)
+
+
+def add_and_norm(level: Tensor, trunk_map: Tensor, stride: float, norm: nn.Module) -> Tensor:
+    """norm(level + the trunk's map, resized to `stride` patches): (B, C, h, w)."""
+    folded = _scale_and_shift(norm, trunk_map)
+    if folded is None:
+        return norm(level + resize_map(trunk_map, stride))
+    # Resizing keeps constants and is linear, so that the norm's share of it is done while small.
+    scale, shift = (each.to(level.dtype).view(-1, 1, 1) for each in folded)
+    return torch.addcmul(resize_map(trunk_map * scale + shift, stride), level, scale)
+
+
+def finest_map(
+    stem: tuple[nn.Conv2d, Tensor],
+    up: nn.ConvTranspose2d,
+    level: Tensor,
+    trunk_map: Tensor,
+    norm: nn.Module,
+) -> Tensor:
+    """norm(projection(stem) + up(level) + the trunk's map, four times as large).
+
+    `stem`: the 1 x 1 projection and the map (B, c, 4 H, 4 W) it is for; `level` (B, C, 2 H, 2 W).
+    """
+    project, stem_map = stem
+    folded = _scale_and_shift(norm, trunk_map)
+    if folded is None:
+        return norm(project(stem_map) + up(level) + resize_map(trunk_map, 0.25))
+    scale, shift = folded
+    for layer in (project, up):
+        if layer.bias is not None:
+            shift = shift + scale * layer.bias
+    dtype = level.dtype
+    start = trunk_map * scale.to(dtype).view(-1, 1, 1) + shift.to(dtype).view(-1, 1, 1)
+    total = resize_map(start, 0.25).contiguous(memory_format=torch.channels_last)
+    # Channels last, so that both layers are products of rows that add to what is there.
+    rows = total.permute(0, 2, 3, 1)
+    batch, height, width, channels = rows.shape
+    doubled = level.permute(0, 2, 3, 1) @ (
+        (up.weight * scale.view(1, -1, 1, 1)).to(dtype).permute(0, 2, 3, 1).flatten(1)
+    )
+    blocks = rows.view(batch, height // 2, 2, width // 2, 2, channels)
+    blocks.add_(doubled.unflatten(-1, (2, 2, channels)).transpose(2, 3))
+    weight = (project.weight.flatten(1) * scale.unsqueeze(1)).to(dtype)
+    rows.view(-1, channels).addmm_(stem_map.permute(0, 2, 3, 1).flatten(0, 2), weight.T)
+    return total
+
+
+def _scale_and_shift(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of a norm that can be folded into sums of `like`; not under autocast, which mixes dtypes."""
+    return None if torch.is_autocast_enabled(like.device.type) else scale_and_shift(norm)
+
+
+def level_maps(prior: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """(B, M, C) cells of all levels -> (B, C, h, w) of each: channels last on a CPU.
+
+    One layout from here on: mixed layouts cost a copy each.
+    """
+    cells = prior.split([height * width for height, width in grids], dim=1)
+    return [to_map(level, grid) for level, grid in zip(cells, grids, strict=True)]
+
+
+def to_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h * w, C) -> (B, C, h, w), laid out as convolutions of this device like it."""
+    feature_map = rows.transpose(1, 2).unflatten(2, grid)
+    return feature_map.contiguous(memory_format=layout_of(rows))
+
+
+def layout_of(tensor: Tensor) -> torch.memory_format:
+    """Channels last on a CPU, where convolutions are a third faster so; else torch's default."""
+    return torch.channels_last if tensor.is_cpu else torch.contiguous_format
