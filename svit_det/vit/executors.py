@@ -60,8 +60,13 @@ class Packed:
             return Rows(_promised(mask, num_images, selection.total), selection)
         if num_images == 1:
             index = mask.nonzero().squeeze(1)
+            if not torch.compiler.is_compiling() and len(index) == size:
+                # Known now, and for nothing: a graph cannot branch on it.
+                return _everything(state, selection)
             return Rows(Layout((len(index),), (1, len(index)), index=index), selection)
         lengths = tuple(mask.view(num_images, size).sum(dim=1).tolist())
+        if sum(lengths) == num_images * size:
+            return _everything(state, selection)
         index = torch.nonzero_static(mask, size=sum(lengths)).squeeze(1)
         equal = all(length == lengths[0] for length in lengths)
         shape = (num_images, lengths[0]) if equal else None

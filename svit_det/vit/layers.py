@@ -49,11 +49,6 @@ def per_image(values: Tensor, layout: Layout) -> Tensor:
     return rows.unsqueeze(1)
 
 
-CPU_ROWS = 2048
-"""Rows that an MLP takes at a time on a CPU without gradients: the hidden layer of more would fall
-out of the cache, which costs about a fifth of the time."""
-
-
 class Mlp(nn.Module):
     """Linear, GELU, linear."""
 
@@ -65,8 +60,6 @@ class Mlp(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(T, C) -> (T, C)."""
-        if rows.is_cpu and len(rows) > CPU_ROWS and not torch.is_grad_enabled():
-            return torch.cat([self.fc2(self.act(self.fc1(part))) for part in rows.split(CPU_ROWS)])
         return self.fc2(self.act(self.fc1(rows)))
 
     def macs(self, rows: int) -> int:

@@ -76,6 +76,14 @@ def test_everyone_runs_in_every_executor_without_an_index(a_state):
         assert rows.layout.shape == (2, 7)
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_whoever_turns_out_to_keep_everyone_moves_no_rows(a_state, images):
+    """The count depends on the data, and is that of the buffer."""
+    state = a_state(1).image(0) if images == 1 else a_state(1)
+    rows = Packed().enter(0, state, Selection(keep=EVERYONE[:images]))
+    assert rows.layout.index is None and rows.layout.shape == (images, 7)
+
+
 @pytest.mark.parametrize("executor", [Packed(), Padded()], ids=repr)
 def test_a_promise_of_everyone_is_not_looked_at(a_state, executor):
     """No index is made, and a keep that says otherwise goes unread."""

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from svit_det.errors import InputError
-from svit_det.vit import layers
-from svit_det.vit.layers import DropPath, Mlp, PatchEmbed, per_image
+from svit_det.vit.layers import DropPath, PatchEmbed, per_image
 from svit_det.vit.layout import Layout
 from svit_det.vit.position import resize_pos_embed, sincos_pos_embed
 
@@ -130,16 +129,3 @@ def test_the_second_frequency_is_a_hundredth_of_the_first():
     third_column = sincos_pos_embed((1, 3), 8)[0, 2]
     expected = torch.tensor([0, 0, 1, 1, 0.9092974, 0.0199987, -0.4161468, 0.9998000])
     assert_close(third_column, expected)
-
-
-def test_an_mlp_that_takes_its_rows_in_parts_returns_the_same(monkeypatch):
-    mlp, rows = Mlp(8, 32), torch.randn(10, 8)
-    at_once = mlp(rows)
-    monkeypatch.setattr(layers, "CPU_ROWS", 4)
-    seen = []
-    mlp.fc1.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
-    with torch.no_grad():
-        assert_close(mlp(rows), at_once, rtol=0, atol=1e-6)
-    assert seen == [4, 4, 2]
-    mlp(rows)  # with gradients at once: the parts would all be kept for the backward pass
-    assert seen == [4, 4, 2, 10]
