@@ -33,6 +33,9 @@ class Setting:
     """Numbers allowed, as in "(0, 1]" or "[0, inf)"."""
     choices: tuple[str, ...] = ()
     """Words allowed."""
+    needs: tuple[str, Any] | None = None
+    """Another field and the value under which alone this one does something; `...`: any but None.
+    Elsewhere only the default is allowed."""
     shared: bool = False
     """The key lies beside NAME, for every policy that has it, not in the policy's own node."""
 
@@ -46,10 +49,11 @@ def setting(
     optional: bool = False,
     interval: str = "",
     choices: tuple[str, ...] = (),
+    needs: tuple[str, Any] | None = None,
     shared: bool = False,
 ) -> Any:
     """A dataclass field that describes itself; `kind` is the default's type unless given."""
-    about = Setting(doc, kind or type(default), many, optional, interval, choices, shared)
+    about = Setting(doc, kind or type(default), many, optional, interval, choices, needs, shared)
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
@@ -63,6 +67,20 @@ class Settings:
             if about.many and isinstance(value, list):
                 value = tuple(value)
             object.__setattr__(self, name, _checked(name, value, about))
+        for name, about in self.described().items():
+            self._check_needs(name, about)
+
+    def _check_needs(self, name: str, about: Setting) -> None:
+        if about.needs is None or getattr(self, name) == type(self).defaults()[name]:
+            return
+        other, wanted = about.needs
+        value = getattr(self, other)
+        if value != wanted if wanted is not ... else value is None:
+            needed = "set" if wanted is ... else repr(wanted)
+            raise InputError(
+                f"does nothing unless {other.upper()} is {needed}; leave it out or set that too.",
+                setting=name,
+            )
 
     @classmethod
     def described(cls) -> Mapping[str, Setting]:

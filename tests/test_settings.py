@@ -139,3 +139,28 @@ def test_every_setting_of_a_policy_describes_itself(name):
         assert about.doc.endswith((".", ")")), field
         assert about.interval or about.kind is not float, field
     assert set(config.described()) == {field.name for field in dataclasses.fields(config)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depending(Settings):
+    mode: str = setting("still", "What moves.", choices=("still", "moving"))
+    speed: float = setting(1.0, "Of what moves.", needs=("mode", "moving"))
+    goal: float | None = setting(None, "Where to.", kind=float, optional=True)
+    pull: float = setting(1.0, "Towards the goal.", needs=("goal", ...))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"speed": 2.0}, r"^speed: does nothing unless MODE is 'moving'"),
+        ({"pull": 2.0}, r"^pull: does nothing unless GOAL is set"),
+    ],
+)
+def test_a_field_that_would_do_nothing_is_refused(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Depending(**settings)
+
+
+def test_a_field_that_does_something_is_taken():
+    assert Depending(mode="moving", speed=2.0, goal=0.0, pull=2.0).pull == 2.0
+    assert Depending(speed=1.0).speed == 1.0  # the default, written out

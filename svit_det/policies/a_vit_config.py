@@ -53,4 +53,5 @@ class AViTConfig(PolicyConfig):
         "Each step multiplies the weight by exp(TARGET_RATE x excess over TARGET_DEPTH). More "
         "for a short training at a high rate.",
         interval="(0, inf)",
+        needs=("target_depth", ...),
     )

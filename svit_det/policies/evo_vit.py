@@ -84,6 +84,7 @@ class EvoViT(ScheduledPolicy):
             "Blocks of LAYERS in ascending order, the first of them first.",
             kind=int,
             many=True,
+            needs=("stage_wise", True),
         )
         score_update: float = setting(
             0.5, "Weight of a block's own class attention in the running score.", interval="(0, 1]"

@@ -34,6 +34,7 @@ class IARED2Config(ScheduleConfig):
         1.0,
         'Of 1 - (kept share)^2 beside the task\'s losses, in method "reinforce".',
         interval="[0, inf)",
+        needs=("method", "reinforce"),
     )
 
     @property

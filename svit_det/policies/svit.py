@@ -70,7 +70,9 @@ class SViT(ThresholdedPolicy):
             4.0, "Weight of the policy's auxiliary loss.", interval="[0, inf)", shared=True
         )
         mode: str = setting("threshold", "How gates decide at inference.", choices=MODES)
-        sample_seed: int = setting(0, 'Of the draws in mode "sample".', interval="[0, 1e15]")
+        sample_seed: int = setting(
+            0, 'Of the draws in mode "sample".', interval="[0, 1e15]", needs=("mode", "sample")
+        )
         ratio_per_image: bool = setting(False, "Hold each image, not the batch, to KEEP_RATIOS.")
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:
