@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.adapter.sampling import Grid, sample_deformable
@@ -85,10 +86,23 @@ class DeformableAttention(nn.Module):
         float32 under autocast too, as the original's kernel does.
         """
         heads, levels, points = self.shape
-        offsets = self.sampling_offsets(queries).float().unflatten(-1, (heads, levels, points, 2))
+        offsets, weights = self._ask(queries)
+        offsets = offsets.float().unflatten(-1, (heads, levels, points, 2))
         sizes = offsets.new_tensor([[width, height] for height, width in grids])
         locations = reference[:, None, :, None] + offsets / sizes[:, None]
-        weights = self.attention_weights(queries).float().unflatten(-1, (heads, levels * points))
+        weights = weights.float().unflatten(-1, (heads, levels * points))
         weights = weights.softmax(dim=-1).unflatten(-1, (levels, points))
         projected = self.value_proj(values).unflatten(-1, (heads, -1))
         return self.output_proj(sample_deformable(projected, grids, locations, weights))
+
+    def _ask(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, C) -> offsets and unnormalised weights, by one product instead of two narrow ones.
+
+        A narrow product keeps a processor half idle.
+        """
+        both = (self.sampling_offsets, self.attention_weights)
+        weight = torch.cat([layer.weight for layer in both])
+        bias = torch.cat([layer.bias for layer in both])
+        asked = F.linear(queries, weight, bias)
+        offsets, weights = asked.split([layer.out_features for layer in both], dim=-1)
+        return offsets, weights
