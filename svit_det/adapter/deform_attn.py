@@ -93,7 +93,8 @@ class DeformableAttention(nn.Module):
         weights = weights.float().unflatten(-1, (heads, levels * points))
         weights = weights.softmax(dim=-1).unflatten(-1, (levels, points))
         projected = self.value_proj(values).unflatten(-1, (heads, -1))
-        return self.output_proj(sample_deformable(projected, grids, locations, weights))
+        sampled = sample_deformable(projected, grids, locations, weights)
+        return self.output_proj(sampled.to(self.output_proj.weight.dtype))
 
     def _ask(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, C) -> offsets and unnormalised weights, by one product instead of two narrow ones.

@@ -40,6 +40,13 @@ def with_policy(model: Model, policy: TokenPolicy) -> Model:
     return twin.eval()
 
 
+def without_class_token(model: Model) -> Model:
+    """A twin of `model` that keeps every token and has no class token; the weights are the same."""
+    twin = with_policy(model, Dense())
+    trunk_of(twin).register_parameter("cls_token", None)
+    return twin
+
+
 SPREAD, SIDE, IMAGES = 0.05, 16, 4
 """Of `settle`: what weights are spread by, and tokens a side and images of the noise."""
 

@@ -114,56 +114,106 @@ def _scaled(spread: Spread, factor: float) -> Spread:
     return Spread(spread.median * factor, spread.low * factor, spread.high * factor)
 
 
+def place_columns(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Headers and the beginning of each line: part and batch; policy and grid where several are."""
+    policies = {row.get("policy") for row in rows}
+    grids = {tuple(row.get("token_grid", ())) for row in rows}
+    headers, lines = ["part", "batch"], [[row["part"], row["batch_size"]] for row in rows]
+    if len(grids) > 1:
+        headers.append("tokens")
+        lines = [[*ln, "x".join(map(str, row["token_grid"]))] for ln, row in zip(lines, rows)]
+    if len(policies) > 1:
+        headers.append("policy")
+        lines = [[*line, row["policy"]] for line, row in zip(lines, rows)]
+    return headers, lines
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Dense against pruned, one line per part and batch size: medians, quartiles in brackets."""
-    headers = ["part", "batch", "dense ms", "pruned ms", "speed-up", "bound", "eta"]
+    """Dense against pruned, one line per part, batch size, grid and policy.
+
+    Medians, quartiles in brackets.
+    """
+    headers, lines = place_columns(rows)
+    headers += ["dense ms", "pruned ms", "speed-up", "bound", "eta"]
     headers += ["keep 1.0", "batch / singles", "peak MiB dense", "pruned"]
-    lines = []
-    for row in rows:
+    for row, line in zip(rows, lines, strict=True):
         each = row["seconds_per_image"]
         memory = row["peak_memory_bytes"]
-        line = [row["part"], row["batch_size"]]
         line += [f"{1000 * each[arm]['median']:.1f}" for arm in ("dense", "pruned")]
-        line += [_spread(row["speed_up"], "x"), f"x{row['bound']:.3f}", _spread(row["eta"])]
+        line += [
+            format_spread(row["speed_up"], "x"),
+            f"x{row['bound']:.3f}",
+            format_spread(row["eta"]),
+        ]
         line += [
             _percent(row.get("keep_all_over_dense")),
-            _spread(row.get("batch_over_one_by_one")),
+            format_spread(row.get("batch_over_one_by_one")),
         ]
         line += [_mebibytes(memory[arm]) for arm in ("dense", "pruned")]
-        lines.append(line)
     return tabulate(lines, headers=headers, disable_numparse=True)
 
 
 def different_counts_table(rows: Sequence[dict[str, Any]]) -> str:
     """Batches whose images keep different numbers of tokens; empty where none was measured."""
-    headers = ["part", "batch", "speed-up", "bound", "eta", "equal counts: eta"]
+    rows = [row for row in rows if "different_counts" in row]
+    headers, lines = place_columns(rows)
+    headers += ["speed-up", "bound", "eta", "equal counts: eta"]
     headers += ["time / equal", "MACs / equal", "per MAC / equal", "batch / singles"]
-    lines = []
-    for row in rows:
-        if "different_counts" not in row:
-            continue
+    for row, line in zip(rows, lines, strict=True):
         one = row["different_counts"]
-        line = [row["part"], row["batch_size"], _spread(one["speed_up"], "x")]
-        line += [f"x{one['bound']:.3f}", _spread(one["eta"]), _spread(one["equal_eta"])]
-        line += [_spread(one["time_over_equal"]), f"{one['macs_over_equal']:.3f}"]
-        line += [_spread(one["time_per_mac_over_equal"]), _spread(one["batch_over_one_by_one"])]
-        lines.append(line)
+        line.append(format_spread(one["speed_up"], "x"))
+        line += [f"x{one['bound']:.3f}", format_spread(one["eta"]), format_spread(one["equal_eta"])]
+        line += [format_spread(one["time_over_equal"]), f"{one['macs_over_equal']:.3f}"]
+        line += [
+            format_spread(one["time_per_mac_over_equal"]),
+            format_spread(one["batch_over_one_by_one"]),
+        ]
     return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
 
 
+ALL_BUT_BLOCKS = "all but the blocks"
+
+
 def stages_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Stages down, arms across, milliseconds per batch; empty where none was measured."""
+    """Stages down, arms across: milliseconds per batch, and the arithmetic rate of the stage.
+
+    The rate is multiply-adds over time in percent of what the pruned arm's blocks reach; stages
+    without any have none. Empty where nothing was measured.
+    """
     lines = []
     for row in rows:
-        arms = row.get("stage_seconds_per_batch", {})
+        arms = {
+            arm: _with_sum(stages) for arm, stages in row.get("stage_seconds_per_batch", {}).items()
+        }
+        macs = {arm: _sum_up(each) for arm, each in row.get("stage_macs_per_batch", {}).items()}
         for stage in next(iter(arms.values()), {}):
             line = [row["batch_size"], stage]
             for stages in arms.values():
                 spread = Spread.of([1000 * seconds for seconds in stages[stage]])
                 line.append(f"{spread.median:.1f} ({spread.low:.1f}-{spread.high:.1f})")
-            lines.append(line)
-    headers = ["batch", "stage", "dense ms", "pruned ms"]
+            lines.append([*line, *_rate(stage, arms["pruned"], macs.get("pruned", {}))])
+    headers = ["batch", "stage", "dense ms", "pruned ms", "pruned GMACs", "rate, % of the blocks'"]
     return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
+
+
+def _with_sum(stages: dict[str, list[float]]) -> dict[str, list[float]]:
+    """With one more stage: all of a call but its blocks."""
+    calls = zip(*(seconds for stage, seconds in stages.items() if stage != "blocks"), strict=True)
+    return {**stages, ALL_BUT_BLOCKS: [sum(call) for call in calls]}
+
+
+def _sum_up(macs: dict[str, float]) -> dict[str, float]:
+    return {**macs, ALL_BUT_BLOCKS: sum(macs.values()) - macs["blocks"]}
+
+
+def _rate(stage: str, seconds: dict[str, list[float]], macs: dict[str, float]) -> list[str]:
+    """Giga multiply-adds of a stage, and its rate beside that of the blocks."""
+    if not macs.get(stage):
+        return ["-", "-"]
+    own, blocks = (
+        macs[name] / max(Spread.of(seconds[name]).median, 1e-12) for name in (stage, "blocks")
+    )
+    return [f"{macs[stage] / 1e9:.2f}", f"{100 * own / blocks:.0f}"]
 
 
 def decisions_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -188,7 +238,8 @@ def decisions_table(rows: Sequence[dict[str, Any]]) -> str:
     return tabulate(lines, headers=headers, disable_numparse=True) if lines else ""
 
 
-def _spread(spread: dict[str, float] | None, sign: str = "") -> str:
+def format_spread(spread: dict[str, float] | None, sign: str = "") -> str:
+    """A median with its quartiles in brackets."""
     if spread is None:
         return "-"
     return f"{sign}{spread['median']:.3f} ({spread['low']:.3f}-{spread['high']:.3f})"

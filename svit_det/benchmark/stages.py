@@ -1,4 +1,4 @@
-"""Where a backbone spends its time: embedding, side branch, blocks, resizes, pyramid."""
+"""Where a backbone or a detector spends its time: embedding, side branch, blocks, heads, rest."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from svit_det.adapter import ViTAdapter
 from svit_det.benchmark.clock import method_clock
 from svit_det.benchmark.timing import Timings, time_interleaved
 from svit_det.vit import find_token_net
+from svit_det.vit.flops import flop_counter
 
 REST = "pyramid"
-"""What is left of the whole: the pyramid on top, and moving between stages."""
-
+"""What is left of a backbone: the pyramid on top, and moving between stages."""
+DETECTOR_REST = "rest"
+"""What is left of a detector: padding and normalising, post-processing, counting."""
+_BACKBONE = "backbone"
+HEADS = {"proposal_generator": "proposals", "roi_heads": "heads", "head": "heads"}
+"""By the attribute of a detector, the stage that it makes up."""
 
 Stages = dict[str, list[tuple[nn.Module, str]]]
 """By stage, the modules and methods that make it up."""
 
 
 def find_stages(model: nn.Module) -> Stages:
-    """The stages of the backbone `model`."""
+    """The stages of the backbone `model`, or of a detector: its backbone's and its heads.
+
+    A detector's backbone as a whole is among them, as `backbone`.
+    """
     net = find_token_net(model)
     stages: Stages = {"embed": [(net.trunk, "embed")], "blocks": [(net.trunk, "run")]}
     if isinstance(net, ViTAdapter):
@@ -34,14 +42,30 @@ def find_stages(model: nn.Module) -> Stages:
             "extractors": [(extractor, "forward") for extractor in net.extractors],
             "resizes": [(net, "add_trunk")],
         }
+    if isinstance(getattr(model, "backbone", None), nn.Module):
+        stages[_BACKBONE] = [(model.backbone, "forward")]
+        for attribute, stage in HEADS.items():
+            if isinstance(part := getattr(model, attribute, None), nn.Module):
+                stages[stage] = [(part, "forward")]
     return stages
+
+
+def with_rest(stages: Mapping[Hashable, float], total: float) -> dict[Hashable, float]:
+    """One call's stages with what is left of it; `backbone`, which holds others, becomes REST."""
+    found = dict(stages)
+    if _BACKBONE not in found:
+        return {**found, REST: total - sum(found.values())}
+    backbone = found.pop(_BACKBONE)
+    heads = {stage: found.pop(stage) for stage in HEADS.values() if stage in found}
+    found[REST] = backbone - sum(found.values())
+    return {**found, **heads, DETECTOR_REST: total - backbone - sum(heads.values())}
 
 
 @contextmanager
 def stage_clock(
     model: nn.Module, device: torch.device | str, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[dict[Hashable, float]]:
-    """Seconds that each stage of `model` takes within the with-block, REST not among them."""
+    """Seconds that each stage of `model` takes within the with-block, the rest not among them."""
     stages = find_stages(model)
     watched = [
         (module, name, lambda *_, stage=stage: stage)
@@ -80,8 +104,23 @@ def time_stages(
     )
     found: dict[str, dict[Hashable, list[float]]] = {}
     for name, totals in timings.seconds.items():
-        calls = spent[name][-len(totals) :]
+        pairs = zip(spent[name][-len(totals) :], totals, strict=True)
+        calls = [with_rest(call, total) for call, total in pairs]
         found[name] = {stage: [call[stage] for call in calls] for stage in calls[0]}
-        rest = [total - sum(call.values()) for total, call in zip(totals, calls, strict=True)]
-        found[name][REST] = rest
     return found
+
+
+@torch.no_grad()
+def stage_macs(model: nn.Module, given: Any) -> dict[Hashable, float]:
+    """Multiply-adds that each stage of one pass really executes, the rest among them.
+
+    Sampling, resizing and norms are none: the time that they take lowers their stage's rate.
+    """
+    counter = flop_counter()
+
+    def so_far() -> float:
+        return counter.get_total_flops() / 2
+
+    with counter, stage_clock(model, "cpu", so_far) as spent:
+        model(given)
+    return with_rest(spent, so_far())

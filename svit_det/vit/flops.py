@@ -110,12 +110,17 @@ class MacCount:
     """Dotted names, starting with the class of the outermost module; each includes its parts."""
 
 
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, two for each multiply-add, that knows the attention kernels of CPUs too."""
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
+
+
 def count_macs(run: Callable[[], Any]) -> MacCount:
     """Call `run` and count the matrix products and convolutions that really execute.
 
     Serves for whole detectors. RoIAlign and other custom kernels count as zero.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
+    counter = flop_counter()
     with counter:
         run()
     macs = {

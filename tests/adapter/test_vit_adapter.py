@@ -283,3 +283,14 @@ def test_the_norm_is_the_callers(adapter):
     net = adapter(norm=lambda channels: nn.GroupNorm(2, channels))
     kinds = {type(m) for m in net.modules() if "Norm" in type(m).__name__}
     assert kinds == {nn.GroupNorm, nn.LayerNorm}
+
+
+def test_a_network_in_half_precision_runs_in_it(adapter, images):
+    """Sampling sums in float32; what comes out is in the weights' dtype again."""
+    net, batch = adapter(), images(1, (4, 6), 8)
+    with torch.no_grad():
+        full, _ = net(batch)
+        half, _ = net.bfloat16()(batch.bfloat16())
+    for name, feature_map in half.items():
+        assert feature_map.dtype == torch.bfloat16
+        assert (feature_map.float() - full[name]).norm() < 0.05 * full[name].norm()

@@ -1,31 +1,16 @@
 """tools/benchmark.py from the outside."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def benchmark(*arguments, output):
-    command = [sys.executable, "tools/benchmark.py", *arguments, "--output", str(output)]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-    )
-
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory, outside):
+    """As a user runs it, in a process of its own."""
     folder = tmp_path_factory.mktemp("benchmark")
-    done = benchmark(
+    done = outside(
         *("--config-file", "configs/plain_svit_t.yaml", "--threads", "1", "--tokens", "4", "6"),
         *("--images", "2", "--repeats", "2", "--batch-sizes", "1", "2", "--device", "cpu"),
         "--no-memory",
@@ -68,8 +53,8 @@ def test_the_run_says_what_it_ran_on(results):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of one call")
-def test_peak_memory_is_that_of_one_forward_pass(tmp_path):
-    done = benchmark(
+def test_peak_memory_is_that_of_one_forward_pass(benchmark):
+    ran = benchmark(
         *(
             "--config-file",
             "configs/plain_svit_t.yaml",
@@ -82,10 +67,8 @@ def test_peak_memory_is_that_of_one_forward_pass(tmp_path):
         *("--images", "1", "--repeats", "1", "--batch-sizes", "1", "--device", "cpu"),
         *("--threads", "1", "MODEL.VIT.DEPTH", "4", "MODEL.TOKEN_POLICY.LAYERS", "[1,2,3]"),
         *("MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7,0.5,0.3]"),
-        output=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = ran.results
     peaks = found["rows"][0]["peak_memory_bytes"]
     # Two copies of the MLP's hidden layer at least, and not the 300 MB that importing torch takes.
     assert all(2 * 576 * 768 * 4 < peak < 40 * 2**20 for peak in peaks.values())
@@ -102,30 +85,32 @@ def test_peak_memory_is_that_of_one_forward_pass(tmp_path):
         (["--keep-ratios", "0.5"], "KEEP_RATIOS"),
     ],
 )
-def test_bad_input_ends_in_one_sentence(tmp_path, arguments, complaint):
-    done = benchmark(*arguments, output=tmp_path / "out")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("benchmark.py: ") and complaint in last
+def test_bad_input_ends_in_one_sentence(benchmark, arguments, complaint):
+    ran = benchmark(*arguments)
+    assert complaint in ran.problem and ran.problem.endswith(".") and "\n" not in ran.problem
+    assert not (ran.folder / "results.json").exists()
 
 
-def test_decisions_of_a_policy_with_a_class_token(tmp_path):
-    done = benchmark(
+def test_bad_input_from_outside(tmp_path, outside):
+    done = outside("--batch-sizes", "0", output=tmp_path / "out")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip() == "benchmark.py: --batch-sizes 0: give numbers from 1 up."
+
+
+def test_decisions_of_a_policy_with_a_class_token(benchmark):
+    ran = benchmark(
         *("--config-file", "configs/plain_ats_t.yaml", "--threads", "1", "--tokens", "4", "6"),
         *("--images", "1", "--repeats", "2", "--batch-sizes", "1", "2", "--device", "cpu"),
         *("--parts", "blocks", "--decisions", "--no-memory"),
-        output=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = ran.results
     assert found["policy"] == "ATS" and found["layers"] == list(range(3, 12))
     single, double = found["rows"]
     assert set(single["raw_seconds_per_batch"]) == {"dense", "pruned"}
     assert len(double["decision_seconds_per_batch"]["decision_by_block"]) == 12
     kept = single["kept_tokens_per_block"]
     assert kept[:3] == [24] * 3 and kept[11] < kept[3] <= 17
-    assert "What deciding costs" in done.stdout
+    assert "What deciding costs" in ran.printed
 
 
 @pytest.mark.parametrize(
@@ -136,33 +121,29 @@ def test_decisions_of_a_policy_with_a_class_token(tmp_path):
     ],
     ids=["Dense, wrapped", "AttentionProbe"],
 )
-def test_any_policy_of_the_registry(tmp_path, name, policy, layers, keeps_all):
+def test_any_policy_of_the_registry(benchmark, name, policy, layers, keeps_all):
     """Wrappers are left off; the dense model is compared with SViT; a schedule may be missing."""
-    done = benchmark(
+    ran = benchmark(
         *("--config-file", "configs/plain_svit_t.yaml", "--threads", "1", "--tokens", "2", "3"),
         *("--images", "1", "--repeats", "1", "--batch-sizes", "1", "--device", "cpu"),
         *("--parts", "blocks", "--decisions", "--no-memory", "MODEL.TOKEN_POLICY.NAME", *name),
-        output=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = ran.results
     assert found["policy"] == policy
     assert found["layers"] == layers and len(found["keep_ratios"]) == len(layers)
     assert ("keep_all" in found["rows"][0]["raw_seconds_per_batch"]) == keeps_all
 
 
-def test_stages_of_the_adapter(tmp_path):
-    done = benchmark(
+def test_stages_of_the_adapter(benchmark):
+    ran = benchmark(
         *("--config-file", "configs/svit_t.yaml", "--threads", "1", "--tokens", "4", "6"),
         *("--images", "1", "--repeats", "2", "--batch-sizes", "1", "--device", "cpu"),
         *("--parts", "backbone", "--stages", "--no-memory"),
-        output=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    (row,) = ran.results["rows"]
     stages = {"embed", "blocks", "prior", "injectors", "extractors", "resizes", "pyramid"}
     for arm in ("dense", "pruned"):
         found = row["stage_seconds_per_batch"][arm]
         assert set(found) == stages
         assert all(len(each) == 2 and min(each) > 0 for each in found.values())
-    assert "extractors" in done.stdout
+    assert "extractors" in ran.printed

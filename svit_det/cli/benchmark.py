@@ -1,0 +1,239 @@
+"""Dense against pruned, fairly timed: blocks, backbone, whole detector and training step.
+
+    python tools/benchmark.py --config-file configs/plain_svit_s.yaml --threads 2
+
+Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
+take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
+policy without its wrappers, its weights spread a little and its thresholds tracked on noise, so
+that they divide tokens; SViT in `quota` mode, a fixed keep schedule. A dense config is compared
+with SViT. Writes results.json with every raw time.
+
+--parts detector runs the whole detector of the config. With random weights it proposes random
+boxes, and of many classes it finds nothing, so that masks cost nothing: MODEL.WEIGHTS FILE among
+the overrides loads trained weights, with which the arms decide as trained, and --image-folder runs
+on pictures. Policies whose counts depend on the image must be timed so. --parts training is a step
+of the backbone alone with the policy's own losses, forward and backward.
+
+--policies NAME ... runs several policies and one dense model in turn, with the same weights in the
+trunk; those that need a class token are compared with a dense model that has one. Of the file that
+MODEL.WEIGHTS names they share the dense model, and their decisions are fresh. --against FOLDER has
+the arms of an older checkout, in a process of its own, take turns with these. --throughput and
+--processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
+thread each at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from svit_det.benchmark.arms import trunk_of
+from svit_det.benchmark.memory import peak_memory
+from svit_det.benchmark.report import (
+    decisions_table,
+    describe_machine,
+    different_counts_table,
+    stages_table,
+    table,
+)
+from svit_det.benchmark.tables import against_table, processes_table, throughput_table
+from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
+from svit_det.cli.benchmark_inputs import Size, image_sizes
+from svit_det.cli.benchmark_measures import (
+    Bench,
+    measure,
+    measure_processes,
+    measure_throughput,
+)
+from svit_det.cli.benchmark_models import read_configs
+from svit_det.cli.benchmark_options import (
+    check,
+    measures_rate,
+    parse_arguments,
+    warn_of_few_cores,
+)
+from svit_det.cli.benchmark_parts import Compared, build, try_dtype
+from svit_det.errors import InputError
+from svit_det.results import write_json
+
+
+def main(argv: Sequence[str], *, program: Path) -> str | None:
+    """Measure everything that was asked for; `program` is what was started with `argv`.
+
+    Returns what is wrong.
+    """
+    args = parse_arguments(argv, __doc__ or "")
+    try:
+        with torch.no_grad():
+            run(args, argv, program)
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
+    """The whole benchmark, or what it asks another process of its own for."""
+    check(args)
+    configs = read_configs(args)
+    if args.against is not None:
+        config_in(Path(args.against).resolve(), args.config_file)
+    warn_of_few_cores(args.processes or [])
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = build(configs, args)
+    sizes = image_sizes(args, found.step, found.patch_size)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bench = Bench(args=args, found=found, argv=argv, program=program, scratch=scratch)
+        if args.memory_of:
+            print(json.dumps(memory_of(bench, *args.memory_of)))
+            return
+        if args.dtype != "float32":
+            try_dtype(found, configs[0], args)
+        path = Path(args.output) / "results.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {args.output}: cannot be written ({error}).") from error
+        results = describe(bench, sizes)
+        for key in ("command", "machine", "device", "dtype", "image_size", "token_grid"):
+            print(f"{key.replace('_', ' ')}: {results[key]}")
+        if measures_rate(args):
+            measure_rates(bench, sizes, results, path, stack)
+            print_rates(results)
+        else:
+            measure_rows(bench, sizes, results, path, stack)
+            print_rows(results["rows"], several=bool(args.policies))
+        if args.plot:
+            for chart in draw_charts(results, path.parent):
+                print(f"Chart: {chart}")
+        print(f"\nAll figures: {path}")
+
+
+def memory_of(bench: Bench, name: str, arm: str, batch: str, size: str) -> int | None:
+    """Peak memory of one pass of one arm: what `forward_memory` asks a fresh process for."""
+    part = bench.found.parts[name]
+    height, width = map(int, size.split("x"))
+    given = part.prepare(bench.images(int(batch), (height, width))[0])
+    side = 8 * bench.found.step
+    small = part.prepare(bench.images(1, (side, side))[0])
+    part.runs[arm](small)  # libraries and threads set themselves up
+    return peak_memory(lambda: part.runs[arm](given), bench.device)
+
+
+def describe(bench: Bench, sizes: Sequence[Size]) -> dict[str, Any]:
+    """What the results begin with. Of several grids or policies, the rows say which is theirs."""
+    args, found = bench.args, bench.found
+    policies = [pair.policy for pair in found.pairs]
+    schedule = _schedule(found)
+    described = {
+        "command": shlex.join(["python", "tools/benchmark.py", *bench.argv]),
+        "machine": describe_machine(bench.device),
+        "device": bench.device,
+        "dtype": args.dtype,
+        "image_size": sizes[0],
+        "token_grid": [side // found.patch_size for side in sizes[0]],
+        "policy": policies if args.policies else policies[0],
+        "layers": list(schedule.layers) if schedule else [],
+        "keep_ratios": list(schedule.shares) if schedule else [],
+        "count_spread": args.count_spread,
+        "rows": [],
+    }
+    if args.against is not None:
+        described["against"] = {"folder": args.against, "commit": commit_of(Path(args.against))}
+    if measures_rate(args):
+        described |= {"throughput": [], "processes": []}
+    return described
+
+
+def _schedule(found: Compared) -> Any:
+    """Of the one policy; several have their own."""
+    if len(found.pairs) > 1:
+        return None
+    model = next(iter(found.parts.values())).models[found.pairs[0].pruned]
+    return trunk_of(model).policy.schedule
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def measure_rows(
+    bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
+) -> None:
+    """Speed-ups; the file is written after each, so that a run that is cut short keeps them."""
+    if bench.args.against is not None:
+        worker = start(Path(bench.args.against).resolve(), f"--against {bench.args.against}")
+        bench = Bench(**{**vars(bench), "older": stack.enter_context(worker)})
+    for part, size in product(bench.found.parts.values(), sizes):
+        for batch in bench.args.batch_sizes:
+            results["rows"] += measure(bench, part, batch, size)
+            write_json(path, results)
+
+
+def measure_rates(
+    bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
+) -> None:
+    """Images per second, likewise."""
+    args, parts = bench.args, bench.found.parts.values()
+    workers = [stack.enter_context(worker) for worker in start_workers(args)]
+    for part, size, batch in product(parts, sizes, args.batch_sizes):
+        if args.throughput:
+            results["throughput"].append(measure_throughput(bench, part, batch, size))
+            write_json(path, results)
+        for count in args.processes or []:
+            results["processes"] += measure_processes(bench, part, batch, size, workers[:count])
+            write_json(path, results)
+
+
+# ------------------------------------------------------------------ what people read
+
+
+def print_rows(rows: Sequence[dict[str, Any]], *, several: bool) -> None:
+    """Every table that there is something for."""
+    print(f"\nPer image; medians, quartiles in brackets.\n{table(rows)}")
+    if several:
+        with_token = {row["policy"] for row in rows if row["dense_arm"] != "dense"}
+        if with_token:
+            print(f"Dense has a class token beside {', '.join(sorted(with_token))}.")
+    if compared := against_table(rows):
+        print(f"\nThis checkout over the older one:\n{compared}")
+    for title, own in by_title(rows).items():
+        if stages := stages_table(own):
+            print(f"\nWhere the {title} spends its time, ms per batch:\n{stages}")
+        if decisions := decisions_table(own):
+            print(f"\nWhat deciding costs, per batch, in the {title}:\n{decisions}")
+    if different := different_counts_table(rows):
+        print(f"\nDifferent counts per image of the same total, no gates:\n{different}")
+
+
+def by_title(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of one part, and of one policy and grid where there are several, together."""
+    policies = {row["policy"] for row in rows}
+    grids = {tuple(row["token_grid"]) for row in rows}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        title = row["part"]
+        title += f" under {row['policy']}" if len(policies) > 1 else ""
+        title += " of {} x {} tokens".format(*row["token_grid"]) if len(grids) > 1 else ""
+        found.setdefault(title, []).append(row)
+    return found
+
+
+def print_rates(results: dict[str, Any]) -> None:
+    """Images per second."""
+    if results["throughput"]:
+        text = throughput_table(results["throughput"])
+        print(f"\nImages per second, mean and standard deviation of the batches:\n{text}")
+    if results["processes"]:
+        text = processes_table(results["processes"])
+        print(f"\nImages per second of all processes together, one thread each:\n{text}")

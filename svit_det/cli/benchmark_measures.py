@@ -1,0 +1,257 @@
+"""The figures of one part at one batch size and one size of image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+from tqdm import tqdm
+
+from svit_det.benchmark import arms as compared
+from svit_det.benchmark.decisions import time_decisions
+from svit_det.benchmark.memory import peak_memory
+from svit_det.benchmark.report import summarise
+from svit_det.benchmark.stages import stage_macs, time_stages
+from svit_det.benchmark.throughput import images_per_second
+from svit_det.benchmark.timing import Timings, time_interleaved
+from svit_det.benchmark.training import count_training_macs
+from svit_det.benchmark.worker import Worker
+from svit_det.cli.benchmark_elsewhere import Older, against, measure_load
+from svit_det.cli.benchmark_inputs import Size, make_images
+from svit_det.cli.benchmark_models import DENSE, PRUNED, Pair
+from svit_det.cli.benchmark_options import DTYPES, STAGED
+from svit_det.cli.benchmark_parts import Compared, Part
+from svit_det.vit.flops import count_macs
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A run of the benchmark: what is compared, how, and where files lie meanwhile."""
+
+    args: argparse.Namespace
+    found: Compared
+    argv: Sequence[str]
+    program: Path
+    """What `argv` is for, to be started again for the memory of one pass."""
+    scratch: Path
+    older: Worker | None = None
+
+    @property
+    def cfg(self) -> CfgNode:
+        """What is the same in the configs of all policies."""
+        return self.found.pairs[0].cfg
+
+    @property
+    def device(self) -> str:
+        """Where the arms run."""
+        return self.cfg.MODEL.DEVICE
+
+    def turning(self, bar: tqdm) -> dict[str, Any]:
+        """The options of `time_interleaved`."""
+        options = {"repeats": self.args.repeats, "warmup": self.args.warmup, "device": self.device}
+        return {**options, "progress": bar.update}
+
+    def bar(self, title: str) -> tqdm:
+        """For all turns."""
+        turns = self.args.warmup + self.args.images * self.args.repeats
+        return tqdm(total=turns, desc=title, unit="turn")
+
+    def images(self, batch: int, size: Size) -> list[Tensor]:
+        """On the device."""
+        dtype = DTYPES[self.args.dtype]
+        return [i.to(self.device, dtype) for i in make_images(self.cfg, self.args, batch, size)]
+
+
+def name_row(bench: Bench, part: Part, pair: Pair, batch: int, size: Size) -> Row:
+    """What every row begins with. `dense_arm`: in a run of several policies, which dense it is."""
+    grid = [side // bench.found.patch_size for side in size]
+    row = {"part": part.name, "batch_size": batch, "policy": pair.policy, "token_grid": grid}
+    return {**row, "dense_arm": pair.dense}
+
+
+def measure(bench: Bench, part: Part, batch: int, size: Size) -> list[Row]:
+    """Speed-up and all that goes with it, one row for each policy; all arms take turns."""
+    args, images = bench.args, bench.images(batch, size)
+    inputs = [part.prepare(each) for each in images]
+    runs: dict[str, Callable[[Any], Any]] = dict(part.runs)
+    counted = count_arms(bench, part, inputs[0], batch)
+    if batch > 1:
+        runs.pop("keep_all", None)  # said once, at batch 1
+    if batch > 1 and not args.policies and part.name != "training":
+        runs["one_by_one"] = compared.one_by_one(runs[PRUNED], part.split)
+        if part.name == "blocks":
+            (row, macs), *_ = counted.values()
+            macs |= add_schedules(part.models[DENSE], runs, row, inputs[0][DENSE], args)
+    older, differences = {}, {}
+    if bench.older is not None:
+        (pair,) = bench.found.pairs
+        theirs = Older(bench.older, part, pair, args, scratch=bench.scratch)
+        older = theirs.take(images, inputs)
+        differences = theirs.largest_differences(inputs[0])
+    with bench.bar(f"{part.name}, batch {batch}") as bar:
+        timings = time_interleaved(
+            {**runs, **older}, inputs, self_timed=list(older), **bench.turning(bar)
+        )
+    rows = []
+    for pair in bench.found.pairs:
+        found, macs = counted[pair.pruned]
+        row = name_row(bench, part, pair, batch, size) | found
+        row["macs_per_image"] = {arm: value / batch for arm, value in macs.items()}
+        own = timings_of(timings, pair)
+        row |= summarise(own, macs=macs, batch_size=batch)
+        if older:
+            row["against"] = against(own, differences)
+        row |= costs(bench, part, pair, inputs[0], batch, size)
+        row["raw_seconds_per_batch"] = own.seconds
+        rows.append(row)
+    add_details(bench, part, inputs, rows)
+    return rows
+
+
+def timings_of(timings: Timings, pair: Pair) -> Timings:
+    """What `summarise` knows by its own names: of several policies one, of one every arm."""
+    if pair.arms == {DENSE: DENSE, PRUNED: PRUNED}:
+        return timings
+    return Timings({name: timings.seconds[arm] for name, arm in pair.arms.items()})
+
+
+def count_arms(
+    bench: Bench, part: Part, given: Any, batch: int
+) -> dict[str, tuple[Row, dict[str, int]]]:
+    """By policy arm, what counting finds and the multiply-adds of this batch, dense and pruned."""
+    found: dict[str, tuple[Row, dict[str, int]]] = {}
+    dense: dict[str, int] = {}
+    count = count_training_macs if part.name == "training" else lambda run: count_macs(run).total
+    for pair in bench.found.pairs:
+        if part.name == "blocks":
+            counted, record = compared.count_stack(part.models[pair.pruned], given[pair.dense])
+            macs = {DENSE: counted.dense_stack * batch, PRUNED: int(counted.stack.sum())}
+            row = {
+                "bound_if_deciding_were_free": counted.bound_of_blocks,
+                "kept_tokens_per_block": record.counts().float().mean(dim=0).tolist(),
+            }
+        else:
+            if pair.dense not in dense:
+                dense[pair.dense] = count(partial(part.runs[pair.dense], given))
+            pruned = count(partial(part.runs[pair.pruned], given))
+            macs, row = {DENSE: dense[pair.dense], PRUNED: pruned}, {}
+        found[pair.pruned] = (row, macs)
+    return found
+
+
+def add_schedules(
+    trunk: Any,
+    runs: dict[str, Callable[[Any], Any]],
+    row: Row,
+    state: Any,
+    args: argparse.Namespace,
+) -> dict[str, int]:
+    """Put the arms with equal and different counts into `runs`; returns their multiply-adds."""
+    batch, num_tokens = state.patches.shape[:2]
+    mean_counts = [round(count) for count in row["kept_tokens_per_block"]]
+    trunks, run_alone, counts = compared.schedule_arms(
+        trunk, mean_counts, batch, num_tokens, args.count_spread
+    )
+
+    def on_states(run: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
+        return lambda states: run(states[DENSE])
+
+    runs |= {name: on_states(compared.run_stack(each)) for name, each in trunks.items()}
+    runs["different_one_by_one"] = on_states(run_alone)
+    row["different_counts_kept"] = counts.tolist()
+    return {
+        name: int(compared.count_stack(each, state)[0].stack.sum()) for name, each in trunks.items()
+    }
+
+
+def costs(bench: Bench, part: Part, pair: Pair, given: Any, batch: int, size: Size) -> Row:
+    """Waits for the device, and peak memory, of both arms."""
+    found: Row = {"host_syncs_per_forward": {}, "peak_memory_bytes": {}}
+    for kind, arm in pair.arms.items():
+        run = partial(part.runs[arm], given)
+        found["host_syncs_per_forward"][kind] = compared.count_host_syncs(run, bench.device)
+        found["peak_memory_bytes"][kind] = (
+            None if bench.args.no_memory else forward_memory(bench, part, arm, run, batch, size)
+        )
+    return found
+
+
+def forward_memory(
+    bench: Bench, part: Part, arm: str, run: Callable[[], Any], batch: int, size: Size
+) -> int | None:
+    """Peak memory of one pass; on a CPU in a process of its own, see peak_memory.
+
+    There glibc gives every large buffer back as soon as it is freed, so that the peak is that of
+    what is in use and not of what the heap happens to retain.
+    """
+    if torch.device(bench.device).type != "cpu":
+        return peak_memory(run, bench.device)
+    command = [sys.executable, "-W", "ignore", str(bench.program)]
+    command += ["--memory-of", part.name, arm, str(batch), "{}x{}".format(*size), *bench.argv]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def add_details(bench: Bench, part: Part, inputs: Sequence[Any], rows: Sequence[Row]) -> None:
+    """Stages and decisions, where they are asked for."""
+    if bench.args.stages and part.name in STAGED:
+        arms = dict.fromkeys(arm for pair in bench.found.pairs for arm in pair.arms.values())
+        models = {arm: part.models[arm] for arm in arms}
+        with bench.bar(f"stages of the {part.name}") as bar:
+            timed = time_stages(models, inputs, **bench.turning(bar))
+        for pair, row in zip(bench.found.pairs, rows, strict=True):
+            row["stage_seconds_per_batch"] = {kind: timed[a] for kind, a in pair.arms.items()}
+            row["stage_macs_per_batch"] = {
+                kind: stage_macs(models[a], inputs[0]) for kind, a in pair.arms.items()
+            }
+    if bench.args.decisions and part.name == "blocks":
+        for pair, row in zip(bench.found.pairs, rows, strict=True):
+            states = [given[pair.dense] for given in inputs]
+            trunks = [part.models[arm] for arm in pair.arms.values()]
+            with bench.bar(f"decisions of {pair.policy}") as bar:
+                timed = time_decisions(*trunks, states, **bench.turning(bar))
+            row["decision_seconds_per_batch"] = timed
+
+
+def measure_throughput(bench: Bench, part: Part, batch: int, size: Size) -> Row:
+    """Images per second of every dense model and every policy, on random batches, in turn."""
+    pairs = bench.found.pairs
+    arms = dict.fromkeys(arm for pair in pairs for arm in pair.arms.values())
+    inputs = [part.prepare(each) for each in bench.images(batch, size)]
+    with bench.bar(f"{part.name}, batch {batch}") as bar:
+        timings = time_interleaved(
+            {arm: part.runs[arm] for arm in arms}, inputs, **bench.turning(bar)
+        )
+    grid = [side // bench.found.patch_size for side in size]
+    return {
+        "part": part.name,
+        "batch_size": batch,
+        "token_grid": grid,
+        "images_per_second": images_per_second(timings, batch),
+        "raw_seconds_per_batch": timings.seconds,
+    }
+
+
+def measure_processes(
+    bench: Bench, part: Part, batch: int, size: Size, workers: Sequence[Worker]
+) -> list[Row]:
+    """Images per second of these processes at the same time, one row for each policy."""
+    return [
+        name_row(bench, part, pair, batch, size)
+        | measure_load(workers, part, pair, bench.args, batch, size, scratch=bench.scratch)
+        for pair in bench.found.pairs
+    ]

@@ -1,0 +1,154 @@
+"""Dense and pruned of one checkout in a process of its own, a turn whenever it is asked for one.
+
+    PYTHONPATH=FOLDER python benchmark_worker.py FOLDER
+
+Run by `tools/benchmark.py`, for an older checkout and for several processes at a time; see
+`svit_det.benchmark.worker` for the protocol. FOLDER may be older than this file, so that it asks of
+svit_det only what checkouts have had for long, and imports it when FOLDER's settings are made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+
+class Arms:
+    """One part of the model under its policy and under Dense, the same weights in both."""
+
+    def __init__(
+        self, *, config: str, options: list[str], part: str, weights: str, dtype: str, threads: int
+    ) -> None:
+        import torch
+        from detectron2.modeling import build_backbone, build_model
+
+        from svit_det.detection import load_config
+        from svit_det.policies.dense import Dense
+
+        torch.set_num_threads(threads)
+        cfg = load_config(config, options)
+        build = build_model if part == "detector" else build_backbone
+        torch.manual_seed(0)
+        whole = build(cfg).to(cfg.MODEL.DEVICE, getattr(torch, dtype)).eval()
+        self.trunk = next(m for m in whole.modules() if type(m).__name__ == "TokenTrunk")
+        self.model: Any = self.trunk if part == "blocks" else whole
+        self.model.load_state_dict(torch.load(weights, map_location=cfg.MODEL.DEVICE), strict=True)
+        self.policies = {"pruned": self.trunk.policy, "dense": Dense().eval()}
+        self.part, self.device = part, torch.device(cfg.MODEL.DEVICE)
+        self.inputs: list[Any] = []
+
+    def take_inputs(self, path: str) -> None:
+        """What the arms are run on from now on; for blocks, images that are embedded here."""
+        import torch
+
+        images = torch.load(path, map_location=self.device)
+        self.inputs = [self.trunk.embed(each) for each in images] if self._blocks else images
+
+    @property
+    def _blocks(self) -> bool:
+        return self.part == "blocks"
+
+    def once(self, arm: str, index: int) -> Any:
+        """One pass on one of the inputs."""
+        self.trunk.policy = self.policies[arm]
+        given = self.inputs[index]
+        return self.trunk.run(given, 0, self.trunk.depth) if self._blocks else self.model(given)
+
+    def timed(self, arm: str, index: int) -> float:
+        """The seconds that it takes."""
+        self._wait()
+        start = time.perf_counter()
+        self.once(arm, index)
+        self._wait()
+        return time.perf_counter() - start
+
+    def save_maps(self, arm: str, path: str) -> None:
+        """The maps of the first input, or the tokens after the last block, as a list."""
+        import torch
+
+        done = self.once(arm, 0)
+        maps = [done.patches] if self._blocks else [done[name] for name in sorted(done)]
+        torch.save([each.float().cpu() for each in maps], path)
+
+    def _wait(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def answer(arms: Arms, do: str, **asked: Any) -> Any:
+    """One request."""
+    if do == "inputs":
+        return arms.take_inputs(**asked)
+    if do == "run":
+        return arms.timed(**asked)
+    if do == "run all":
+        return sum(arms.timed(index=index, **asked) for index in range(len(arms.inputs)))
+    return arms.save_maps(**asked)
+
+
+def check_origin(folder: str) -> None:
+    """Raises RuntimeError where some module of svit_det is not from `folder`."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if name.partition(".")[0] != "svit_det" or path is None:
+            continue
+        if not Path(path).resolve().is_relative_to(Path(folder).resolve()):
+            raise RuntimeError(f"{name} would come from {path}, not from this folder.")
+
+
+def serve(say: Callable[[Any], None], folder: str) -> None:
+    """Answer until nobody asks any more."""
+    import torch
+
+    arms: Any = None
+    with torch.no_grad():
+        for line in sys.stdin:
+            asked = json.loads(line)
+            try:
+                if asked["do"] == "build":
+                    del asked["do"]
+                    arms, done = Arms(**asked), None
+                    check_origin(folder)
+                else:
+                    done = answer(arms, **asked)
+            # Whatever an older checkout stumbles over, whoever asked is told.
+            except Exception as error:
+                say({"problem": shorten(f"{type(error).__name__}: {error}", 300)})
+            else:
+                say({"done": done})
+
+
+def main(folder: str) -> None:
+    """Keep the way out for answers; what libraries print goes to the errors."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    # An editable installation would fill in what the folder does not have.
+    sys.meta_path[:] = [
+        finder
+        for finder in sys.meta_path
+        if not getattr(finder, "__module__", "").startswith("__editable__")
+    ]
+    try:
+        from svit_det.startup import prepare_process
+    except ImportError:  # the checkouts of the first days have none
+        pass
+    else:
+        prepare_process()
+
+    def say(answer: Any) -> None:
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+    serve(say, folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,179 @@
+"""What only a device can tell: laws, waits, ragged attention, captured and compiled graphs.
+
+    python tools/device_checks.py [--device cuda] [--toy] [--output DIR]
+    python tools/device_checks.py --collect DIR --output DIR
+
+The first writes device_checks.json; a part that the device lacks says so there. The second puts
+every results.json and device_checks.json below a folder into one dated file. `benchmarks/gpu.sh`
+runs both, and the benchmarks between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+from svit_det.benchmark.device_checks import (
+    Case,
+    check_graphs,
+    check_host_syncs,
+    check_laws,
+    time_compiled,
+    time_ragged_attention,
+)
+from svit_det.benchmark.report import describe_machine
+from svit_det.benchmark.timing import Spread
+from svit_det.errors import InputError
+from svit_det.policies import POLICY_REGISTRY, TrunkShape
+from svit_det.results import write_json
+
+LAW_CASE = Case(TrunkShape(192, 12, 3), (16, 16), batch=4)
+TOY_CASE = Case(TrunkShape(24, 12, 3), (4, 6), patch_size=8)
+FULL_CASE = Case(TrunkShape(384, 12, 6), (50, 84), batch=1)
+"""Of captured and compiled graphs: ViT-S at COCO's size."""
+RAGGED, TOY_RAGGED = (1120, 784, 549, 1600), (11, 7, 5, 16)
+TOLERANCE = 1e-3
+"""Between ways of running a trunk in float32; a device that takes TF32 for it does not meet it."""
+COMPILED = ("Dense", "SViT", "EViT")
+"""Whose compiled time is taken: autotuning takes most of a minute each."""
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--toy", action="store_true", help="tiny sizes: whether the checks run at all")
+    add("--repeats", type=int, default=10, help="turns of what is timed")
+    add("--collect", metavar="DIR", help="put the results below this folder into one file instead")
+    add("--output", default="output/device_checks", help="folder for the JSON file")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Check, or collect. Returns what is wrong."""
+    args = parse_arguments(argv)
+    try:
+        if args.collect is not None:
+            print(f"Collected: {collect(Path(args.collect), Path(args.output))}")
+        else:
+            run(args, argv)
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Every check, written down as soon as it is there."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: there is no usable GPU here.")
+    if args.repeats < 1:
+        raise InputError(f"--repeats {args.repeats}: give 1 or more.")
+    found: dict[str, Any] = {
+        "command": shlex.join(["python", "tools/device_checks.py", *argv]),
+        "machine": describe_machine(device),
+        "device": device,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
+    checks = checks_of(device, toy=args.toy, repeats=args.repeats)
+    path = Path(args.output) / "device_checks.json"
+    for name, check in tqdm(checks.items(), unit="check"):
+        found[name] = check()
+        write_json(path, found)
+    report(found)
+    print(f"All figures: {path}")
+    check_tolerance(found["laws"])
+
+
+def checks_of(device: str, *, toy: bool, repeats: int) -> dict[str, Callable[[], Any]]:
+    """By name, in the order in which they run: what takes longest comes last."""
+    small = replace(TOY_CASE if toy else LAW_CASE, device=device)
+    large = replace(TOY_CASE if toy else FULL_CASE, device=device)
+    half = replace(large, dtype=torch.bfloat16)
+    lengths = TOY_RAGGED if toy else RAGGED
+    names = POLICY_REGISTRY.names()
+    return {
+        "laws": lambda: check_laws(small, names),
+        "host_syncs": lambda: check_host_syncs(small, names),
+        "graphs": lambda: check_graphs(small, names),
+        "attention_float32": lambda: time_ragged_attention(large, lengths, repeats=repeats),
+        "attention_bfloat16": lambda: time_ragged_attention(half, lengths, repeats=repeats),
+        "compiled": lambda: time_compiled(large, COMPILED, repeats=repeats),
+    }
+
+
+def check_tolerance(laws: dict[str, dict[str, float]]) -> None:
+    """Raise InputError that names the policies whose ways of running differ."""
+    broken = [
+        f"{name} ({way} {difference:.1e})"
+        for name, ways in laws.items()
+        for way, difference in ways.items()
+        if not difference <= TOLERANCE
+    ]
+    if broken:
+        raise InputError(f"The laws do not hold on this device: {', '.join(broken)}.")
+
+
+def report(found: dict[str, Any]) -> None:
+    """Tables for people."""
+    ways = ("masked", "padded", "single")
+    syncs, graphs = found["host_syncs"], found["graphs"]
+    rows = [
+        [
+            name,
+            *(f"{laws[way]:.1e}" for way in ways),
+            "-" if syncs[name] is None else syncs[name],
+            graphs.get(name, "-"),
+        ]
+        for name, laws in found["laws"].items()
+    ]
+    head = ["policy", *(f"packed - {way}" for way in ways), "host waits", "replayed graph equal"]
+    print(tabulate(rows, head))
+    for key in ("attention_float32", "attention_bfloat16"):
+        timed = found[key]
+        rows = [
+            [way, f"{1e3 * Spread.of(seconds).median:.3f}", f"{timed['difference'][way]:.1e}"]
+            for way, seconds in timed["seconds"].items()
+        ]
+        print(f"\n{timed['lengths']} rows, {timed['dtype']}")
+        print(tabulate(rows, ["attention", "ms", "difference"]))
+    if "skipped" in found["compiled"]:
+        print(f"\nCaptured and compiled graphs: {found['compiled']['skipped']}.")
+    else:
+        rows = [
+            [name, *(f"{each['ratio'][key]:.2f}" for key in ("median", "low", "high"))]
+            for name, each in found["compiled"].items()
+        ]
+        print(tabulate(rows, ["eager / max-autotune", "median", "low", "high"]))
+
+
+def collect(source: Path, target: Path) -> Path:
+    """One dated file of every results.json and device_checks.json below `source`."""
+    found = sorted([*source.rglob("results.json"), *source.rglob("device_checks.json")])
+    if not found:
+        raise InputError(f"--collect {source}: holds no results.json or device_checks.json.")
+    today = datetime.date.today().isoformat()
+    contents = {}
+    for path in found:
+        try:
+            contents[str(path.relative_to(source))] = json.loads(path.read_text())
+        except ValueError as problem:
+            raise InputError(f"{path}: is no JSON file ({problem}); remove it.") from problem
+    first = next(iter(contents.values()))
+    device = str(first.get("device", "cpu")).split(":")[0]
+    path = target / f"{today}_{device}_checks.json"
+    write_json(path, {"date": today, "machine": first.get("machine"), "files": contents})
+    return path
