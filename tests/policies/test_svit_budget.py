@@ -133,16 +133,20 @@ def test_every_setting_reaches_the_policy():
         loss_weight=3.0,
         test_keep_ratio=0.25,
         mode="quota",
-        sample_seed=9,
         ratio_per_image=True,
     )
     policy = build_policy("SViT", shape=TrunkShape(24, 6, 3), config=config)
     assert isinstance(policy, SViT)
     assert (policy.schedule.layers, policy.schedule.shares) == ((2, 5), (0.6, 0.4))
     assert (policy.loss_weight, policy.ratio_per_image) == (3.0, True)
-    assert (policy.mode, policy.sample_seed) == ("quota", 9)
+    assert policy.mode == "quota"
     assert policy.keep_ratio == policy.budget.keep_ratio == 0.25
     assert sum(policy.eval().schedule.shares) / 2 == pytest.approx(0.25)
+
+
+def test_the_seed_of_draws_reaches_the_policy():
+    config = SViT.Config(mode="sample", sample_seed=9)
+    assert build_policy("SViT", shape=TrunkShape(24, 12, 3), config=config).sample_seed == 9
 
 
 def test_the_defaults_are_the_papers():

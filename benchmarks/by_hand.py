@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Small measurements behind README.md's remarks: sampling, masking, allocator.
+
+    python benchmarks/by_hand.py sampling       grid_sample against table rows, forward, backward
+    python benchmarks/by_hand.py masking        moving rows against a key mask, by share kept
+    SVIT_DET_ALLOCATOR=system python benchmarks/by_hand.py allocator     and without the variable
+
+Each prints a table; --threads N, by default 1.
+"""
+
+from __future__ import annotations
+
+from svit_det.startup import prepare_process
+
+prepare_process()
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from svit_det.adapter.sampling import sample_maps, sample_rows
+from svit_det.benchmark.arms import run_stack, with_policy
+from svit_det.benchmark.schedule import FixedSchedule
+from svit_det.benchmark.timing import Spread, time_interleaved
+from svit_det.policies.dense import Dense
+from svit_det.vit import Execution, Masked, Packed, build_trunk
+
+SAMPLED = {  # images, levels, queries, heads, channels of a head, points
+    "S, extractor at 800 x 1333": (1, [(50, 84)], 22050, 6, 64, 4),
+    "S, injector at 800 x 1333": (1, [(100, 168), (50, 84), (25, 42)], 4200, 6, 64, 4),
+    "demo, extractor, batch 4": (4, [(32, 32)], 5376, 6, 32, 4),
+    "demo, injector, batch 4": (4, [(64, 64), (32, 32), (16, 16)], 1024, 6, 32, 4),
+}
+SIZES = {"ViT-T": (192, 3), "ViT-S": (384, 6)}
+SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5)
+
+
+def forward(sample: Callable, given: Any) -> None:
+    """Inference."""
+    with torch.no_grad():
+        sample(*given)
+
+
+def both(sample: Callable, given: Any) -> None:
+    """A training step's share."""
+    sample(*given).square().sum().backward()
+
+
+def sampling() -> None:
+    """Medians in ms, quartiles in brackets."""
+    ways = {"maps": sample_maps, "rows": sample_rows}
+    runs = {
+        f"{way}, {run.__name__}": partial(run, sample)
+        for run in (forward, both)
+        for way, sample in ways.items()
+    }
+    lines = []
+    for name, (batch, grids, queries, heads, channels, points) in SAMPLED.items():
+        cells = sum(height * width for height, width in grids)
+        shape = (batch, queries, heads, len(grids), points)
+        values = torch.randn(batch, cells, heads, channels, requires_grad=True)
+        places = torch.rand(*shape, 2, requires_grad=True)
+        weights = torch.rand(shape, requires_grad=True)
+        lines.append([name, *_medians(runs, (values, grids, places, weights))])
+    print(tabulate(lines, ["ms", *runs]))
+
+
+def masking() -> None:
+    """Milliseconds of a block by share kept, packed / masked."""
+    lines = []
+    for size, (width, heads) in SIZES.items():
+        for side in (8, 16, 32):
+            trunk = build_trunk(policy=Dense(), embed_dim=width, num_heads=heads, depth=4).eval()
+            with torch.no_grad():
+                state = trunk.embed(torch.randn(1, 3, 16 * side, 16 * side))
+            runs = {}
+            for share in SHARES:
+                counts = torch.full((1, 4), round(share * side**2))
+                for way in (Packed(), Masked()):
+                    twin = with_policy(trunk, FixedSchedule.of_counts(counts, side**2))
+                    twin.execution = Execution(hard=way)
+                    runs[f"{share} {way}"] = run_stack(twin)
+            with torch.no_grad():
+                packed_masked = _medians(runs, state, blocks=4, repeats=20)
+            pairs = zip(packed_masked[::2], packed_masked[1::2], strict=True)
+            lines.append([size, side**2, *(" / ".join(pair) for pair in pairs)])
+    print(tabulate(lines, ["", "tokens", *(f"keep {share}" for share in SHARES)]))
+
+
+def allocator() -> None:
+    """Seconds and page faults of four pictures through the S detector, and the process's peak."""
+    from detectron2.modeling import build_model
+
+    from svit_det.detection import load_config
+
+    model = build_model(load_config("configs/svit_s.yaml", ["MODEL.DEVICE", "cpu"])).eval()
+    lines = []
+    for number in range(4):
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
+        with torch.no_grad():
+            model([{"image": 255 * torch.rand(3, 800, 1333)}])
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        lines.append([number, f"{time.perf_counter() - start:.1f}", faults])
+    print(tabulate(lines, ["picture", "s", "page faults"]))
+    print(f"peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+
+
+def _medians(
+    runs: Mapping[str, Callable], given: Any, *, blocks: int = 1, repeats: int = 8
+) -> list[str]:
+    timings = time_interleaved(runs, [given], repeats=repeats, warmup=2)
+    spreads = [Spread.of([1000 * s / blocks for s in timings.seconds[name]]) for name in runs]
+    return [f"{each.median:.2f} ({each.low:.2f}-{each.high:.2f})" for each in spreads]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("sampling", "masking", "allocator"))
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    {"sampling": sampling, "masking": masking, "allocator": allocator}[args.what]()
