@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from svit_det.tokens import Selection
 
@@ -58,8 +59,8 @@ class Rows:
 
     @property
     def empty(self) -> bool:
-        """There is no row: nothing has to be computed."""
-        return self.layout.num_rows == 0
+        """There is no row: nothing has to be computed. A graph whose count varies cannot know."""
+        return guard_or_false(self.layout.num_rows == 0)
 
     def gather(self, tokens: Tensor) -> Tensor:
         """(B, S, C) buffer -> (T, C) rows."""
