@@ -87,17 +87,20 @@ def _promised(mask: Tensor, total: int, find: FindPositions) -> Layout:
 
 
 def _counted_in_the_graph(mask: Tensor, selection: Selection) -> Rows:
-    """The rows of a single image (1, S), as many as there are when the graph runs.
+    """The rows of a single image (1, S), as many as there are when the graph runs, at least two.
 
     A graph cannot branch on a count, and attention without any row is not defined: where nothing
-    is kept, the first row runs and its result is discarded.
+    is kept, the first row runs and its result is discarded. A row that is alone runs twice, which
+    gives the same as once: after a block of one row OpenVINO 2026.4 computes the next one wrongly.
     """
     first = torch.arange(mask.shape[1], device=mask.device) == 0
     runs = mask | (first & ~mask.any(dim=1, keepdim=True))
     index = runs.flatten().nonzero().squeeze(1)
+    torch._check(index.shape[0] >= 1)
+    torch._check(index.shape[0] <= mask.shape[1])
+    index = torch.cat([index, index[: 2 - torch.sym_min(index.shape[0], 2)]])
     count = index.shape[0]
-    torch._check(count >= 1)
-    torch._check(count <= mask.shape[1])
+    torch._check(count >= 2)
     layout = Layout((count,), (1, count), index=index)
     return Rows(layout, selection, valid=mask.index_select(1, index))
 
