@@ -73,6 +73,11 @@ def export_files(model: nn.Module, wanted: Wanted, folder: Path) -> Exported:
         raise InputError(
             "--no-topk: the detector's proposals are chosen by TopK; give --part backbone."
         )
+    if wanted.opset > 18 and wanted.part == "detector":
+        raise InputError(
+            f"--opset {wanted.opset}: onnxruntime has no RoiAlign of this opset; give --opset 18, "
+            "or --part backbone."
+        )
     metadata = describe(
         model,
         net,
@@ -130,7 +135,11 @@ def _write(
 
 def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Parity:
     """Compared on two pictures, and on another size: refused there, or the same as the model."""
-    run, _ = load(path)
+    try:
+        run, _ = load(path)
+    except Exception as error:  # each runtime has its own
+        reason = " ".join(str(error).split())[-200:]
+        raise InputError(f"{path.name}: its runtime does not take it ({reason}).") from error
     elsewhere = other_size(wanted.size, divisor)
     images = [made_up_picture(wanted.size, seed) for seed in (1, 2)]
     if wanted.dynamic_size:

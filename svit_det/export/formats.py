@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from torch.export import ExportedProgram
 
 from svit_det.errors import InputError
 from svit_det.export.operators import rewritten
+from svit_det.export.quiet import quiet
 from svit_det.export.runtimes import need
 
 METADATA = "svit_det"
@@ -29,7 +26,8 @@ OPSETS = (18, 23)
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
     """torch's own format. Whole detectors use torchvision's operators: import it before loading."""
-    torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(dict(metadata))})
+    with quiet():
+        torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(dict(metadata))})
 
 
 def write_onnx(
@@ -45,7 +43,7 @@ def write_onnx(
     need("onnx")
     need("onnxscript")
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(
                 rewritten(program, topk=topk),
                 dynamo=True,
@@ -88,17 +86,3 @@ def _numbers_of_sizes() -> dict[Any, Callable[..., Any]]:
         math.trunc: lambda value: op.Cast(value, to=whole),
         math.ceil: lambda value: op.Cast(op.Ceil(value), to=whole),
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Without the exporter's report on its own progress."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -81,6 +81,11 @@ def where_of_bools(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return (condition & one) | (~condition & other)
 
 
+def meshgrid_of_rows(tensors: list[Tensor]) -> list[Tensor]:
+    """torch's default, the first tensor along the rows: the exporter stumbles over the default."""
+    return list(torch.meshgrid(tensors, indexing="ij"))
+
+
 def rewritten(
     program: torch.export.ExportedProgram, *, topk: bool = True
 ) -> torch.export.ExportedProgram:
@@ -94,6 +99,7 @@ def rewritten(
         aten.sort.stable: sort,
         aten.argsort.stable: argsort_by(sort),
         aten.where.self: where_of_bools,
+        aten.meshgrid.default: meshgrid_of_rows,
         aten.searchsorted.Tensor: searchsorted_by_comparison,
     }
     return program.run_decompositions(table)

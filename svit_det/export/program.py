@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from svit_det.errors import InputError
 from svit_det.export.backbone import example_image
+from svit_det.export.quiet import quiet
 from svit_det.vit import Execution, Packed, TokenNet
 from svit_det.vit.positions import by_running_count, by_top
 
@@ -50,8 +50,7 @@ def export_program(
         largest = LARGEST_SIDE // divisor
         rows, columns = (Dim(name, min=2, max=largest) for name in ("rows", "columns"))
         shapes = ({2: divisor * rows, 3: divisor * columns},)
-    with rows_for_graphs(net, topk=topk), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, and detectron2's under it
+    with rows_for_graphs(net, topk=topk), quiet():
         try:
             program = torch.export.export(
                 graph, (example_image(size),), strict=False, dynamic_shapes=shapes
@@ -59,7 +58,7 @@ def export_program(
             if dynamic_size:
                 # What the graph took for a constant it asserts: other formats would not.
                 program.module()(example_image(other_size(size, divisor)))
-            return program
+            return _without_folders(program)
         except InputError:
             raise
         except Exception as error:  # whatever the exporter raises for what it cannot follow
@@ -69,6 +68,13 @@ def export_program(
             raise InputError(
                 f"{policy} does not export as one graph{sizes}: {reason.rstrip('.')[:300]}."
             ) from error
+
+
+def _without_folders(program: ExportedProgram) -> ExportedProgram:
+    """The same without stack traces, which hold the folders of this machine."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def other_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import torchvision  # noqa: F401  (its operators, for whole detectors as .pt2)
 from torch import Tensor
 
 from svit_det.export.formats import INPUT, METADATA
+from svit_det.export.quiet import quiet
 from svit_det.export.runtimes import need
 
 Run = Callable[[Tensor], list[np.ndarray]]
@@ -26,7 +27,8 @@ def load(path: Path) -> tuple[Run, dict[str, Any]]:
 
 def _pt2(path: Path) -> tuple[Run, dict[str, Any]]:
     extra = {f"{METADATA}.json": ""}
-    module = torch.export.load(path, extra_files=extra).module()
+    with quiet():
+        module = torch.export.load(path, extra_files=extra).module()
 
     @torch.no_grad()
     def run(image: Tensor) -> list[np.ndarray]:
