@@ -15,7 +15,7 @@ import onnxruntime
 
 
 def weights(old, new):
-    """(new, old): what Pillow's bilinear resize weighs each old pixel with, shrinking or growing."""
+    """(new, old): what Pillow's bilinear resize weighs each old pixel with, times 2^22."""
     step = old / new
     wide = max(step, 1.0)
     table = np.zeros((new, old))
@@ -28,7 +28,7 @@ def weights(old, new):
 
 
 def resized(image, height, width):
-    """uint8, along the rows, then the columns, each rounded: at equal proportions Pillow's pixels."""
+    """Along the rows, then the columns, each rounded: Pillow's pixels at equal proportions."""
     if width != image.shape[1]:
         image = np.einsum("wx,hxc->hwc", weights(image.shape[1], width), image, optimize=True)
         image = np.clip((image + 2**21) // 2**22, 0, 255)

@@ -48,7 +48,9 @@ class LevelPooler(nn.Module):
     def __init__(self, pooler: nn.Module) -> None:
         super().__init__()
         aligns = list(pooler.level_poolers)
-        if not all(hasattr(align, "sampling_ratio") and hasattr(align, "aligned") for align in aligns):
+        if not all(
+            hasattr(align, "sampling_ratio") and hasattr(align, "aligned") for align in aligns
+        ):
             raise InputError(
                 "ROI_BOX_HEAD.POOLER_TYPE and ROI_MASK_HEAD.POOLER_TYPE must be ROIAlignV2 or "
                 "ROIAlign to be exported."

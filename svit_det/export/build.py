@@ -124,9 +124,7 @@ def _write(
         return path
     source = stem.with_suffix(".onnx")
     if not source.exists():
-        write_onnx(
-            program, source, metadata, outputs=outputs, opset=wanted.opset, topk=wanted.topk
-        )
+        write_onnx(program, source, metadata, outputs=outputs, opset=wanted.opset, topk=wanted.topk)
     if name == "onnx":
         return source
     write_openvino(source, stem.with_suffix(".xml"), metadata)

@@ -23,9 +23,7 @@ class Proposals(nn.Module):
         super().__init__()
         self.rpn = rpn
 
-    def forward(
-        self, maps: dict[str, Tensor], height: int, width: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
         """-> boxes (R, 4) by falling score, and (R,) bool, whether a box counts."""
         rpn = self.rpn
         features = [maps[name] for name in rpn.in_features]
@@ -110,7 +108,9 @@ class DetectorGraph(nn.Module):
         apart = apart_by_class(boxes, classes) if num_classes > 1 else boxes
         counts = survives_nms(apart, scores, counts, predictor.test_nms_thresh)
         most, limit = scores.shape[0], predictor.test_topk_per_image
-        best = torch.where(counts, scores, -1.0).topk(torch.sym_min(limit, most) if limit >= 0 else most)
+        best = torch.where(counts, scores, -1.0).topk(
+            torch.sym_min(limit, most) if limit >= 0 else most
+        )
         chosen = best.indices.index_select(0, (best.values > -1).nonzero().squeeze(1))
         return tuple(each.index_select(0, chosen) for each in (boxes, scores, classes))
 

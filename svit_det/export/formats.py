@@ -27,7 +27,9 @@ OPSETS = (18, 23)
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
     """torch's own format. Whole detectors use torchvision's operators: import it before loading."""
     with quiet():
-        torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(dict(metadata))})
+        torch.export.save(
+            program, path, extra_files={f"{METADATA}.json": json.dumps(dict(metadata))}
+        )
 
 
 def write_onnx(

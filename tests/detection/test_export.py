@@ -91,7 +91,7 @@ def test_other_heads_are_refused(tiny_model, tmp_path):
         *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
         *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
     )
-    with pytest.raises(InputError, match="CascadeROIHeads.*--part backbone"):
+    with pytest.raises(InputError, match=r"CascadeROIHeads.*--part backbone"):
         export_files(tiny_model(*cascade), wanted("detector", formats=("pt2",)), tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_without_topk_there_is_none(lively_model, tmp_path):
     export_files(model, wanted("backbone", formats=("onnx",), topk=False), without)
     assert "TopK" not in operators(without / "backbone.onnx")
     assert_same(model, "backbone", without, ("onnx",))
-    with pytest.raises(InputError, match="--no-topk.*--part backbone"):
+    with pytest.raises(InputError, match=r"--no-topk.*--part backbone"):
         export_files(model, wanted("detector", topk=False), tmp_path)
 
 
@@ -194,7 +194,9 @@ def test_open_sizes(lively_model, tmp_path):
     graph = BackboneGraph(model)
     for size in ((64, 96), (128, 64), (48, 176)):
         for end in (".pt2", ".onnx"):
-            parity = compare(graph, load(tmp_path / f"backbone{end}")[0], [made_up_picture(size, 5)])
+            parity = compare(
+                graph, load(tmp_path / f"backbone{end}")[0], [made_up_picture(size, 5)]
+            )
             assert parity.same_kept and parity.difference <= 1e-4, (size, end, parity)
 
 
