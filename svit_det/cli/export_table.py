@@ -127,7 +127,7 @@ def toy_model(
     net = find_token_net(model)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.05 * torch.randn_like(parameter))
         images = (torch.cat(list(pictures)) - model.pixel_mean) / model.pixel_std
         net.trunk.policy.track(net.train()(images)[1])
     return model.eval()

@@ -49,7 +49,7 @@ class BackboneGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(1, 3, height, width) pixels, 0 to 255 -> the maps and the keep maps."""
         maps, keep = self.maps_of(image)
-        return (*maps.values(), keep)
+        return (*(maps[name] for name in self.backbone.output_shape()), keep)
 
     def maps_of(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         """The maps by name, and the keep maps (1, L, H, W)."""
