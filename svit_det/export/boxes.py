@@ -13,9 +13,9 @@ from torchvision.ops import nms, roi_align
 
 from svit_det.errors import InputError
 
-FAR = (-2.0, -2.0, -1.0, -1.0)
-"""A box that overlaps none of an image. Boxes that do not count lie there all together, so that one
-of them suppresses the others in a single step, and they suppress nobody else."""
+FAR, FARTHER = (-2.0, -2.0, -1.0, -1.0), (-4.0, -4.0, -3.0, -3.0)
+"""Boxes that overlap none of an image. Those that do not count lie at the first all together, so that
+one of them suppresses the others in a single step, and they suppress nobody else."""
 
 
 def survives_nms(boxes: Tensor, scores: Tensor, counts: Tensor, threshold: float) -> Tensor:
@@ -23,10 +23,12 @@ def survives_nms(boxes: Tensor, scores: Tensor, counts: Tensor, threshold: float
 
     The number of survivors depends on the image, and is nobody's shape.
     """
-    far = torch.tensor(FAR, dtype=boxes.dtype, device=boxes.device)
-    kept = nms(torch.where(counts.unsqueeze(1), boxes, far), scores, threshold)
-    survives = torch.zeros_like(scores).scatter(0, kept, 1.0)
-    return (survives > 0) & counts
+    far = torch.tensor([FAR, FARTHER], dtype=boxes.dtype, device=boxes.device)
+    placed = torch.where(counts.unsqueeze(1), boxes, far[0])
+    # Both far places always have a survivor: torch exports an nms that leaves two boxes or more.
+    placed, ranked = torch.cat([placed, far]), torch.cat([scores, scores.new_zeros(2)])
+    survives = torch.zeros_like(ranked).scatter(0, nms(placed, ranked, threshold), 1.0)
+    return (survives[:-2] > 0) & counts
 
 
 def apart_by_class(boxes: Tensor, classes: Tensor) -> Tensor:

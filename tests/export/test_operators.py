@@ -64,6 +64,7 @@ def test_a_box_that_does_not_count_suppresses_nobody():
     without_first = torch.tensor([False, True, True, True])
     assert survives_nms(boxes, scores, without_first, 0.5).tolist() == [False, True, True, False]
     assert not survives_nms(boxes, scores, ~everyone, 0.5).any()
+    assert survives_nms(boxes[:1], scores[:1], everyone[:1], 0.5).tolist() == [True]
     assert FAR[2] < 0 and FAR[3] < 0  # off every picture
 
 
