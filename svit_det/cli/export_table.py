@@ -30,6 +30,7 @@ from svit_det.export.backbone import BackboneGraph
 from svit_det.export.build import Wanted, export_files, has_fixed_count
 from svit_det.export.checks import compare
 from svit_det.export.formats import FORMATS
+from svit_det.export.quiet import quiet
 from svit_det.export.running import load
 from svit_det.files import write_whole
 from svit_det.images import find_images, read_image, spread_out
@@ -203,5 +204,6 @@ def average_precision(cfg: CfgNode, model: nn.Module) -> str:
         own.merge_from_list(["OUTPUT_DIR", folder, "TEST.TOKEN_USAGE", False])
         evaluator = TokenTrainer.build_evaluator(own, dataset)
         loader = TokenTrainer.build_test_loader(cfg, dataset)
-        found = inference_on_dataset(model, loader, evaluator)
+        with quiet():
+            found = inference_on_dataset(model, loader, evaluator)
     return f"{found['bbox']['AP']:.2f} / {found['segm']['AP']:.2f}"

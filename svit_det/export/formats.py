@@ -26,10 +26,13 @@ OPSETS = (18, 23)
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
     """torch's own format. Whole detectors use torchvision's operators: import it before loading."""
-    with quiet():
-        torch.export.save(
-            program, path, extra_files={f"{METADATA}.json": json.dumps(dict(metadata))}
-        )
+    extra = {f"{METADATA}.json": json.dumps(dict(metadata))}
+    try:
+        with quiet():
+            torch.export.save(program, path, extra_files=extra)
+    except Exception as error:  # such as a rounding of an open size, which it cannot write down
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"torch.export cannot save this model: {reason.rstrip('.')}.") from error
 
 
 def write_onnx(
