@@ -14,8 +14,8 @@ from torchvision.ops import nms, roi_align
 from svit_det.errors import InputError
 
 FAR, FARTHER = (-2.0, -2.0, -1.0, -1.0), (-4.0, -4.0, -3.0, -3.0)
-"""Boxes that overlap none of an image. Those that do not count lie at the first all together, so that
-one of them suppresses the others in a single step, and they suppress nobody else."""
+"""Boxes that overlap none of an image. Those that do not count lie at the first all together, so
+that one of them suppresses the others in a single step, and they suppress nobody else."""
 
 
 def survives_nms(boxes: Tensor, scores: Tensor, counts: Tensor, threshold: float) -> Tensor:
