@@ -47,7 +47,14 @@ setup(
     ],
     extras_require={
         "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/prepare_nuclei.py
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "timm>=0.9,<2"],  # timm: the DeiT ours equals
+        "export": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"],
+        "test": [
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "timm>=0.9,<2",  # the DeiT ours equals
+            # What exported files run on: their tests fail without, they are not skipped.
+            *("onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"),
+        ],
         "style": ["ruff>=0.9", "codespell>=2.3", "mypy>=1.11", "pre-commit>=3.2"],
     },
 )

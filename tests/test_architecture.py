@@ -29,9 +29,10 @@ MAY_IMPORT = {
     "weights": {"files", "vit"},
     "visualization": {"files", "tokens"},
     "benchmark": CORE,
+    "export": {"tokens", "vit"},
     "detection": {
         *CORE,
-        *("files", "results", "images", "training", "weights", "visualization"),
+        *("files", "results", "images", "training", "weights", "visualization", "export"),
     },
 }
 MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}
@@ -56,6 +57,8 @@ PACKAGES = {
     "training": {"torch", "numpy"},  # numpy for the state of its random numbers alone
     "weights": {"torch", "safetensors"},
     "visualization": {"numpy", "cv2", "matplotlib"},
+    # The runtimes are imported by name where one is asked for, so that none is needed to import it.
+    "export": {"torch", "torchvision", "numpy"},
 }
 # What vit may know of the policies: the contract, and the ranking that policies share.
 FOR_VIT = ("policies.base.", "policies.ranking.")
@@ -157,6 +160,10 @@ def test_no_room_imports_what_is_not_for_it():
         ("cli", "import tools.train_net"),
         ("tools", "import tools.train_net"),
         ("benchmark", "from detectron2.config import get_cfg"),
+        ("export", "from detectron2.structures import Boxes"),
+        ("export", "import onnxruntime"),
+        ("export", "from svit_det.detection import load_config"),
+        ("vit", "from svit_det.export.program import export_program"),
         ("benchmark", "from svit_det.detection import load_config"),
         ("a room that is not in the table", "from svit_det.tokens import Selection"),
     ],

@@ -88,7 +88,12 @@ class DeformableAttention(nn.Module):
         heads, levels, points = self.shape
         offsets, weights = self._ask(queries)
         offsets = offsets.float().unflatten(-1, (heads, levels, points, 2))
-        sizes = offsets.new_tensor([[width, height] for height, width in grids])
+        sides = [side for height, width in grids for side in (width, height)]
+        if torch.compiler.is_compiling():
+            # One by one, so that a graph may leave the sizes open.
+            sizes = torch.stack([offsets.new_full((), side) for side in sides]).view(-1, 2)
+        else:
+            sizes = offsets.new_tensor(sides).view(-1, 2)
         locations = reference[:, None, :, None] + offsets / sizes[:, None]
         weights = weights.float().unflatten(-1, (heads, levels * points))
         weights = weights.softmax(dim=-1).unflatten(-1, (levels, points))

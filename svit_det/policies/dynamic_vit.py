@@ -18,6 +18,7 @@ Departures from the paper and its code, for dense maps:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -72,7 +73,7 @@ class DynamicViT(PredictorPolicy):
         left = survivors(view, state, self.recall(state))
         if view.layer not in self.schedule:
             return state, hidden(left)
-        count = int(self.schedule.share(view.layer) * state.num_patches + 1e-6)
+        count = math.floor(self.schedule.share(view.layer) * state.num_patches + 1e-6)
         if not self.training and count == state.num_patches:
             return state, left
         predictor = cast(ScorePredictor, self.predictors[str(view.layer)])

@@ -19,6 +19,7 @@ Departures from the paper:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -163,7 +164,7 @@ class EvoViT(ScheduledPolicy):
 
     def _choose(self, view: BlockView, notes: Running) -> Running:
         share, num_patches = self.schedule.share(view.layer), notes.score.shape[1]
-        count = max(int(share * num_patches), 1)
+        count = max(math.floor(share * num_patches), 1)
         if share >= 1 or count == num_patches:
             return replace(notes, keep=None, count=None)
         score = notes.score

@@ -21,6 +21,7 @@ from svit_det.errors import InputError
 from svit_det.policies.ranking import keep_highest
 from svit_det.tokens import Selection, TokenState
 from svit_det.vit.layout import Layout, Rows
+from svit_det.vit.positions import FindPositions, by_nonzero
 
 
 class Executor(Protocol):
@@ -46,8 +47,12 @@ def _mask(state: TokenState, selection: Selection) -> Tensor:
 
 @dataclass(frozen=True)
 class Packed:
-    """Only kept rows run. A count that is not known beforehand is asked of the device, once."""
+    """Only kept rows run. A count that is not known beforehand is asked of the device, once.
 
+    `find` says how positions are found where the count is known: exported graphs want another way.
+    """
+
+    find: FindPositions = by_nonzero
     blends: ClassVar[bool] = False
 
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
@@ -55,13 +60,15 @@ class Packed:
         num_images, size = state.tokens.shape[:2]
         if selection.total == size:
             return _everything(state, selection)
-        mask = _mask(state, selection).flatten()
+        mask = _mask(state, selection)
         if selection.total is not None:
-            return Rows(_promised(mask, num_images, selection.total), selection)
+            return Rows(_promised(mask, selection.total, self.find), selection)
+        if torch.compiler.is_compiling() and num_images == 1:
+            return _counted_in_the_graph(mask, selection)
+        mask = mask.flatten()
         if num_images == 1:
             index = mask.nonzero().squeeze(1)
-            if not torch.compiler.is_compiling() and len(index) == size:
-                # Known now, and for nothing: a graph cannot branch on it.
+            if len(index) == size:
                 return _everything(state, selection)
             return Rows(Layout((len(index),), (1, len(index)), index=index), selection)
         lengths = tuple(mask.view(num_images, size).sum(dim=1).tolist())
@@ -73,11 +80,29 @@ class Packed:
         return Rows(Layout(lengths, shape, index=index), selection)
 
 
-def _promised(mask: Tensor, num_images: int, total: int) -> Layout:
+def _promised(mask: Tensor, total: int, find: FindPositions) -> Layout:
     """The layout of exactly `total` rows an image, which nobody has to count."""
-    # Were the promise broken, the index would hold -1 or miss a row; the laws count.
-    index = torch.nonzero_static(mask, size=num_images * total).squeeze(1)
-    return Layout((total,) * num_images, (num_images, total), index=index)
+    num_images = len(mask)
+    return Layout((total,) * num_images, (num_images, total), index=find(mask, total))
+
+
+def _counted_in_the_graph(mask: Tensor, selection: Selection) -> Rows:
+    """The rows of a single image (1, S), as many as there are when the graph runs, at least two.
+
+    A graph cannot branch on a count, and attention without any row is not defined: where nothing
+    is kept, the first row runs and its result is discarded. A row that is alone runs twice, which
+    gives the same as once: after a block of one row OpenVINO 2026.4 computes the next one wrongly.
+    """
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    runs = mask | (first & ~mask.any(dim=1, keepdim=True))
+    index = runs.flatten().nonzero().squeeze(1)
+    torch._check(index.shape[0] >= 1)
+    torch._check(index.shape[0] <= mask.shape[1])
+    index = torch.cat([index, index[: 2 - torch.sym_min(index.shape[0], 2)]])
+    count = index.shape[0]
+    torch._check(count >= 2)
+    layout = Layout((count,), (1, count), index=index)
+    return Rows(layout, selection, valid=mask.index_select(1, index))
 
 
 @dataclass(frozen=True)
@@ -130,6 +155,7 @@ class Padded:
     """
 
     capacity: int | float | Sequence[int | float] = 1.0
+    find: FindPositions = by_nonzero
     blends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -165,8 +191,8 @@ class Padded:
         if selection.total == size:
             return _everything(state, selection)
         if selection.total is not None:
-            mask = _mask(state, selection).flatten()
-            return Rows(_promised(mask, num_images, selection.total), selection)
+            mask = _mask(state, selection)
+            return Rows(_promised(mask, selection.total, self.find), selection)
         room = self.room(layer, size, state.num_extra)
         if room < size:
             # Room for an extra token that an image lacks goes to its patch tokens.

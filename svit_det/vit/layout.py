@@ -58,8 +58,9 @@ class Rows:
 
     @property
     def empty(self) -> bool:
-        """There is no row: nothing has to be computed."""
-        return self.layout.num_rows == 0
+        """There is no row: nothing has to be computed. A graph whose count varies cannot know."""
+        rows = self.layout.num_rows
+        return isinstance(rows, int) and rows == 0
 
     def gather(self, tokens: Tensor) -> Tensor:
         """(B, S, C) buffer -> (T, C) rows."""

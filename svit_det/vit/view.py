@@ -209,10 +209,11 @@ class BlockInProgress:
         """(k,) the heads that some image runs, asked of the device; None: compute all, unasked.
 
         All where the choice is a gate, where rows hide behind a mask (an executor that computes
-        everything, or whose shapes are static), and where the policy has looked at all keys.
+        everything, or whose shapes are static), where the policy has looked at all keys, and in a
+        graph, whose layers have a fixed width.
         """
         gated = parts.heads.is_floating_point() or parts.attend.is_floating_point()
-        if gated or self._key_value is not None:
+        if gated or self._key_value is not None or torch.compiler.is_compiling():
             return None
         if queries.key_mask is not None or self._opened().rows.layout.key_mask is not None:
             return None

@@ -1,0 +1,192 @@
+"""A trained detector as files that run without this package, and without PyTorch if wanted.
+
+    python tools/export.py --weights W --output DIR [--config-file C] [--budget 0.5]
+
+Writes the whole detector, or with --part backbone its maps alone, as torch.export's .pt2, ONNX and
+OpenVINO, each with every block's keep map among its outputs. The config comes from the checkpoint,
+where it has one. Each file is compared with the model on other pictures before it is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from svit_det.detection import load_config
+from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.errors import InputError
+from svit_det.export.build import PARTS, Exported, Wanted, export_files, has_fixed_count
+from svit_det.export.detector import check_exportable
+from svit_det.export.formats import FORMATS, OPSETS
+from svit_det.export.runtimes import check_runtimes
+from svit_det.files import write_whole
+from svit_det.vit import find_token_net
+from svit_det.weights.files import DESCRIPTION, read_checkpoint
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add = parser.add_argument
+    add("--weights", required=True, help=".safetensors or .pth")
+    add("--output", required=True, type=Path, help="folder for the files")
+    add("--config-file", help="yaml of the model; default: what the checkpoint carries")
+    add("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS))
+    add("--part", choices=tuple(PARTS), default="detector", help="default: %(default)s")
+    add("--budget", type=float, help="a fixed share of tokens, the same number in every image")
+    add("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="pixels of the input")
+    add("--dynamic-size", action="store_true", help="leave height and width open")
+    add("--no-topk", action="store_true", help="for back ends without TopK; --part backbone")
+    add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="default: %(default)s")
+    add("--overwrite", action="store_true", help="replace files that are there")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Export; returns what is wrong."""
+    try:
+        run(parse_arguments(argv))
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check everything that can be checked, then build, compare and write."""
+    formats = tuple(name for name in FORMATS if name in args.formats)
+    check_output(args.output, [f"{args.part}{e}" for f in formats for e in FORMATS[f]], args)
+    check_runtimes(list(formats))
+    said = what_it_says(args.weights)
+    cfg = config_of(args, said)
+    model = load_model(cfg, args.weights)
+    wanted = Wanted(
+        part=args.part,
+        size=size_of(args, cfg, model),
+        formats=formats,
+        dynamic_size=args.dynamic_size,
+        topk=not args.no_topk,
+        opset=args.opset,
+        image_format=cfg.INPUT.FORMAT,
+        sides=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+        said={"train_sets": list(cfg.DATASETS.TRAIN), "classes": classes_of(cfg), **said},
+    )
+    check_budget(args.budget, model, wanted)
+    with tempfile.TemporaryDirectory(prefix="svit_det_export_") as folder:
+        exported = export_files(model, wanted, Path(folder))
+        publish(Path(folder), args.output, wanted.files())
+    report(exported, wanted, args.output)
+
+
+def what_it_says(weights: str) -> dict[str, Any]:
+    """What the checkpoint says of itself; nothing where it says nothing."""
+    if not Path(weights).is_file():
+        raise InputError(f"--weights {weights}: no such file.")
+    said: dict[str, Any] = read_checkpoint(weights).get(DESCRIPTION, {})
+    return said
+
+
+def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
+    """The yaml's config, or the checkpoint's own, under --budget and the overrides, on the CPU."""
+    if args.config_file is None and "config" not in said:
+        raise InputError(f"--weights {args.weights}: carries no config; give --config-file.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.config_file
+        if path is None:
+            path = str(Path(folder) / "config_of_the_checkpoint.yaml")
+            Path(path).write_text(said["config"])
+        options = ["MODEL.DEVICE", "cpu"]
+        if args.budget is not None:
+            policy = load_config(path, [*options, *args.opts]).MODEL.TOKEN_POLICY.NAME
+            options += ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget)]
+            if policy == "SViT":
+                options += ["MODEL.TOKEN_POLICY.SVIT.MODE", "quota"]
+        return load_config(path, [*options, *args.opts])
+
+
+def load_model(cfg: CfgNode, weights: str) -> nn.Module:
+    """The trained model, for inference."""
+    model = build_model(cfg).eval()
+    TokenCheckpointer(model).load(weights)
+    return model
+
+
+def size_of(args: argparse.Namespace, cfg: CfgNode, model: nn.Module) -> tuple[int, int]:
+    """What --size says; else a square of the size that pictures are resized to, rounded up."""
+    if args.size is not None:
+        return args.size[0], args.size[1]
+    divisor = model.backbone.size_divisibility
+    side = max(-(-cfg.INPUT.MIN_SIZE_TEST // divisor), 1) * divisor
+    return side, side
+
+
+def classes_of(cfg: CfgNode) -> list[str]:
+    """Names from the json of the first training set, where it lies here."""
+    files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
+    path = Path(files.get(cfg.DATASETS.TRAIN[0], "")) if cfg.DATASETS.TRAIN else Path()
+    if not path.is_file():
+        return []
+    categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
+    return [str(each["name"]) for each in sorted(categories, key=lambda each: each["id"])]
+
+
+def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None:
+    """Refuse what cannot be exported as asked, before anything is."""
+    if wanted.part == "detector":
+        check_exportable(model)
+    net = find_token_net(model)
+    policy = net.trunk.policy
+    if getattr(policy, "mode", "") == "sample":
+        raise InputError(
+            f"{type(policy).__name__} in the mode sample draws numbers, which no format draws "
+            "alike; choose another mode."
+        )
+    if budget is not None and not has_fixed_count(net, wanted.size):
+        raise InputError(
+            f"--budget {budget}: how many tokens {type(policy).__name__} keeps depends on the "
+            "image; leave it out, and the exported graph counts by itself."
+        )
+
+
+def check_output(output: Path, names: Sequence[str], args: argparse.Namespace) -> None:
+    """Refuse files that are there and folders that cannot be written to, before the work."""
+    there = [name for name in names if (output / name).exists()]
+    if there and not args.overwrite:
+        raise InputError(f"--output {output}: {there[0]} is there already; give --overwrite.")
+    nearest = next(place for place in (output, *output.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output}: {nearest} is no folder that may be written to.")
+
+
+def publish(source: Path, output: Path, names: Sequence[str]) -> None:
+    """Move finished files to where they belong, all of them or, on a failure, none that is new."""
+    new = [output / name for name in names if not (output / name).exists()]
+    try:
+        for name in names:
+            with write_whole(output / name) as partial:
+                shutil.copyfile(source / name, partial)
+    except InputError:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def report(exported: Exported, wanted: Wanted, output: Path) -> None:
+    """Say what was made, and how far it is from the model."""
+    about = exported.metadata
+    size = "any size" if wanted.dynamic_size else "{} x {} pixels".format(*wanted.size)
+    print(f"{about['policy']}, {wanted.part}: one picture of {size} at a time.")
+    print(f"Tokens kept: {'a fixed number' if about['kept_tokens'] == 'fixed' else 'by image'}.")
+    for name, parity in exported.parity.items():
+        path = output / f"{wanted.part}{FORMATS[name][-1]}"
+        print(f"{path}: against the model on other pictures, {parity}.")

@@ -1,0 +1,72 @@
+"""A network as a graph wants it: tensors in, tensors out, the keep maps among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svit_det.tokens import PassRecord
+from svit_det.vit import find_token_net
+
+KEEP_MAPS = "keep_maps"
+"""Output (1, L, H, W) bool: block l kept this token, of which heat maps are made."""
+
+
+class Scaled(nn.Module):
+    """Pixel values to what the network was trained on."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.detach().clone(), persistent=False)
+        self.register_buffer("std", std.detach().clone(), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(1, 3, height, width) float, 0 to 255 -> the same, normalised by channel."""
+        return (image - self.mean) / self.std
+
+
+class BackboneGraph(nn.Module):
+    """A detector's backbone, pyramid included: maps by name, and every block's keep map.
+
+    The same module that the detector runs; the record of the pass is fetched by a hook, because
+    pyramids have no slot for it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.scale = Scaled(model.pixel_mean, model.pixel_std)
+        self.backbone = model.backbone
+        self.net = find_token_net(model)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names, in the order of what `forward` returns."""
+        return [*self.backbone.output_shape(), KEEP_MAPS]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(1, 3, height, width) pixels, 0 to 255 -> the maps and the keep maps."""
+        maps, keep = self.maps_of(image)
+        return (*(maps[name] for name in self.backbone.output_shape()), keep)
+
+    def maps_of(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """The maps by name, and the keep maps (1, L, H, W)."""
+        records: list[PassRecord] = []
+
+        def keep_record(module: nn.Module, inputs: Any, output: Any) -> None:
+            records.append(output[1])
+
+        handle = self.net.register_forward_hook(keep_record)
+        try:
+            maps = self.backbone(self.scale(image))
+        finally:
+            handle.remove()
+        return maps, records[0].keep_maps()
+
+
+def example_image(size: tuple[int, int]) -> Tensor:
+    """Pixels of a made-up picture to trace a graph with; their values do not matter."""
+    generator = torch.Generator().manual_seed(0)
+    return 255 * torch.rand(1, 3, *size, generator=generator)

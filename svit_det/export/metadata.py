@@ -1,0 +1,69 @@
+"""What an exported file says of itself: all that a program without our package needs to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from svit_det import __version__
+from svit_det.vit import TokenNet
+
+MASK_THRESHOLD = 0.5
+"""Of the probability that a mask logit stands for, as detectron2 pastes masks."""
+
+
+def describe(
+    model: nn.Module,
+    net: TokenNet,
+    *,
+    part: str,
+    outputs: Sequence[str],
+    size: tuple[int, int],
+    divisor: int,
+    dynamic_size: bool,
+    fixed_count: bool,
+    image_format: str,
+    sides: tuple[int, int],
+    said: Mapping[str, Any],
+    opset: int,
+    topk: bool,
+) -> dict[str, Any]:
+    """Plain values for JSON.
+
+    `sides`: the shorter side that pictures are resized to, and the most that the longer may have.
+    `said`: what the checkpoint says of itself. `fixed_count`: no count depends on the image.
+    """
+    policy = net.trunk.policy
+    schedule = policy.schedule
+    return {
+        "version": __version__,
+        "part": part,
+        "outputs": list(outputs),
+        "policy": type(policy).__name__,
+        "keep_schedule": None
+        if schedule is None
+        else {"layers": list(schedule.layers), "shares": list(schedule.shares)},
+        "kept_tokens": "fixed" if fixed_count else "by image",
+        "patch_size": net.trunk.patch_size,
+        "input": {
+            "name": "image",
+            "layout": "batch, channel, row, column; float32, 0 to 255",
+            "batch": 1,
+            "size": None if dynamic_size else list(size),
+            "size_divisor": divisor,
+            "shorter_side": sides[0],
+            "longest_side": sides[1],
+            "channels": image_format,
+            "padding": "at the right and below, with the mean",
+            "mean": model.pixel_mean.flatten().tolist(),
+            "std": model.pixel_std.flatten().tolist(),
+            "normalised": "inside the graph",
+        },
+        "classes": list(said.get("classes", [])),
+        "train_sets": list(said.get("train_sets", [])),
+        "mask_threshold": MASK_THRESHOLD,
+        "opset": opset,
+        "topk": topk,
+    }

@@ -1,0 +1,224 @@
+"""Exported detectors: every format computes what the model computes, on other pictures.
+
+The tiny model of this folder, on pictures of 64 x 96 pixels. A missing runtime is a failure.
+"""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from detectron2.structures import Instances
+
+from svit_det.errors import InputError
+from svit_det.export import build
+from svit_det.export.backbone import BackboneGraph
+from svit_det.export.build import Wanted, export_files, made_up_picture
+from svit_det.export.checks import compare
+from svit_det.export.detector import DetectorGraph
+from svit_det.export.formats import FORMATS
+from svit_det.export.running import load
+from svit_det.policies import POLICY_REGISTRY
+from svit_det.vit import find_token_net
+
+SIZE = (64, 96)
+QUOTA = ("MODEL.TOKEN_POLICY.SVIT.MODE", "quota")
+ADAPTER = (
+    *("MODEL.BACKBONE.NAME", "build_vit_adapter_fpn_backbone"),
+    *("MODEL.ADAPTER.INTERACTIONS", "[[0, 0], [1, 2]]"),
+    *("MODEL.ADAPTER.DEFORM_NUM_HEADS", 2),
+    *("MODEL.ADAPTER.STEM_WIDTH", 4),
+    *("MODEL.ADAPTER.FINEST_MAP", False),
+    *("MODEL.ADAPTER.TOP_BLOCK", False),
+    *("MODEL.FPN.OUT_CHANNELS", 16),
+)
+NETWORKS = {"pyramid": (), "adapter": ADAPTER}
+
+
+def named(policy):
+    return ("MODEL.TOKEN_POLICY.NAME", policy)
+
+
+@pytest.fixture
+def lively_model(tiny_model):
+    """Factory: the tiny model with weights far from their start, and thresholds in their midst."""
+
+    def make(*options):
+        model = tiny_model(*options).eval()
+        net = find_token_net(model)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            image = (made_up_picture(SIZE, 7) - model.pixel_mean) / model.pixel_std
+            net.trunk.policy.track(net.train()(image.expand(2, -1, -1, -1))[1])
+        return model.eval()
+
+    return make
+
+
+def wanted(part, **others):
+    return Wanted(part=part, size=SIZE, sides=(64, 128), **others)
+
+
+def picture(seed):
+    return made_up_picture(SIZE, seed)
+
+
+# ------------------------------------------------------------------ the module
+
+
+@pytest.mark.parametrize("options", [(), QUOTA, named("ATS")], ids=["threshold", "quota", "ATS"])
+@torch.no_grad()
+def test_the_graph_finds_what_detectron2_finds(lively_model, options):
+    """Two classes, per-class boxes, per-level suppression: to the last bit, or nearly."""
+    model = lively_model(*options)
+    graph = DetectorGraph(model)
+    for seed in (1, 2, 3):
+        image = picture(seed)
+        theirs: Instances = model.inference([{"image": image[0]}], do_postprocess=False)[0]
+        boxes, scores, classes, masks, keep = graph(image)
+        assert len(theirs) == 5
+        assert torch.equal(boxes, theirs.pred_boxes.tensor)
+        assert torch.equal(scores, theirs.scores)
+        assert torch.equal(classes, theirs.pred_classes)
+        assert torch.equal(masks.sigmoid(), theirs.pred_masks[:, 0])
+        usage = model([{"image": image[0], "height": 64, "width": 96}])[0]["token_usage"]
+        assert torch.equal(keep[0], usage)
+
+
+def test_other_heads_are_refused(tiny_model, tmp_path):
+    cascade = (
+        *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+        *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+    )
+    with pytest.raises(InputError, match=r"CascadeROIHeads.*--part backbone"):
+        export_files(tiny_model(*cascade), wanted("detector", formats=("pt2",)), tmp_path)
+
+
+# ------------------------------------------------------------------ the files
+
+
+def assert_same(model, part, folder, formats=tuple(FORMATS)):
+    """Every file against the model, on pictures that the exporter has not seen."""
+    graph = {"backbone": BackboneGraph, "detector": DetectorGraph}[part](model)
+    for name in formats:
+        run, metadata = load(folder / f"{part}{FORMATS[name][-1]}")
+        assert metadata["outputs"] == graph.outputs
+        parity = compare(graph, run, [picture(seed) for seed in (11, 12)])
+        assert parity.same_kept and parity.difference <= 1e-4, (name, parity)
+        assert metadata["input"]["size"] == list(SIZE)
+        with pytest.raises(Exception, match=r"."):
+            run(made_up_picture((64, 112), 1))
+
+
+@pytest.mark.parametrize(
+    "options", [QUOTA, (), named("ATS")], ids=["static", "threshold", "class token"]
+)
+def test_whole_detectors(lively_model, tmp_path, options):
+    model = lively_model(*options)
+    exported = export_files(model, wanted("detector"), tmp_path)
+    assert_same(model, "detector", tmp_path)
+    assert exported.metadata["kept_tokens"] == ("fixed" if options == QUOTA else "by image")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(wanted("detector").files())
+
+
+def test_an_adapter(lively_model, tmp_path):
+    model = lively_model(*ADAPTER)
+    export_files(model, wanted("backbone"), tmp_path)
+    assert_same(model, "backbone", tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("policy", [*POLICY_REGISTRY.names(), "SViT quota"])
+def test_every_policy_under_every_network(lively_model, tmp_path, network, policy):
+    options = QUOTA if policy == "SViT quota" else named(policy)
+    model = lively_model(*NETWORKS[network], *options)
+    export_files(model, wanted("backbone"), tmp_path)
+    assert_same(model, "backbone", tmp_path)
+
+
+@torch.no_grad()
+def test_blocks_that_keep_nobody_or_one(lively_model, tmp_path):
+    """The counts that an exported graph stumbles over first."""
+    model = lively_model()
+    net = find_token_net(model)
+    highest = {}
+    for seed in range(11, 16):
+        _, record = net((picture(seed) - model.pixel_mean) / model.pixel_std)
+        highest[seed] = record.blocks[1].selection.score.flatten().sort().values[-2:].tolist()
+    order = sorted(highest, key=lambda seed: highest[seed][1])
+    lowest, best = order[0], order[-1]
+    net.trunk.policy.budget.thresholds[0] = sum(highest[best]) / 2
+    export_files(model, wanted("backbone"), tmp_path)
+    graph = BackboneGraph(model)
+    for seed, count in ((lowest, 0), (best, 1), (lowest, 0)):
+        assert graph(picture(seed))[-1][0, 1].sum() == count
+        for end in (".pt2", ".onnx", ".xml"):
+            run, _ = load(tmp_path / f"backbone{end}")
+            parity = compare(graph, run, [picture(seed)])
+            assert parity.same_kept and parity.difference <= 1e-4, (end, seed, parity)
+
+
+@pytest.mark.long
+def test_nothing_found_is_nothing_found(lively_model, tmp_path):
+    model = lively_model(*QUOTA, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.99)
+    export_files(model, wanted("detector"), tmp_path)
+    for end in (".pt2", ".onnx", ".xml"):
+        boxes, scores, classes, masks, keep = load(tmp_path / f"detector{end}")[0](picture(1))
+        assert boxes.shape == (0, 4) and scores.shape == classes.shape == (0,)
+        assert masks.shape == (0, 28, 28) and keep.shape == (1, 3, 8, 12)
+
+
+def test_without_topk_there_is_none(lively_model, tmp_path):
+    def operators(path):
+        return {node.op_type for node in onnx.load(path).graph.node}
+
+    model = lively_model(*QUOTA)
+    export_files(model, wanted("backbone", formats=("onnx",)), tmp_path)
+    assert "TopK" in operators(tmp_path / "backbone.onnx")
+    without = tmp_path / "without"
+    without.mkdir()
+    export_files(model, wanted("backbone", formats=("onnx",), topk=False), without)
+    assert "TopK" not in operators(without / "backbone.onnx")
+    assert_same(model, "backbone", without, ("onnx",))
+    with pytest.raises(InputError, match=r"--no-topk.*--part backbone"):
+        export_files(model, wanted("detector", topk=False), tmp_path)
+
+
+@pytest.mark.long
+@torch.no_grad()
+def test_open_sizes(lively_model, tmp_path):
+    model = lively_model()
+    export_files(model, wanted("backbone", formats=("pt2", "onnx"), dynamic_size=True), tmp_path)
+    graph = BackboneGraph(model)
+    for size in ((64, 96), (128, 64), (48, 176)):
+        for end in (".pt2", ".onnx"):
+            parity = compare(
+                graph, load(tmp_path / f"backbone{end}")[0], [made_up_picture(size, 5)]
+            )
+            assert parity.same_kept and parity.difference <= 1e-4, (size, end, parity)
+
+
+def test_a_file_that_computes_something_else_is_refused(lively_model, tmp_path, monkeypatch):
+    """The check is able to fail: the program is made of a model with other weights."""
+    model, other = lively_model(*QUOTA), lively_model(*QUOTA)
+    with torch.no_grad():
+        find_token_net(other).trunk.pos_embed.mul_(2)
+    made = build.export_program
+
+    def of_the_other(graph, net, **options):
+        return made(BackboneGraph(other), find_token_net(other), **options)
+
+    monkeypatch.setattr(build, "export_program", of_the_other)
+    with pytest.raises(InputError, match=r"backbone\.pt2 does not compute"):
+        export_files(model, wanted("backbone", formats=("pt2",)), tmp_path)
+
+
+def test_sizes_that_do_not_divide(tiny_model, tmp_path):
+    with pytest.raises(InputError, match="--size 64 100: both sides must be multiples of 16"):
+        export_files(tiny_model(), Wanted(part="backbone", size=(64, 100)), tmp_path)
+
+
+def test_made_up_pictures_differ():
+    assert not np.array_equal(picture(1), picture(2))

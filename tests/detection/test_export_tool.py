@@ -1,0 +1,124 @@
+"""tools/export.py as a user runs it: what it writes, what it refuses, and use without PyTorch."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from svit_det.cli import export
+from svit_det.detection.description import describe_run
+from svit_det.errors import InputError
+from svit_det.export.running import load
+from svit_det.export.runtimes import check_runtimes
+from svit_det.weights.files import write_weights
+
+
+@pytest.fixture
+def weights(tiny_config, tiny_model, tmp_path):
+    """Factory: an untrained model's file, that says what it is or, if asked, nothing."""
+
+    def make(*options, silent=False):
+        path = tmp_path / "model.safetensors"
+        said = {**describe_run(tiny_config(*options)), "classes": ["red", "blue"]}
+        state = {n: v.contiguous() for n, v in tiny_model(*options).state_dict().items()}
+        write_weights(state, path, description=None if silent else said)
+        return path
+
+    return make
+
+
+def test_from_weights_to_a_picture_without_torch(weights, fork_tool, discs, tmp_path):
+    """The config comes from the file; the example draws with numpy, opencv and onnxruntime."""
+    output, result = tmp_path / "exported", tmp_path / "drawn.png"
+    given = ("--weights", weights(), "--output", output, "--size", 64, 96)
+    run = fork_tool("export.py", *given, "--budget", 0.5, "--formats", "onnx")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "the same tokens kept" in run.stdout
+    assert [path.name for path in output.iterdir()] == ["detector.onnx"]
+    _, about = load(output / "detector.onnx")
+    assert about["classes"] == ["red", "blue"] and about["train_sets"] == ["discs_train"]
+    assert about["policy"] == "SViT" and about["kept_tokens"] == "fixed"
+    assert about["keep_schedule"]["layers"] == [1, 2]
+    assert np.mean(about["keep_schedule"]["shares"]) == pytest.approx(0.5)
+    assert about["input"]["size"] == [64, 96] and len(about["input"]["mean"]) == 3
+
+    again = fork_tool("export.py", *given, "--budget", 0.5, "--formats", "onnx")
+    assert again.returncode == 1 and "give --overwrite" in again.stderr
+
+    code = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'svit_det', 'PIL')));"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    example = export.Path(export.__file__).resolve().parents[2] / "examples/run_onnx.py"
+    picture = discs / "images/val_1.png"  # 48 x 72, which fits after a resize
+    command = [sys.executable, "-c", code, example, output / "detector.onnx", picture, result]
+    drawn = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "SViT: " in drawn.stdout
+    assert cv2.imread(str(result)).shape == (48, 2 * 72, 3)
+
+
+# ------------------------------------------------------------------ what it refuses
+
+
+@pytest.fixture
+def problem(tiny_yaml, tmp_path):
+    """Factory: what the tool says, in process, about weights and further arguments."""
+
+    def call(weights, *arguments, config=tiny_yaml, output=tmp_path / "exported"):
+        given = ["--weights", weights, "--output", output, "--size", 64, 96]
+        if config is not None:
+            given += ["--config-file", config]
+        said = export.main([str(each) for each in (*given, *arguments)])
+        assert said is not None and "\n" not in said
+        assert not (tmp_path / "exported").exists()
+        return said
+
+    return call
+
+
+def test_bad_weights(weights, problem, tmp_path):
+    assert problem(tmp_path / "none.pth").endswith("none.pth: no such file.")
+    silent = weights(silent=True)
+    assert "carries no config; give --config-file" in problem(silent, config=None)
+    assert "another architecture" in problem(silent, "MODEL.VIT.EMBED_DIM", 64)
+
+
+def test_bad_output(weights, problem, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = problem(weights(), output=tmp_path / "file" / "below")
+    assert said.startswith("--output ") and "no folder that may be written to" in said
+
+
+def test_what_cannot_be_exported_as_asked(weights, problem):
+    sample = ("MODEL.TOKEN_POLICY.SVIT.MODE", "sample")
+    assert "SViT in the mode sample draws numbers" in problem(weights(*sample), *sample)
+    ats = ("MODEL.TOKEN_POLICY.NAME", "ATS")
+    assert problem(weights(*ats), "--budget", 0.5, *ats).startswith(
+        "--budget 0.5: how many tokens ATS keeps depends on the image"
+    )
+    assert "--no-topk" in problem(weights(), "--no-topk")
+    assert "multiples of 16" in problem(weights(), "--size", 64, 90)
+    assert "--opset 23" in problem(weights(), "--opset", 23)
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime", "openvino"])
+def test_a_missing_runtime_is_named(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=f"^--formats .*pip install {module}"):
+        check_runtimes(["pt2", "onnx", "openvino"])
+    check_runtimes(["pt2"])
+
+
+def test_nothing_half_written_stays(tmp_path):
+    """The second of two files cannot be written: the first one goes too, if it was not there."""
+    made, output = tmp_path / "made", tmp_path / "exported"
+    made.mkdir()
+    (made / "a.bin").write_text("new")
+    (made / "a.xml").write_text("new")
+    (output / "a.xml").mkdir(parents=True)  # a folder stands in its place
+    with pytest.raises(InputError, match=r"a\.xml: cannot be written"):
+        export.publish(made, output, ["a.bin", "a.xml"])
+    assert [path.name for path in output.iterdir()] == ["a.xml"]
