@@ -30,8 +30,12 @@ from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
 from svit_det.export.runtimes import check_runtimes
 from svit_det.files import write_whole
+from svit_det.policies import POLICY_REGISTRY
 from svit_det.vit import find_token_net
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
+
+FIXED_MODE = "quota"
+"""The mode of policies that have one in which a budget is the same number in every picture."""
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -109,8 +113,10 @@ def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
         if args.budget is not None:
             policy = load_config(path, [*options, *args.opts]).MODEL.TOKEN_POLICY.NAME
             options += ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget)]
-            if policy == "SViT":
-                options += ["MODEL.TOKEN_POLICY.SVIT.MODE", "quota"]
+            kind = POLICY_REGISTRY.get(policy)
+            if FIXED_MODE in getattr(kind, "budget_modes", ()):
+                node = kind.Config.node or policy.upper()
+                options += [f"MODEL.TOKEN_POLICY.{node}.MODE", FIXED_MODE]
         return load_config(path, [*options, *args.opts])
 
 

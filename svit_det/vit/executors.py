@@ -52,7 +52,7 @@ class Packed:
     `find` says how positions are found where the count is known: exported graphs want another way.
     """
 
-    find: FindPositions = by_nonzero
+    find: FindPositions = field(default=by_nonzero, repr=False)
     blends: ClassVar[bool] = False
 
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
@@ -155,7 +155,7 @@ class Padded:
     """
 
     capacity: int | float | Sequence[int | float] = 1.0
-    find: FindPositions = by_nonzero
+    find: FindPositions = field(default=by_nonzero, repr=False)
     blends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
