@@ -115,7 +115,7 @@ class TokenTrunk(nn.Module):
 
     def embed(self, images: Tensor) -> TokenState:
         """(B, 3, height, width), sides multiples of the patch size -> the state before block 0."""
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise InputError(
                 "torch.jit.trace would keep this picture's size and its choice of tokens for every "
                 "other one, without a word; tools/export.py writes a graph that does not."
