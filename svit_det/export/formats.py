@@ -35,6 +35,7 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any])
         raise InputError(f"torch.export cannot save this model: {reason.rstrip('.')}.") from error
 
 
+@torch.no_grad()  # as the program was made: with gradients, maps are laid out otherwise
 def write_onnx(
     program: ExportedProgram,
     path: Path,
