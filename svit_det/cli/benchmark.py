@@ -15,9 +15,9 @@ on pictures. Policies whose counts depend on the image must be timed so. --parts
 of the backbone alone with the policy's own losses, forward and backward.
 
 --policies NAME ... runs several policies and one dense model in turn, with the same weights in the
-trunk; those that need a class token are compared with a dense model that has one. Of the file that
-MODEL.WEIGHTS names they share the dense model, and their decisions are fresh. --against FOLDER has
-the arms of an older checkout, in a process of its own, take turns with these. --throughput and
+trunk; a policy that needs a class token is compared with a dense model that has one. A file named by
+MODEL.WEIGHTS brings the dense model alone, and all decisions are fresh. --against FOLDER has the
+arms of an older checkout, in a process of its own, take turns with these. --throughput and
 --processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
 thread each at the same time.
 """
@@ -199,7 +199,7 @@ def measure_rates(
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, several: bool) -> None:
-    """Every table that there is something for."""
+    """Print each table, but for the empty ones."""
     print(f"\nPer image; medians, quartiles in brackets.\n{table(rows)}")
     if several:
         with_token = {row["policy"] for row in rows if row["dense_arm"] != "dense"}

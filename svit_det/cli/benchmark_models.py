@@ -99,7 +99,7 @@ def _fresh(cfg: CfgNode, whole: bool) -> nn.Module:
 
 
 def _settle_unless_loaded(model: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Fresh decisions are settled; those that a file brought are run as they were trained."""
+    """Settle fresh decisions; decisions from a file run as they were trained."""
     trunk = compared.trunk_of(model)
     now = trunk.policy.state_dict()
     if all(torch.equal(now[name], value) for name, value in before.items()):

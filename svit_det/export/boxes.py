@@ -19,7 +19,7 @@ that one of them suppresses the others in a single step, and they suppress nobod
 
 
 def survives_nms(boxes: Tensor, scores: Tensor, counts: Tensor, threshold: float) -> Tensor:
-    """(R,) bool: the boxes that non-maximum suppression leaves, of those that `counts` (R,) bool.
+    """(R,) bool: the boxes of the mask `counts` (R,) that non-maximum suppression leaves.
 
     The number of survivors depends on the image, and is nobody's shape.
     """
