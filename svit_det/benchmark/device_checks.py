@@ -8,7 +8,7 @@ B images, N patch tokens, L blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -25,8 +25,6 @@ from svit_det.tokens import PassRecord
 from svit_det.vit import Execution, Masked, Padded, TokenTrunk, build_trunk
 
 NO_GPU = "needs a CUDA device"
-FIXED = {"SViT": {"mode": "quota"}}
-"""Settings under which a policy keeps a count that is known beforehand."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Case:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 
-    def trunk(self, policy: str, settings: dict[str, Any] | None = None) -> TokenTrunk:
+    def trunk(self, policy: str, settings: Mapping[str, Any] | None = None) -> TokenTrunk:
         """A seeded trunk under `policy`, settled, in evaluation, on the device."""
         torch.manual_seed(0)
         config = POLICY_REGISTRY.get(policy).Config(**(settings or {}))
@@ -99,7 +97,10 @@ def check_host_syncs(case: Case, policies: Iterable[str]) -> dict[str, int | Non
     """By policy, how often one forward pass makes the host wait for the device; None on a CPU."""
     found = {}
     for name in policies:
-        trunk, images = case.trunk(name, FIXED.get(name)), case.images(1)
+        trunk, images = (
+            case.trunk(name, POLICY_REGISTRY.get(name).Config.fixed_count),
+            case.images(1),
+        )
         trunk(images)
         found[name] = count_host_syncs(partial(trunk, images), case.device)
     return found
@@ -115,7 +116,7 @@ def check_graphs(case: Case, policies: Iterable[str]) -> dict[str, Any]:
         return {"skipped": NO_GPU}
     found: dict[str, Any] = {}
     for name in policies:
-        trunk = case.trunk(name, FIXED.get(name))
+        trunk = case.trunk(name, POLICY_REGISTRY.get(name).Config.fixed_count)
         record = run_trunk(trunk, case.images(1))[1]
         if any(block.selection.total is None for block in record.blocks):
             trunk.execution = Execution(Padded(1.0))
@@ -153,7 +154,10 @@ def time_compiled(case: Case, policies: Iterable[str], *, repeats: int) -> dict[
         return {"skipped": NO_GPU}
     found = {}
     for name in policies:
-        trunk, images = case.trunk(name, FIXED.get(name)), case.images(1)
+        trunk, images = (
+            case.trunk(name, POLICY_REGISTRY.get(name).Config.fixed_count),
+            case.images(1),
+        )
         torch.compiler.reset()
         eager = partial(run_trunk, trunk)
         compiled = torch.compile(_MapAlone(trunk), mode="max-autotune")

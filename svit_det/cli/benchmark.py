@@ -15,8 +15,8 @@ on pictures. Policies whose counts depend on the image must be timed so. --parts
 of the backbone alone with the policy's own losses, forward and backward.
 
 --policies NAME ... runs several policies and one dense model in turn, with the same weights in the
-trunk; a policy that needs a class token is compared with a dense model that has one. A file named by
-MODEL.WEIGHTS brings the dense model alone, and all decisions are fresh. --against FOLDER has the
+trunk; a policy that needs a class token is compared with a dense model that has one. A file named
+by MODEL.WEIGHTS brings the dense model alone, and all decisions are fresh. --against FOLDER has the
 arms of an older checkout, in a process of its own, take turns with these. --throughput and
 --processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
 thread each at the same time.

@@ -24,6 +24,7 @@ from torch import nn
 
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.config import node_of
 from svit_det.errors import InputError
 from svit_det.export.build import PARTS, Exported, Wanted, export_files, has_fixed_count
 from svit_det.export.detector import check_exportable
@@ -34,8 +35,16 @@ from svit_det.policies import POLICY_REGISTRY
 from svit_det.vit import find_token_net
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
 
-FIXED_MODE = "quota"
-"""The mode of policies that have one in which a budget is the same number in every picture."""
+
+def fixed_count_options(policy: str) -> list[str]:
+    """Overrides under which the policy of this name keeps the same number in every picture."""
+    config = POLICY_REGISTRY.get(policy).Config
+    node = node_of(policy)
+    return [
+        text
+        for key, value in config.fixed_count.items()
+        for text in (f"{node}.{key.upper()}", value)
+    ]
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -113,10 +122,7 @@ def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
         if args.budget is not None:
             policy = load_config(path, [*options, *args.opts]).MODEL.TOKEN_POLICY.NAME
             options += ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget)]
-            kind = POLICY_REGISTRY.get(policy)
-            if FIXED_MODE in getattr(kind, "budget_modes", ()):
-                node = kind.Config.node or policy.upper()
-                options += [f"MODEL.TOKEN_POLICY.{node}.MODE", FIXED_MODE]
+            options += fixed_count_options(policy)
         return load_config(path, [*options, *args.opts])
 
 

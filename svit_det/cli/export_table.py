@@ -20,6 +20,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from svit_det.cli.export import fixed_count_options
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import prepare_datasets
@@ -46,7 +47,6 @@ TOY = (
     *("MODEL.DEVICE", "cpu", "MODEL.VIT.EMBED_DIM", "48", "MODEL.VIT.DEPTH", "6"),
     *("MODEL.ADAPTER.INTERACTIONS", "[[0, 2], [3, 5]]"),
 )
-BUDGETS = {"SViT": ("MODEL.TOKEN_POLICY.SVIT.MODE", "quota")}
 SHIPPED = ("dense", "svit", "adapter_svit")
 
 
@@ -106,7 +106,7 @@ def parity_rows(policies: Sequence[str], pictures: Sequence[Tensor]) -> Iterator
     cases = [
         (policy, options, network)
         for policy in policies
-        for options in dict.fromkeys(((), BUDGETS.get(policy, ())))
+        for options in dict.fromkeys(((), tuple(fixed_count_options(policy))))
         for network in NETWORKS
     ]
     for policy, options, network in tqdm(cases, desc="exports", unit="model"):

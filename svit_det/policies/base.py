@@ -93,6 +93,9 @@ class PolicyConfig(Settings):
 
     node: ClassVar[str] = ""
     """The yaml node of the policy's own keys. Default: its name in capitals."""
+    fixed_count: ClassVar[Mapping[str, Any]] = {}
+    """Settings under which every image keeps the same number of tokens, where the defaults do not
+    say so already."""
 
 
 @dataclass(frozen=True, kw_only=True)

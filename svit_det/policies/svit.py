@@ -66,6 +66,7 @@ class SViT(ThresholdedPolicy):
     class Config(ScheduleConfig):
         """MODEL.TOKEN_POLICY.SVIT, and the shared keys."""
 
+        fixed_count = {"mode": "quota"}
         loss_weight: float = setting(
             4.0, "Weight of the policy's auxiliary loss.", interval="[0, inf)", shared=True
         )
