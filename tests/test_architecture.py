@@ -38,7 +38,7 @@ MAY_IMPORT = {
     },
     "classification": {
         *CORE - {"adapter"},
-        *("files", "results", "training", "weights", "config"),
+        *("files", "results", "images", "training", "weights", "config"),
     },
 }
 MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}

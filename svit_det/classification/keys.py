@@ -114,6 +114,9 @@ class SolverKeys(Settings):
     warmup_lr: float = setting(
         1e-6, "Where the warm-up begins; not scaled by the batch.", interval="[0, inf)"
     )
+    lr_by_step: bool = setting(
+        False, "The schedule moves at every step; DeiT's moves at every epoch."
+    )
     weight_decay: float = setting(1e-6, "Of AdamW.", interval="[0, inf)")
     no_weight_decay: tuple[str, ...] = setting(
         ("norm", "bias", "pos_embed", "cls_token"),
@@ -136,10 +139,14 @@ class SolverKeys(Settings):
     amp: bool = setting(
         False, "Half precision: float16 with loss scaling on a GPU, bfloat16 on a CPU."
     )
+    teacher: str = setting(
+        "",
+        "Weights of the frozen dense teacher, where something learns from one. Empty: those of "
+        "MODEL.WEIGHTS.",
+    )
     logit_distill_weight: float = setting(
         0.0,
-        "Weight of the divergence from the logits of a frozen dense teacher, made from "
-        "MODEL.WEIGHTS. 0: none.",
+        "Weight of the divergence from the logits of the teacher. 0: none.",
         interval="[0, inf)",
     )
     policy_steps_per_epoch: int = setting(
