@@ -32,14 +32,19 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
     """
     cfg = default_config()
     named = merge_file(cfg, path, options)
+    check_config(cfg)
+    refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise InputError, naming the key, for a value that cannot be used."""
     for name, group in GROUPS.items():
         group_at(cfg, name, group)
     check_policies(cfg.MODEL.TOKEN_POLICY)
     check_device(cfg.MODEL.DEVICE)
-    refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)
     token_policy_config(cfg.MODEL.TOKEN_POLICY)
     _check_sizes(cfg)
-    return cfg
 
 
 def _check_sizes(cfg: Any) -> None:

@@ -1,5 +1,7 @@
 """Small classifiers under any policy: 12 blocks of 24 channels, tokens of 4 x 4 pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -74,3 +76,9 @@ def a_yaml(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("MODEL: {}\n")
     return str(path)
+
+
+@pytest.fixture
+def root():
+    """The project's folder."""
+    return Path(__file__).resolve().parents[2]

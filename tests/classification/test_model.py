@@ -9,7 +9,7 @@ from svit_det.classification.build import build_classifier
 from svit_det.classification.config import default_config
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError
-from svit_det.policies import POLICY_REGISTRY
+from svit_det.policies import POLICY_REGISTRY, TaskLosses
 from svit_det.vit import Execution, Masked
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
@@ -68,8 +68,6 @@ def test_every_policy_trains(policy, classifier, images):
     """The task and the policy together move the head, the class token and the policy."""
     model = classifier(policy).train()
     outputs, record = model(images(4, (5, 7)))
-    from svit_det.policies import TaskLosses
-
     loss = torch.nn.functional.cross_entropy(outputs["logits"], torch.tensor([0, 1, 2, 3]))
     losses = model.trunk.policy.losses(record, TaskLosses({"loss_task": loss}))
     (loss + sum(losses.values())).backward()
@@ -146,8 +144,6 @@ def test_the_ratio_of_the_last_gate_counts_the_class_token(gated, images):
     last = record.blocks[11].selection
     assert last.extra_gate.shape == (3, 1) and last.gate.shape == (3, 15)
     policy = model.trunk.policy
-    from svit_det.policies import TaskLosses
-
     loss = policy.losses(record, TaskLosses({}))["loss_keep_ratio"]
     shares = [block.selection.gate.mean() for block in record.blocks[3:11]]
     shares.append(torch.cat([last.extra_gate, last.gate], dim=1).mean())

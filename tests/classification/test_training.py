@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from svit_det.classification.config import default_config, load_config
+from svit_det.classification.diary import Diary
 from svit_det.classification.model import TokenClassifier
 from svit_det.classification.processes import Processes
 from svit_det.classification.recipe import (
@@ -69,12 +70,15 @@ def test_a_small_classifier_learns_colours(a_yaml, small, tmp_path, capsys):
 @pytest.mark.parametrize("name", POLICY_REGISTRY.names())
 def test_every_policy_goes_on_exactly_after_an_interruption(name, a_yaml, small, tmp_path):
     """Weights, averaged weights, statistics, thresholds: everything that is kept."""
-    options = small(MODEL__TOKEN_POLICY__NAME=name, SOLVER__EMA_DECAY=0.5, SOLVER__BASE_LR=0.05)
+    options = small(
+        MODEL__TOKEN_POLICY__NAME=name,
+        SOLVER__EMA_DECAY=0.5,
+        SOLVER__BASE_LR=0.05,
+        SOLVER__EVAL_EPOCHS=2,
+    )
     whole, found = trained(a_yaml, options)
     stopped = tmp_path / "stopped"
     first = Trainer(load_config(a_yaml, [*options, "OUTPUT_DIR", str(stopped)]), HERE, CPU)
-    from svit_det.classification.diary import Diary
-
     with Diary(stopped, HERE) as diary:
         first._run_epoch(diary)
     first.epoch = 1
@@ -132,9 +136,12 @@ def test_two_processes_come_to_what_one_comes_to(name, a_yaml, small, tmp_path):
     subprocess.run([*command, "OUTPUT_DIR", str(both)], check=True, env=environment)
     one = weights_of(tmp_path / "run")
     for key, value in weights_of(both).items():
-        assert_close(
-            value, one[key], atol=2e-5, rtol=1e-4, msg=lambda said, key=key: f"{key}: {said}"
-        )
+        pair = [value, one[key]]
+        if key.endswith("attn.qkv.bias"):
+            # A key's bias adds the same to all logits of a softmax: its gradient is rounding alone,
+            # which AdamW divides by its own size.
+            pair = [torch.cat([bias[:24], bias[48:]]) for bias in pair]
+        assert_close(*pair, atol=2e-5, rtol=1e-4, msg=key)
 
 
 def test_mixed_precision_trains(a_yaml, small):
