@@ -27,12 +27,18 @@ MAY_IMPORT = {
     "adapter": {"tokens", "vit"},
     "training": {"tokens", "policies", "vit"},
     "weights": {"files", "vit"},
+    "config": {"policies", "vit"},
     "visualization": {"files", "tokens"},
     "benchmark": CORE,
     "export": {"tokens", "vit"},
     "detection": {
         *CORE,
         *("files", "results", "images", "training", "weights", "visualization", "export"),
+        "config",
+    },
+    "classification": {
+        *CORE - {"adapter"},
+        *("files", "results", "images", "training", "weights", "config"),
     },
 }
 MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}
@@ -54,6 +60,7 @@ PACKAGES = {
     "policies": {"torch", "fvcore"},
     "vit": {"torch"},
     "adapter": {"torch", "torchvision"},
+    "config": {"torch", "fvcore", "yaml"},
     "training": {"torch", "numpy"},  # numpy for the state of its random numbers alone
     "weights": {"torch", "safetensors"},
     "visualization": {"numpy", "cv2", "matplotlib"},
@@ -142,6 +149,11 @@ def test_no_room_imports_what_is_not_for_it():
         ("training", "import detectron2"),
         ("weights", "from svit_det.policies.svit import SViT"),
         ("weights", "from detectron2.checkpoint import DetectionCheckpointer"),
+        ("config", "from detectron2.config import CfgNode"),
+        ("config", "from svit_det.detection import load_config"),
+        ("classification", "from detectron2.config import get_cfg"),
+        ("classification", "from svit_det.detection.keys import GROUPS"),
+        ("classification", "from svit_det.adapter import ViTAdapter"),
         ("images", "import torch"),
         ("images", "import cv2"),
         ("files", "from svit_det.results import write_json"),
@@ -184,6 +196,7 @@ def test_the_rules_bite(room, source):
         ("vit", "from svit_det.policies.base import TokenPolicy"),
         ("training", "import torch.distributed\nfrom svit_det.policies.dense import Dense"),
         ("settings", "from svit_det.errors import InputError"),
+        ("classification", "import timm\nfrom svit_det.config.declared import add_keys"),
         ("detection", "import detectron2\nfrom svit_det.vit import PlainViT"),
         ("detection", "from svit_det import __version__"),
         ("cli", "import detectron2\nfrom svit_det.detection import load_config"),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from svit_det.benchmark import arms as compared
 from svit_det.benchmark.decisions import keeps_everyone
+from svit_det.config.policy import build_policy_from, token_policy_config
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.config import build_policy_from, token_policy_config
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.policies.dense import Dense
 

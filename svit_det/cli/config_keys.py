@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from svit_det.detection.config import Declared, as_plain, declared_nodes
+from svit_det.config.declared import Declared, as_plain
+from svit_det.detection.config import declared_nodes
 from svit_det.errors import InputError
 from svit_det.files import write_whole
 from svit_det.settings import Setting

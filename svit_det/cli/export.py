@@ -22,9 +22,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.config import node_of
 from svit_det.errors import InputError
 from svit_det.export.build import PARTS, Exported, Wanted, export_files, has_fixed_count
 from svit_det.export.detector import check_exportable

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from svit_det.config.policy import unused_keys
 from svit_det.detection import load_config
-from svit_det.detection.config import unused_keys
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY
 

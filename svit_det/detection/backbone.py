@@ -12,11 +12,10 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor
 
-from svit_det.detection.config import build_policy_from, vit_key
-from svit_det.errors import InputError, renamed_settings
-from svit_det.policies import TokenPolicy, TrunkShape
+from svit_det.config.trunk import build_trunk_from
+from svit_det.errors import InputError
+from svit_det.policies import TokenPolicy
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
-from svit_det.vit import build_trunk as build_vit
 from svit_det.vit.net import is_recorded
 
 CPU_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -112,26 +111,7 @@ def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
 
     It has a class token where the policy needs one.
     """
-    vit = cfg.MODEL.VIT
-    if len(vit.PRETRAIN_GRID) != 2 or min(vit.PRETRAIN_GRID) < 1:
-        raise InputError(f"MODEL.VIT.PRETRAIN_GRID: {vit.PRETRAIN_GRID} must be [rows, columns].")
-    with renamed_settings(vit_key):
-        policy = build_policy_from(
-            cfg.MODEL.TOKEN_POLICY, TrunkShape(vit.EMBED_DIM, vit.DEPTH, vit.NUM_HEADS)
-        )
-        return build_vit(
-            policy=policy,
-            patch_size=vit.PATCH_SIZE,
-            in_channels=in_channels,
-            embed_dim=vit.EMBED_DIM,
-            depth=vit.DEPTH,
-            num_heads=vit.NUM_HEADS,
-            mlp_ratio=vit.MLP_RATIO,
-            drop_path_rate=vit.DROP_PATH_RATE,
-            layer_norm_eps=vit.LAYER_NORM_EPS,
-            pretrain_grid=tuple(vit.PRETRAIN_GRID),
-            pos_embed_init=vit.POS_EMBED_INIT,
-        )
+    return build_trunk_from(cfg.MODEL, in_channels)
 
 
 @BACKBONE_REGISTRY.register()

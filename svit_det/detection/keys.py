@@ -1,4 +1,4 @@
-"""The config keys that belong to no policy: a group of settings for each node.
+"""The config keys of detection that belong to no policy: a group of settings for each node.
 
 A field `patch_size` in the group of MODEL.VIT is the key MODEL.VIT.PATCH_SIZE. A new key is a new
 field, a new node a new group in `GROUPS`; the rest follows from there. Blocks count from 0.
@@ -8,40 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svit_det.config.keys import POLICY_NODE, VIT_NODE, PolicyKeys, TrunkKeys
 from svit_det.settings import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class VitKeys(Settings):
+class VitKeys(TrunkKeys):
     """The trunk: a plain ViT."""
 
-    patch_size: int = setting(16, "Pixels per token and side.", interval="[1, inf)")
-    embed_dim: int = setting(192, "Channels; DeiT-T 192, DeiT-S 384.", interval="[1, inf)")
-    depth: int = setting(12, "Blocks.", interval="[1, inf)")
-    num_heads: int = setting(
-        3, "Heads; must divide EMBED_DIM. DeiT-T 3, DeiT-S 6.", interval="[1, inf)"
-    )
-    mlp_ratio: float = setting(
-        4.0, "Hidden channels of the MLP over EMBED_DIM.", interval="(0, inf)"
-    )
-    drop_path_rate: float = setting(
-        0.0, "Stochastic depth of the last block; linear from 0.", interval="[0, 1)"
-    )
-    layer_norm_eps: float = setting(
-        1e-6, "In the blocks; the original SViT's own weights: 1e-5.", interval="(0, 0.1]"
-    )
-    pretrain_grid: tuple[int, ...] = setting(
-        (14, 14),
-        "Tokens [rows, columns] of the stored position embedding.",
-        kind=int,
-        many=True,
-        interval="[1, inf)",
-    )
-    pos_embed_init: str = setting(
-        "trunc_normal",
-        'How the position embedding begins; "sincos" for training from nothing.',
-        choices=("trunc_normal", "sincos"),
-    )
     cpu_precision: str = setting(
         "float32",
         "Precision in which the trunk trains on a CPU. train_net.py sets it where "
@@ -93,23 +67,6 @@ class AdapterKeys(Settings):
         choices=("SyncBN", "BN", "FrozenBN", "GN"),
     )
     top_block: bool = setting(True, "One more level of the FPN by max pooling.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyKeys(Settings):
-    """Which tokens run, and the keys that several policies share.
-
-    A key is set when a file or an override names it, whatever its value. One that the chosen policy
-    does not use may not be set; the nodes of other policies may.
-    """
-
-    name: str = setting("Dense", "A policy of POLICY_REGISTRY (svit_det/policies).")
-    wrappers: tuple[str, ...] = setting(
-        (),
-        "Wrappers of WRAPPER_REGISTRY around it, innermost first (svit_det/policies/wrappers.py).",
-        kind=str,
-        many=True,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +128,8 @@ class DatasetsKeys(Settings):
     )
 
 
-POLICY_NODE = "MODEL.TOKEN_POLICY"
-
 GROUPS: dict[str, type[Settings]] = {
-    "MODEL.VIT": VitKeys,
+    VIT_NODE: VitKeys,
     "MODEL.SIMPLE_PYRAMID": SimplePyramidKeys,
     "MODEL.ADAPTER": AdapterKeys,
     POLICY_NODE: PolicyKeys,

@@ -87,6 +87,13 @@ class EvoViT(ScheduledPolicy):
             many=True,
             needs=("stage_wise", True),
         )
+        layer_wise_steps: int = setting(
+            0,
+            "First training steps in which every block of LAYERS chooses anew all the same, as in "
+            "the paper's first 200 of 300 epochs.",
+            interval="[0, inf)",
+            needs=("stage_wise", True),
+        )
         score_update: float = setting(
             0.5, "Weight of a block's own class attention in the running score.", interval="(0, 1]"
         )
@@ -120,6 +127,8 @@ class EvoViT(ScheduledPolicy):
             _check_stages(config.stages, layers)
         self.embed_dim = shape.embed_dim
         self.stages = config.stages if config.stage_wise else None
+        self.layer_wise_steps = config.layer_wise_steps
+        self._step = 0
         self.score_update = config.score_update
         self.score_update_before = config.score_update_before
         self.refresh = config.refresh
@@ -131,7 +140,12 @@ class EvoViT(ScheduledPolicy):
     @property
     def choosing(self) -> tuple[int, ...]:
         """The blocks that choose anew; the schedule's others keep to the last choice."""
-        return self.schedule.layers if self.stages is None else self.stages
+        layer_wise = self.training and self._step < self.layer_wise_steps
+        return self.schedule.layers if self.stages is None or layer_wise else self.stages
+
+    def set_step(self, step: int, steps: int | None = None) -> None:
+        """Whether training is still layer-wise."""
+        self._step = step
 
     def _is_scored(self, layer: int) -> bool:
         """Whether some later choice depends on this block's attention."""

@@ -10,6 +10,8 @@ Departures from the paper and its code:
 
 - Inference is deterministic by default (`threshold`); the original samples (`sample`).
 - The batch mean in the ratio loss is taken over all processes, not per GPU.
+- Where the last gate decides about the class token too (`gate_class_token`, the original's
+  classifier), its threshold is tracked from the patch tokens alone.
 
 As in the original, tokens of padded pixels pass the gates and count in the ratio loss.
 """
@@ -75,6 +77,11 @@ class SViT(ThresholdedPolicy):
             0, 'Of the draws in mode "sample".', interval="[0, 1e15]", needs=("mode", "sample")
         )
         ratio_per_image: bool = setting(False, "Hold each image, not the batch, to KEEP_RATIOS.")
+        gate_class_token: bool = setting(
+            False,
+            "The last gate decides about the class token too, as in the original's classifier. "
+            "Nothing changes in a network without one.",
+        )
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:
         super().__init__(schedule=config.schedule(shape.depth))
@@ -82,6 +89,7 @@ class SViT(ThresholdedPolicy):
         self.loss_weight = config.loss_weight
         self.ratio_per_image = config.ratio_per_image
         self.sample_seed = config.sample_seed
+        self.gate_class_token = config.gate_class_token
         # Named by their block, so that weights trained with other LAYERS do not fit by accident.
         self.gates = nn.ModuleDict(
             {str(layer): TokenGate(shape.embed_dim) for layer in self._trained.layers}
@@ -95,6 +103,8 @@ class SViT(ThresholdedPolicy):
             return state, everyone(state)
         if self._keeps_all(view.layer) and view.candidates is None:
             return state, everyone(state)
+        if self._gates_class_token(view.layer, state):
+            return state, self._with_class_token(view, state)
         gate = cast(TokenGate, self.gates[str(view.layer)])
         margin, macs = gate(state.patches), gate.macs(state.num_patches)
         if view.candidates is not None:
@@ -106,6 +116,34 @@ class SViT(ThresholdedPolicy):
             keep, total = self._fill_quota(view, state, margin)
             return state, Selection(keep=keep, total=total, score=margin, macs=macs)
         return state, Selection(keep=self._decide(view.layer, margin), score=margin, macs=macs)
+
+    def _gates_class_token(self, layer: int, state: TokenState) -> bool:
+        """A quota counts patch tokens, and the class token runs beside them."""
+        asked = self.gate_class_token and state.class_token and layer == self._trained.layers[-1]
+        return asked and (self.training or self.mode != "quota")
+
+    def _with_class_token(self, view: BlockView, state: TokenState) -> Selection:
+        """The last gate's decision about the class token and all patch tokens."""
+        gate = cast(TokenGate, self.gates[str(view.layer)])
+        margin = gate(torch.cat([state.extra[:, :1], state.patches], dim=1))
+        if view.candidates is not None:
+            those = torch.cat([torch.ones_like(view.candidates[:, :1]), view.candidates], dim=1)
+            margin = margin.masked_fill(~those, float("-inf"))
+        others = state.presence()[:, 1:]
+        extra_gate = soft = None
+        if self.training:
+            keep, soft = straight_through(margin, logistic_noise(margin))
+            extra_gate = torch.cat([soft[:, :1], others.to(soft.dtype)], dim=1)
+        else:
+            keep = self._decide(view.layer, margin)
+        return Selection(
+            keep=keep[:, 1:],
+            extra=torch.cat([keep[:, :1], others], dim=1),
+            gate=None if soft is None else soft[:, 1:],
+            extra_gate=extra_gate,
+            score=margin[:, 1:],
+            macs=gate.macs(margin.shape[1]),
+        )
 
     def _keeps_all(self, layer: int) -> bool:
         """Known without looking, so that a model at full budget costs what the dense one does."""
@@ -137,5 +175,8 @@ class SViT(ThresholdedPolicy):
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`: the weighted ratio loss over all gated blocks."""
         gates, shares = gates_of(record, self._trained.layers), self._trained.shares
+        with_class = record.blocks[self._trained.layers[-1]].selection.extra_gate
+        if with_class is not None:
+            gates[-1] = torch.cat([with_class[:, :1], gates[-1]], dim=1)
         loss = keep_ratio_loss(gates, shares, per_image=self.ratio_per_image, mean=task.mean)
         return {"loss_keep_ratio": self.loss_weight * loss}

@@ -41,6 +41,8 @@ class Selection:
     gate: Tensor | None = None
     """(B, N) straight-through twin of `keep`. Where there is one, every token is computed and the
     result blended by it, so that the decision gets a gradient."""
+    extra_gate: Tensor | None = None
+    """(B, E) straight-through twin of `extra`, where a gate decides about the class token too."""
     score: Tensor | None = None
     """(B, N) what the decision was made from (a margin, a class attention, a halting score)."""
     soft_keys: Tensor | None = None
@@ -67,6 +69,7 @@ class Selection:
             keep=self.keep & runs,
             extra=extra & runs,
             gate=None if self.gate is None else self.gate * runs,
+            extra_gate=None if self.extra_gate is None else self.extra_gate * runs,
             total=None,
         )
 
@@ -76,6 +79,7 @@ class Selection:
             self.keep is other.keep
             and self.extra is other.extra
             and self.gate is other.gate
+            and self.extra_gate is other.extra_gate
             and self.soft_keys is other.soft_keys
             and self.parts is other.parts
         )

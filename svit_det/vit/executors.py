@@ -122,7 +122,8 @@ class Masked:
         soft_keys = selection.soft_keys
         if state.num_extra:
             extra = mask[:, : state.num_extra]
-            gate = torch.cat([extra.to(gate.dtype), gate], dim=1)
+            extra_gate = extra if selection.extra_gate is None else selection.extra_gate
+            gate = torch.cat([extra_gate.to(gate.dtype), gate], dim=1)
             if soft_keys is not None:
                 soft_keys = torch.cat([extra.to(soft_keys.dtype), soft_keys], dim=1)
         if soft_keys is not None:

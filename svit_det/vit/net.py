@@ -14,7 +14,10 @@ from svit_det.vit.trunk import TokenTrunk
 
 
 class TokenNet(nn.Module):
-    """A network over a trunk: images in, maps by name and the record of the pass out."""
+    """A network over a trunk: images in, outputs by name and the record of the pass out.
+
+    Outputs are maps, or a classifier's logits.
+    """
 
     def __init__(self, *, trunk: TokenTrunk) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class TokenNet(nn.Module):
     @property
     @abstractmethod
     def strides(self) -> dict[str, int]:
-        """Pixels per cell of each output map."""
+        """Pixels per cell of each output that is a map."""
 
     @property
     def channels(self) -> dict[str, int]:
@@ -37,7 +40,7 @@ class TokenNet(nn.Module):
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
-        """(B, 3, height, width) -> maps by name and what the pass did."""
+        """(B, 3, height, width) -> outputs by name and what the pass did."""
 
     def grid_of(self, height: int, width: int) -> TokenGrid:
         """The tokens of an image of this many pixels, without padding."""

@@ -9,14 +9,10 @@ from detectron2.config import get_cfg
 
 from svit_det.cli import config_keys
 from svit_det.cli.config_keys import key_table
+from svit_det.config.policy import build_policy_from, token_policy_config
+from svit_det.config.trunk import vit_key
 from svit_det.detection import add_svit_config, load_config
-from svit_det.detection.config import (
-    adapter_key,
-    build_policy_from,
-    declared_nodes,
-    token_policy_config,
-    vit_key,
-)
+from svit_det.detection.config import adapter_key, declared_nodes
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, PolicyConfig, TokenPolicy, TrunkShape
 from svit_det.policies.base import ScheduleConfig

@@ -10,8 +10,8 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from svit_det.adapter import ViTAdapter
+from svit_det.config.policy import token_policy_config
 from svit_det.detection import load_config
-from svit_det.detection.config import token_policy_config
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, WRAPPER_REGISTRY
 from svit_det.policies.svit import SViT

@@ -1,0 +1,79 @@
+"""What a training tells while it runs: tensorboard, the log, results.json."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from svit_det.classification.evaluation import Evaluation
+from svit_det.classification.processes import Processes
+from svit_det.results import write_json
+from svit_det.tokens import PassRecord
+
+logger = logging.getLogger(__name__)
+
+EVERY = 20
+"""Steps between two entries."""
+
+
+class Diary:
+    """Writes in the first process, and in no other."""
+
+    def __init__(self, folder: Path, where: Processes) -> None:
+        self.folder = folder
+        self._board = SummaryWriter(str(folder)) if where.is_first else None
+
+    def __enter__(self) -> Diary:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def is_due(self, number: int, steps_per_epoch: int) -> bool:
+        """Every so many steps of an epoch, its first and its last."""
+        return number % EVERY == 0 or number == steps_per_epoch - 1
+
+    def trained(
+        self,
+        step: int,
+        losses: Mapping[str, Tensor],
+        record: PassRecord,
+        told: Mapping[str, Tensor | float],
+        rate: float,
+    ) -> None:
+        """Losses, rate, the shares of tokens kept by each block that skips any, and more."""
+        board = self._board
+        if board is None:
+            return
+        for name, value in losses.items():
+            board.add_scalar(f"train/{name}", float(value), step)
+        board.add_scalar("train/learning_rate", rate, step)
+        for name, number in told.items():
+            board.add_scalar(f"token_policy/{name}", float(number), step)
+        for layer, share in enumerate(record.kept_shares().tolist()):
+            if not record.blocks[layer].everyone:
+                board.add_scalar(f"token_usage/block_{layer:02d}", share, step)
+
+    def evaluated(self, found: Evaluation, epoch: int, step: int) -> None:
+        """An evaluation after `epoch` epochs; results.json holds the last one."""
+        board = self._board
+        if board is None:
+            return
+        for name in ("top1", "top5", "gmacs", "images_per_second"):
+            board.add_scalar(f"val/{name}", getattr(found, name), step)
+        write_json(self.folder / "results.json", {"epoch": epoch, **found.as_dict()})
+        logger.info(
+            "epoch %d: top-1 %.2f %%, top-5 %.2f %%, %.3f of %.3f G multiply-adds",
+            *(epoch, found.top1, found.top5, found.gmacs, found.dense_gmacs),
+        )

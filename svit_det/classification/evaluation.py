@@ -1,0 +1,126 @@
+"""Evaluation: accuracy, arithmetic from the records, tokens by block, images per second.
+
+B images, L blocks. Arithmetic is in multiply-adds, which the papers on vision transformers call
+FLOPs: 4.6 G for DeiT-S.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from svit_det.classification.folder import LabelledImages
+from svit_det.classification.images import READABLE
+from svit_det.classification.model import LOGITS, TokenClassifier
+from svit_det.classification.processes import Processes
+from svit_det.errors import InputError
+from svit_det.tokens import PassRecord
+from svit_det.vit.flops import trunk_macs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a split."""
+
+    images: int
+    unreadable: int
+    top1: float
+    """Percent."""
+    top5: float
+    """Percent; with five classes or fewer it is 100 by definition."""
+    gmacs: float
+    """Giga multiply-adds of the whole classifier, mean of the images."""
+    dense_gmacs: float
+    """The same with every token in every block and no decision."""
+    tokens_per_block: list[float]
+    """Patch tokens that each block kept, mean of the images."""
+    images_per_second: float
+    """Of the passes alone, all processes together, in batches of the evaluation."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def image_macs(model: TokenClassifier, record: PassRecord) -> tuple[Tensor, int]:
+    """(B,) multiply-adds of the whole classifier for each image, and those of the dense one."""
+    spent = trunk_macs(model.trunk, record)
+    return spent.total + model.head_macs, spent.dense_total + model.head_macs
+
+
+@torch.no_grad()
+def evaluate(
+    model: TokenClassifier,
+    loader: Iterable[tuple[Tensor, Tensor, Tensor]],
+    images: LabelledImages,
+    where: Processes | None = None,
+    *,
+    show: bool = True,
+) -> Evaluation:
+    """Run `model` over the images of `loader`, which are a share of `images`, in every process.
+
+    An image that cannot be read is named in the log, counted, and has no part in the rest.
+    Raises InputError where not one can be read.
+    """
+    where = where or Processes()
+    device = next(model.parameters()).device
+    depth = model.trunk.depth
+    # images, unreadable, first, among five, multiply-adds, seconds, then tokens by block.
+    sums = torch.zeros(6 + depth, dtype=torch.float64)
+    dense = 0
+    was_training = model.training
+    model.eval()
+    for pixels, labels, unreadable in tqdm(
+        loader, desc="evaluation", unit="batch", disable=not (show and where.is_first), leave=False
+    ):
+        for number in unreadable[unreadable != READABLE].tolist():
+            logger.warning("%s cannot be read and is left out.", images.files[number][0])
+        readable = unreadable == READABLE
+        sums[1] += int((~readable).sum())
+        pixels, labels = pixels[readable].to(device), labels[readable]
+        if not len(pixels):
+            continue
+        start = _now(device)
+        outputs, record = model(pixels)
+        seconds = _now(device) - start
+        best = outputs[LOGITS].float().topk(min(5, model.num_classes), dim=1).indices.cpu()
+        hits = best == labels[:, None]
+        macs, dense = image_macs(model, record)
+        sums[0] += len(pixels)
+        sums[2] += int(hits[:, 0].sum())
+        sums[3] += int(hits.sum())
+        sums[4] += float(macs.sum())
+        sums[5] += seconds
+        sums[6:] += record.counts().sum(dim=0).cpu().double()
+    model.train(was_training)
+    sums = where.total(sums.to(device if device.type == "cuda" else "cpu")).cpu()
+    count = sums[0].item()
+    if not count:
+        raise InputError(f"{images.folder}: not one of its images can be read.")
+    if sums[1]:
+        logger.warning("%d images of %s cannot be read.", int(sums[1]), images.folder)
+    return Evaluation(
+        images=int(count),
+        unreadable=int(sums[1]),
+        top1=100 * sums[2].item() / count,
+        top5=100 * sums[3].item() / count,
+        gmacs=sums[4].item() / count / 1e9,
+        dense_gmacs=dense / 1e9,
+        tokens_per_block=(sums[6:] / count).tolist(),
+        images_per_second=where.count * count / max(sums[5].item(), 1e-9),
+    )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,139 @@
+"""Images to tensors: timm's transforms, each image's draws by a seed of its own.
+
+So what is drawn depends neither on the number of reading processes nor on where a training was
+interrupted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from svit_det.classification.folder import LabelledImages
+from svit_det.errors import InputError
+from svit_det.images import read_image
+
+READABLE = -1
+"""In the place of an unreadable image's number."""
+
+
+def train_transform(given: Any) -> Callable[[Image.Image], Tensor]:
+    """timm's training transforms by the node INPUT: crop, flip, RandAugment, random erasing."""
+    if given.RAND_AUGMENT and not given.RAND_AUGMENT.startswith("rand"):
+        raise InputError(
+            f"INPUT.RAND_AUGMENT: '{given.RAND_AUGMENT}' does not begin with rand, as timm's word "
+            "for RandAugment does."
+        )
+    return create_transform(
+        given.SIZE,
+        is_training=True,
+        scale=tuple(given.SCALE),
+        ratio=tuple(given.RATIO),
+        hflip=given.FLIP,
+        color_jitter=given.COLOR_JITTER,
+        auto_augment=given.RAND_AUGMENT or None,
+        interpolation=given.INTERPOLATION,
+        mean=tuple(given.MEAN),
+        std=tuple(given.STD),
+        re_prob=given.ERASE,
+        re_mode="pixel",
+    )
+
+
+def test_transform(given: Any) -> Callable[[Image.Image], Tensor]:
+    """timm's evaluation transforms by the node INPUT: resize the short side, crop the centre."""
+    return create_transform(
+        given.SIZE,
+        is_training=False,
+        interpolation=given.INTERPOLATION,
+        crop_pct=given.CROP_SHARE,
+        mean=tuple(given.MEAN),
+        std=tuple(given.STD),
+    )
+
+
+class TrainImages(Dataset[tuple[Tensor, int, int]]):
+    """(place, seed) -> (image (3, h, w), label, number of an unreadable file or READABLE).
+
+    An image that cannot be read is replaced by the next one that can.
+    """
+
+    def __init__(self, images: LabelledImages, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.images = images
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int, int]:
+        place, seed = drawn
+        unreadable = READABLE
+        for step in range(len(self)):
+            number = (place + step) % len(self)
+            path, label = self.images.files[number]
+            try:
+                pixels = read_image(path, "RGB")
+            except InputError:
+                unreadable = number if step == 0 else unreadable
+                continue
+            with seeded(seed):
+                return self.transform(Image.fromarray(pixels)), label, unreadable
+        raise InputError(f"{self.images.folder}: not one of its images can be read.")
+
+
+class TestImages(Dataset[tuple[Tensor, int, int]]):
+    """place -> the same; an image that cannot be read is all 0, and its label is -1."""
+
+    __test__ = False  # not a test, whatever its name says to pytest
+
+    def __init__(
+        self, images: LabelledImages, transform: Callable[[Image.Image], Tensor], size: int
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int, int]:
+        path, label = self.images.files[number]
+        try:
+            pixels = read_image(path, "RGB")
+        except InputError:
+            return torch.zeros(3, self.size, self.size), -1, number
+        return self.transform(Image.fromarray(pixels)), label, READABLE
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside the with-block every generator of the CPU draws by `seed`; afterwards as before."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed_all(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, such as run, epoch and place."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,110 @@
+"""One training step: two passes where the policy asks for them, all losses, one update.
+
+B images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svit_det.classification.model import TokenClassifier
+from svit_det.classification.targets import Targets, task_losses
+from svit_det.policies import TaskLosses
+from svit_det.tokens import PassRecord
+from svit_det.training.collectives import mean_over_processes
+from svit_det.training.freezing import Freezing
+from svit_det.training.greedy import RandomState, greedy_pass
+
+
+class TrainingStep:
+    """Losses and update of one batch.
+
+    `model` is `net`, or DDP around it; the teacher is frozen.
+    """
+
+    def __init__(
+        self,
+        *,
+        solver: Any,
+        model: nn.Module,
+        net: TokenClassifier,
+        optimizer: torch.optim.Optimizer,
+        targets: Targets,
+        freezing: Freezing,
+        teacher: TokenClassifier | None,
+        device: torch.device,
+    ) -> None:
+        self.solver = solver
+        self.model = model
+        self.net = net
+        self.optimizer = optimizer
+        self.targets = targets
+        self.freezing = freezing
+        self.teacher = teacher
+        self.device = device
+        scales = solver.AMP and device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scales)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, time: int, times: int
+    ) -> tuple[dict[str, Tensor], PassRecord, dict[str, Tensor | float]]:
+        """Update the weights once; `time` of `times` is the policy's clock.
+
+        Returns the losses, the record and what the policy tells of the pass.
+        """
+        policy = self.net.trunk.policy
+        policy.set_step(time, times)
+        images, targets = self.targets(images, labels)
+        drawn = RandomState.now() if policy.needs_greedy_pass else None
+        with self._precision():
+            outputs, record = self.model(images)
+            taught, teaching = None, None
+            if self.teacher is not None:
+                with torch.no_grad():
+                    taught, teaching = self.teacher(images)
+        task = self._task(outputs, targets, taught)
+        if drawn is not None:
+            task = self._with_greedy(task, images, targets, drawn)
+        if teaching is not None:
+            task = replace(task, teacher=teaching)
+        losses = {**task.named, **policy.losses(record, task)}
+        self._update(torch.stack([*losses.values()]).sum(), time)
+        with torch.no_grad():
+            told = policy.metrics(record, task)
+            policy.track(record, mean_over_processes)
+        return {name: value.detach() for name, value in losses.items()}, record, dict(told)
+
+    def _precision(self) -> torch.autocast:
+        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=kind, enabled=self.solver.AMP)
+
+    def _task(
+        self, outputs: Mapping[str, Tensor], targets: Tensor, taught: Mapping[str, Tensor] | None
+    ) -> TaskLosses:
+        weight = self.solver.LOGIT_DISTILL_WEIGHT
+        return task_losses(outputs, targets, teacher=taught, teacher_weight=weight)
+
+    def _with_greedy(
+        self, task: TaskLosses, images: Tensor, targets: Tensor, drawn: RandomState
+    ) -> TaskLosses:
+        """The same beside what a pass that decides as at inference comes to."""
+        policy = self.net.trunk.policy
+        with self._precision():
+            outputs, record = greedy_pass(self.net, policy, lambda: self.net(images), random=drawn)
+        own = self._task(outputs, targets, None)
+        return replace(task, greedy=replace(own, record=record))
+
+    def _update(self, loss: Tensor, time: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.freezing.clear_gradients(time)
+        if self.solver.CLIP_NORM:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.solver.CLIP_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()

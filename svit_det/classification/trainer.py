@@ -1,0 +1,249 @@
+"""A training from its config to trained weights: epochs, checkpoints, evaluation, logs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from svit_det.classification.build import build_classifier
+from svit_det.classification.diary import Diary
+from svit_det.classification.evaluation import Evaluation, evaluate
+from svit_det.classification.folder import check_same_classes, read_split
+from svit_det.classification.images import READABLE, seed_all, seed_of
+from svit_det.classification.loading import Batch, EpochSampler, train_loader, val_loader
+from svit_det.classification.model import TokenClassifier
+from svit_det.classification.processes import Processes
+from svit_det.classification.recipe import (
+    build_ema,
+    build_optimizer,
+    build_schedule,
+    check_frozen,
+    frozen_at,
+    policy_time,
+    schedule_time,
+)
+from svit_det.classification.step import TrainingStep
+from svit_det.classification.targets import Targets
+from svit_det.classification.weights import load_teacher, load_weights, read_state, save_weights
+from svit_det.errors import InputError
+from svit_det.training.freezing import Freezing
+from svit_det.weights.files import write_checkpoint
+
+logger = logging.getLogger(__name__)
+
+LAST, FINAL = "last.pth", "model_final.pth"
+"""What to resume from, and the trained weights, in OUTPUT_DIR."""
+
+
+class Trainer:
+    """Trains the classifier of a config, in this process beside the others.
+
+    Every step draws from a seed of its own, so that a resumed training goes on as one that was
+    never interrupted.
+    """
+
+    def __init__(self, cfg: Any, where: Processes, device: torch.device) -> None:
+        self.cfg, self.where, self.device = cfg, where, device
+        solver, data = cfg.SOLVER, cfg.DATA
+        classes = cfg.MODEL.NUM_CLASSES
+        self.images = read_split(data.ROOT, data.TRAIN, num_classes=classes)
+        self.val_images = read_split(data.ROOT, data.VAL, num_classes=classes)
+        check_same_classes(self.images, self.val_images)
+        self.loader = train_loader(cfg, self.images, where)
+        self.val_loader = val_loader(cfg, self.val_images, where)
+        self.steps_per_epoch = len(self.loader)
+        self.times = policy_time(solver, solver.EPOCHS * self.steps_per_epoch, self.steps_per_epoch)
+        seed_all(solver.SEED)
+        self.net = build_classifier(cfg)
+        check_frozen(solver, self.net)
+        if cfg.MODEL.WEIGHTS:
+            load_weights(self.net, cfg.MODEL.WEIGHTS, for_training=True)
+        teacher = self._teacher()
+        self.net.to(device).train()
+        self.optimizer = build_optimizer(solver, self.net)
+        self.schedule = build_schedule(solver, self.optimizer, self.steps_per_epoch)
+        self.ema = build_ema(solver, self.net)
+        freezing = Freezing(self.net, lambda time: frozen_at(solver, self.net, time, self.times))
+        self.step = TrainingStep(
+            solver=solver,
+            model=in_parallel(self.net, where, device),
+            net=self.net,
+            optimizer=self.optimizer,
+            targets=Targets(cfg.INPUT, classes),
+            freezing=freezing,
+            teacher=teacher,
+            device=device,
+        )
+        self.epoch = 0
+        self.unreadable: set[int] = set()
+
+    def _teacher(self) -> TokenClassifier | None:
+        solver = self.cfg.SOLVER
+        if not (self.net.trunk.policy.needs_teacher or solver.LOGIT_DISTILL_WEIGHT):
+            return None
+        return load_teacher(self.net, solver.TEACHER or self.cfg.MODEL.WEIGHTS).to(self.device)
+
+    @property
+    def shipped(self) -> TokenClassifier:
+        """The model that is evaluated and kept: the averaged one where there is one."""
+        return self.net if self.ema is None else self.ema.module
+
+    # ------------------------------------------------------------------ the whole training
+
+    def train(self) -> Evaluation:
+        """Train to the last epoch; returns what the last evaluation found."""
+        solver, found = self.cfg.SOLVER, None
+        with Diary(Path(self.cfg.OUTPUT_DIR), self.where) as diary:
+            while self.epoch < solver.EPOCHS:
+                self._run_epoch(diary)
+                self.epoch += 1
+                last = self.epoch == solver.EPOCHS
+                if last or self.epoch % solver.CHECKPOINT_EPOCHS == 0:
+                    self._save()
+                if last or self.epoch % solver.EVAL_EPOCHS == 0:
+                    found = self.evaluate()
+                    diary.evaluated(found, self.epoch, self.epoch * self.steps_per_epoch)
+        if found is None:  # it was resumed at its end
+            found = self.evaluate()
+        if self.where.is_first:
+            path = Path(self.cfg.OUTPUT_DIR) / FINAL
+            save_weights(self.shipped, path, self.cfg, self.images.classes)
+            logger.info("Weights written to %s", path)
+        return found
+
+    def evaluate(self) -> Evaluation:
+        """The validation images under the weights that would be kept."""
+        return evaluate(self.shipped, self.val_loader, self.val_images, self.where)
+
+    def _run_epoch(self, diary: Diary) -> None:
+        solver = self.cfg.SOLVER
+        sampler = self.loader.sampler
+        assert isinstance(sampler, EpochSampler)
+        sampler.set_epoch(self.epoch)
+        bar = tqdm(
+            self._batches(self.loader),
+            total=self.steps_per_epoch,
+            desc=f"epoch {self.epoch + 1}/{solver.EPOCHS}",
+            unit="step",
+            disable=not self.where.is_first,
+        )
+        for number, (images, labels) in enumerate(bar):
+            step = self.epoch * self.steps_per_epoch + number
+            self._seed(step)
+            self.schedule.step(schedule_time(solver, step, self.steps_per_epoch))
+            time = policy_time(solver, step, self.steps_per_epoch)
+            losses, record, told = self.step(images, labels, time=time, times=self.times)
+            if self.ema is not None:
+                self.ema.update(self.net)
+            if diary.is_due(number, self.steps_per_epoch):
+                total = float(torch.stack([*losses.values()]).sum())
+                if not math.isfinite(total):
+                    raise InputError(
+                        f"The loss is {total} at step {step}: lower SOLVER.BASE_LR, or set "
+                        "SOLVER.CLIP_NORM 1.0."
+                    )
+                bar.set_postfix(loss=f"{total:.3f}")
+                rate = self.optimizer.param_groups[0]["lr"]
+                diary.trained(step, losses, record, told, rate)
+
+    def _batches(self, loader: DataLoader[Batch]) -> Any:
+        """Batches on the device; an unreadable file is named and counted when it first comes."""
+        for images, labels, unreadable in loader:
+            for number in unreadable[unreadable != READABLE].tolist():
+                if number not in self.unreadable:
+                    self.unreadable.add(number)
+                    logger.warning(
+                        "%s cannot be read; another image takes its place (%d so far).",
+                        self.images.files[number][0],
+                        len(self.unreadable),
+                    )
+            yield (
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
+
+    def _seed(self, step: int) -> None:
+        """Each process draws its own numbers, the same at this step however it came to it."""
+        seed = seed_of(self.cfg.SOLVER.SEED, step, self.where.rank)
+        seed_all(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        if not self.where.is_first:
+            return
+        state: dict[str, Any] = {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "epoch": self.epoch,
+            "config": self.cfg.dump(),
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.module.state_dict()
+        write_checkpoint(state, Path(self.cfg.OUTPUT_DIR) / LAST)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint in OUTPUT_DIR; without one, from the beginning.
+
+        Raises InputError for a checkpoint of another config, or of a set of another size.
+        """
+        path = Path(self.cfg.OUTPUT_DIR) / LAST
+        if not path.is_file():
+            logger.info("%s: nothing to resume, the training begins.", path)
+            return
+        state = read_state(path)
+        other = changed_keys(state["config"], self.cfg.dump())
+        if other:
+            raise InputError(
+                f"{path}: was trained with another {other[0]}; resume with the same settings, or "
+                "name another OUTPUT_DIR."
+            )
+        if state.get("steps_per_epoch") != self.steps_per_epoch:
+            raise InputError(f"{path}: the training set had another size then; start a new run.")
+        self.net.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.epoch = state["epoch"]
+
+
+MAY_CHANGE = ("DEVICE:", "NUM_WORKERS:", "OUTPUT_DIR:", "ROOT:", "CHECKPOINT_EPOCHS:")
+"""Keys that do not change what a training comes to."""
+
+
+def changed_keys(before: str, after: str) -> list[str]:
+    """The keys, by their last part, that differ between two dumped configs."""
+    lines = [
+        {line.strip() for line in text.splitlines() if not line.strip().startswith(MAY_CHANGE)}
+        for text in (before, after)
+    ]
+    return sorted({line.partition(":")[0] for line in lines[1] - lines[0]})
+
+
+def in_parallel(
+    net: TokenClassifier, where: Processes, device: torch.device
+) -> TokenClassifier | DistributedDataParallel:
+    """The model under DDP where several processes train."""
+    if where.count == 1:
+        return net
+    # All processes track the same statistics, so buffers need not be sent around at every step.
+    # Newer torch has another word for it and warns about the old one.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    word = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {word: False}
+    return DistributedDataParallel(
+        net, device_ids=[device] if device.type == "cuda" else None, **options
+    )

@@ -1,0 +1,144 @@
+"""Weights of a classifier: loaded without half-loaded parts, written with what they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svit_det import __version__
+from svit_det.classification.model import TokenClassifier
+from svit_det.errors import InputError
+from svit_det.training.distillation import dense_teacher
+from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
+
+logger = logging.getLogger(__name__)
+
+POLICY = "trunk.policy."
+HEADS = ("head.", "class_head.")
+
+
+def describe(cfg: Any, classes: Iterable[str] | None = None) -> dict[str, Any]:
+    """What a file says of its weights: plain values."""
+    said = {"version": __version__, "config": cfg.dump(), "policy": cfg.MODEL.TOKEN_POLICY.NAME}
+    return said if classes is None else {**said, "classes": list(classes)}
+
+
+def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> None:
+    """Load a file of ours, or one that convert_weights wrote, into `model`.
+
+    For training, a policy that the file lacks and heads for other classes start as initialised;
+    elsewhere such a file is refused. A policy in the file that the model does not have is left out.
+    Raises InputError, naming the file and what does not fit.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
+    given = read_checkpoint(path)["model"]
+    ours = model.state_dict()
+    fresh = _fresh(model, given, ours, path, for_training=for_training)
+    left = [name for name in given if name not in ours and name.startswith(POLICY)]
+    wanted = {name: value for name, value in given.items() if name not in (*left, *fresh)}
+    _check(wanted, {name: ours[name] for name in ours if name not in fresh}, path)
+    model.load_state_dict(wanted, strict=False)
+    for what, names in (("starts as initialised", fresh), ("is left out", left)):
+        if names:
+            logger.info("%s: %s and %d more %s.", path, names[0], len(names) - 1, what)
+
+
+def _fresh(
+    model: TokenClassifier,
+    given: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    path: str,
+    *,
+    for_training: bool,
+) -> list[str]:
+    """The weights of ours that the file does not bring and need not bring."""
+    policy = [name for name in ours if name.startswith(POLICY)]
+    fresh = [] if any(name in given for name in policy) else policy
+    learned = [name for name, _ in model.named_parameters() if name in fresh]
+    if learned and not for_training:
+        raise InputError(
+            f"{path}: no weights of {type(model.trunk.policy).__name__} in it, which would decide "
+            "at random; train it first."
+        )
+    for head in HEADS:
+        names = [name for name in ours if name.startswith(head)]
+        missing = [name for name in names if name not in given]
+        other = [name for name in names if name in given and _of_other_classes(given, ours, name)]
+        if (missing or other) and not for_training:
+            told = f"another number of classes than {model.num_classes}" if other else "no head"
+            raise InputError(
+                f"{path}: {told}; set the MODEL.NUM_CLASSES and MODEL.READS that it was trained "
+                "with."
+            )
+        fresh += [*missing, *other]
+    return fresh
+
+
+def _of_other_classes(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], name: str) -> bool:
+    one, two = given[name].shape, ours[name].shape
+    return one != two and one[1:] == two[1:]
+
+
+def _check(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: str) -> None:
+    """Everything in its place, or an InputError that names the first weight that is not."""
+    known = set(ours) | {f"{head}{end}" for head in HEADS for end in _ENDS}
+    for name, value in given.items():
+        if name not in known:
+            raise InputError(f"{path}: {name} is not in the model; is it a classifier's file?")
+        if name in ours and value.shape != ours[name].shape:
+            raise InputError(
+                f"{path}: {name} is {tuple(value.shape)}, and {tuple(ours[name].shape)} in the "
+                "model; these weights are of another width or depth."
+            )
+    missing = [name for name in ours if name not in given]
+    if missing:
+        raise InputError(f"{path}: {missing[0]} is not in the file, which is not whole.")
+
+
+_ENDS = ("weight", "bias")
+
+
+def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
+    """A frozen dense copy of the architecture of `model` with the weights of `path`.
+
+    Raises InputError for no file, and for one of another width, depth or number of classes.
+    """
+    if not path:
+        raise InputError(
+            "SOLVER.TEACHER and MODEL.WEIGHTS are empty, and something learns from a teacher: name "
+            "the weights of a dense model."
+        )
+    teacher = dense_teacher(model)
+    assert isinstance(teacher, TokenClassifier)
+    try:
+        load_weights(teacher, path, for_training=False)
+    except InputError as error:
+        raise InputError(f"The teacher does not fit the model it teaches. {error}") from error
+    return teacher
+
+
+def save_weights(
+    model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str] | None = None
+) -> None:
+    """The weights with their description, whole or not at all."""
+    write_checkpoint({"model": model.state_dict(), DESCRIPTION: describe(cfg, classes)}, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint to resume from; nothing in it is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: not a checkpoint to resume from ({reason.rstrip('.')})."
+        ) from error
+    if not isinstance(state, dict) or not {"model", "optimizer", "epoch", "config"} <= set(state):
+        raise InputError(f"{path}: not a checkpoint to resume from; start without --resume.")
+    return state

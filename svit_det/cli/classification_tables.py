@@ -1,0 +1,76 @@
+"""The layouts of the supplementary's tables 1 and 2, for any list of trained classifiers.
+
+    python tools/classification_tables.py DEIT.pth SVIT.pth ... --data FOLDER --output OUT.json
+
+Each is a model_final.pth of train_classifier.py, or NAME=FILE to say what it is called; the first
+one is the dense model that the others are compared with. All are evaluated on FOLDER/val anew.
+GFLOPs are giga multiply-adds, counted from what each image's pass did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from svit_det.benchmark.report import describe_machine
+from svit_det.classification.evaluation import evaluate
+from svit_det.classification.folder import read_split
+from svit_det.classification.load import read_trained
+from svit_det.classification.loading import val_loader
+from svit_det.classification.processes import Processes
+from svit_det.classification.tables import Row, row_of, table_1, table_2
+from svit_det.errors import InputError
+from svit_det.results import write_json
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="[NAME=]FILE", help="the dense model first")
+    add("--data", help="folder in ImageNet's layout; default: the one each was trained on")
+    add("--batch-size", type=int, help="images at a time; default: as trained (TEST.BATCH_SIZE)")
+    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--output", default="output/classification_tables.json", help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Evaluate and report; returns what is wrong."""
+    args = parse_arguments(argv)
+    try:
+        run(args, argv)
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """All checkpoints, then both tables and the JSON."""
+    options = {"DATA.ROOT": args.data, "TEST.BATCH_SIZE": args.batch_size}
+    options |= {"MODEL.DEVICE": args.device}
+    given = [str(word) for pair in options.items() if pair[1] for word in pair]
+    rows = [_row(each, given) for each in args.checkpoints]
+    written = {
+        "command": shlex.join(["python", "tools/classification_tables.py", *argv]),
+        "machine": describe_machine(args.device or "cpu"),
+        "rows": [row.as_dict() for row in rows],
+    }
+    write_json(args.output, written)
+    for number, table in ((1, table_1(rows)), (2, table_2(rows))):
+        print(f"\nLayout of table {number}\n\n{table}")
+    print(f"\nAll figures: {args.output}")
+
+
+def _row(given: str, options: Sequence[str]) -> Row:
+    name, _, path = given.rpartition("=")
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file.")
+    cfg, model = read_trained(path, options)
+    images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
+    found = evaluate(model, val_loader(cfg, images, Processes()), images)
+    return row_of(name or cfg.MODEL.TOKEN_POLICY.NAME, cfg, found)

@@ -1,0 +1,113 @@
+"""Train an image classifier whose blocks skip tokens, or evaluate one.
+
+    python tools/train_classifier.py --config-file configs/imagenet/svit_s.yaml [KEY VALUE ...]
+    torchrun --nproc-per-node 4 tools/train_classifier.py --config-file ...
+    python tools/train_classifier.py --config-file ... --eval-only MODEL.WEIGHTS FILE
+
+Images lie in ImageNet's layout, DATA.ROOT/train/CLASS/ and DATA.ROOT/val/CLASS/. --resume goes on
+from OUTPUT_DIR/last.pth and comes to what an uninterrupted training comes to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from svit_det.classification.build import build_classifier
+from svit_det.classification.config import load_config
+from svit_det.classification.evaluation import Evaluation, evaluate
+from svit_det.classification.folder import read_split
+from svit_det.classification.loading import val_loader
+from svit_det.classification.processes import Processes, joined
+from svit_det.classification.trainer import Trainer
+from svit_det.classification.weights import load_weights
+from svit_det.errors import InputError
+from svit_det.results import write_json
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="a yaml of configs/imagenet, or yours")
+    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pth")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Train or evaluate; returns what is wrong."""
+    args = parse_arguments(argv)
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        cfg.freeze()
+        with joined(cfg.MODEL.DEVICE) as (where, device):
+            _prepare_folder(cfg, where)
+            run = _evaluate if args.eval_only else _train
+            found = run(cfg, args, where, device)
+            if where.is_first:
+                write_json(Path(cfg.OUTPUT_DIR) / "results.json", found.as_dict())
+                print(summary(found, Path(cfg.OUTPUT_DIR)))
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def _train(
+    cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device
+) -> Evaluation:
+    trainer = Trainer(cfg, where, device)
+    if args.resume:
+        trainer.resume()
+    return trainer.train()
+
+
+def _evaluate(
+    cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device
+) -> Evaluation:
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
+    model = build_classifier(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
+    images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
+    return evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
+
+
+def _prepare_folder(cfg: Any, where: Processes) -> None:
+    folder = Path(cfg.OUTPUT_DIR)
+    if not where.is_first:
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(cfg.dump())
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(folder / "log.txt")],
+        force=True,
+    )
+
+
+def summary(found: Evaluation, folder: Path) -> str:
+    """The figures of an evaluation in a few lines."""
+    kept = " ".join(f"{count:.0f}" for count in found.tokens_per_block)
+    lines = [
+        f"{found.images} images, {found.unreadable} more unreadable: "
+        f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %",
+        f"{found.gmacs:.3f} giga multiply-adds an image (dense {found.dense_gmacs:.3f}), "
+        f"{found.images_per_second:.1f} images/s",
+        f"Patch tokens that each block kept: {kept}",
+        f"All figures: {folder}/results.json",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""What is wrong with a folder, an image or a batch is said in one sentence."""
+
+import shutil
+
+import pytest
+import torch
+
+from svit_det.classification.config import load_config
+from svit_det.classification.processes import Processes
+from svit_det.classification.trainer import Trainer
+from svit_det.cli.train_classifier import main
+from svit_det.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(generated_images, tmp_path):
+    """A copy of the generated images that a test may spoil."""
+    return shutil.copytree(generated_images, tmp_path / "images")
+
+
+def refusal(a_yaml, options):
+    said = main(["--config-file", a_yaml, *options])
+    assert said and "\n" not in said
+    return said
+
+
+def test_a_folder_that_is_not_there(a_yaml, small, tmp_path):
+    said = refusal(a_yaml, small(DATA__ROOT=tmp_path / "nowhere"))
+    assert "no folder train in it" in said
+
+
+def test_images_that_are_not_sorted_into_classes(a_yaml, small, folder):
+    for path in list((folder / "train").iterdir()):
+        shutil.rmtree(path)
+    assert "no class folders in it" in refusal(a_yaml, small(DATA__ROOT=folder))
+
+
+def test_one_class_only(a_yaml, small, folder):
+    shutil.rmtree(folder / "train/red")
+    shutil.rmtree(folder / "train/blue")
+    assert "only one class, green" in refusal(a_yaml, small(DATA__ROOT=folder))
+
+
+def test_labels_beyond_the_head(a_yaml, small):
+    said = refusal(a_yaml, small(MODEL__NUM_CLASSES=2))
+    assert "3 classes, so that labels go up to 2, but the head has 2" in said
+
+
+def test_a_class_that_the_other_split_lacks(a_yaml, small, folder):
+    (folder / "val/red").rename(folder / "val/pink")
+    assert "the class pink is in one only" in refusal(a_yaml, small(DATA__ROOT=folder))
+
+
+def test_a_class_without_images(a_yaml, small, folder):
+    for path in (folder / "val/red").iterdir():
+        path.unlink()
+    assert "red: no images in this class folder" in refusal(a_yaml, small(DATA__ROOT=folder))
+
+
+def test_an_odd_batch_with_mixup(a_yaml, small):
+    assert "mix pairs; take an even number" in refusal(a_yaml, small(SOLVER__BATCH_SIZE=1))
+
+
+def test_fewer_images_than_a_batch(a_yaml, small):
+    said = refusal(a_yaml, small(SOLVER__BATCH_SIZE=100))
+    assert "shows 24 images, fewer than a batch of 100" in said
+
+
+def test_a_frozen_part_that_is_not_there(a_yaml, small):
+    said = refusal(a_yaml, small(SOLVER__FROZEN="['trunk.poss']"))
+    assert said == "SOLVER.FROZEN: no parameter begins with trunk.poss."
+
+
+def test_a_size_that_does_not_divide(a_yaml, small):
+    assert "INPUT.SIZE: 17 pixels do not divide" in refusal(a_yaml, small(INPUT__SIZE=17))
+
+
+def test_an_unknown_key_and_a_wrong_value(a_yaml, small):
+    assert "the nearest is 'SOLVER.EPOCHS'" in refusal(a_yaml, [*small(), "SOLVER.EPOCH", "3"])
+    assert "SOLVER.EMA_DECAY: 2.0 must lie in" in refusal(a_yaml, small(SOLVER__EMA_DECAY=2.0))
+
+
+def test_a_key_that_the_policy_does_not_use(a_yaml, small):
+    said = refusal(a_yaml, [*small(), "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7]"])
+    assert "MODEL.TOKEN_POLICY.KEEP_RATIOS is set" in said or "KEEP_RATIOS" in said
+
+
+def test_unreadable_images_are_named_counted_and_replaced(a_yaml, small, folder, caplog):
+    (folder / "train/red/0.png").write_bytes(b"no picture")
+    (folder / "val/red/1.png").write_bytes(b"no picture")
+    cfg = load_config(a_yaml, small(DATA__ROOT=folder, INPUT__REPEATS=1))
+    trainer = Trainer(cfg, Processes(), CPU)
+    found = trainer.train()
+    said = [record.getMessage() for record in caplog.records]
+    assert (
+        sum("train/red/0.png cannot be read; another image takes its place (1" in s for s in said)
+        == 1
+    )
+    assert any(s.endswith("val/red/1.png cannot be read and is left out.") for s in said)
+    assert (found.images, found.unreadable) == (11, 1)
+    assert len(trainer.unreadable) == 1
+
+
+def test_not_one_readable_image(a_yaml, small, folder):
+    for path in (folder / "val").glob("*/*.png"):
+        path.write_bytes(b"no picture")
+    cfg = load_config(a_yaml, small(DATA__ROOT=folder))
+    with pytest.raises(InputError, match="val: not one of its images can be read"):
+        Trainer(cfg, Processes(), CPU).evaluate()
+
+
+def test_a_broken_checkpoint_to_resume_from(a_yaml, small, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.pth").write_bytes(b"nothing")
+    said = main(["--config-file", a_yaml, "--resume", *small()])
+    assert "last.pth: not a checkpoint to resume from" in said
