@@ -1,7 +1,5 @@
 """Every way of running images of different lengths gives what packed rows give."""
 
-import json
-
 import pytest
 import torch
 
@@ -82,24 +80,24 @@ INPUT: {SIZE: 32}
 """
 
 
-def test_the_tool_measures_a_classifier(fork_tool, tmp_path):
-    (tmp_path / "svit.yaml").write_text(YAML)
-    start = ["--parts", "classifier", "--config-file", tmp_path / "svit.yaml"]
-    start += ["--output", tmp_path / "out"]
+def test_the_tool_measures_a_classifier(benchmark, tmp_path):
+    config = tmp_path / "svit.yaml"
+    config.write_text(YAML)
+    start = ["--parts", "classifier", "--config-file", str(config)]
     small = ["--batch-sizes", "1", "3", "--batches", "2", "--repeats", "2"]
-    done = fork_tool("benchmark.py", *start, *small, "--plot")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    ran = benchmark(*start, *small, "--plot")
+    found = ran.results
     assert found["policy"] == "SViT" and len(found["throughput"]) == 2
     row = found["throughput"][1]
     assert row["batch_size"] == 3 and row["token_grid"] == [8, 8]
     assert set(row["images_per_second"]) == {"dense", *WAYS}
     assert all(len(each) == 4 for each in row["raw_seconds_per_batch"].values())
-    assert (tmp_path / "out" / "classifier_throughput_64_tokens.png").stat().st_size > 5000
+    assert all(way in ran.printed for way in WAYS)
+    assert (ran.folder / "classifier_throughput_64_tokens.png").stat().st_size > 5000
     for wrong, said in (
         (["--batch-sizes", "0"], "--batch-sizes 0: give numbers from 1 up"),
         (["--plot", "--batch-sizes", "2"], "--plot draws over batch sizes"),
         (["--weights", "no.pth"], "no.pth"),
+        (["--image-folder", str(tmp_path / "nowhere")], "nowhere"),
     ):
-        refused = fork_tool("benchmark.py", *start, *wrong)
-        assert refused.returncode == 1 and said in refused.stderr.splitlines()[-1]
+        assert said in benchmark(*start, *wrong).problem
