@@ -20,6 +20,9 @@ by MODEL.WEIGHTS brings the dense model alone, and all decisions are fresh. --ag
 arms of an older checkout, in a process of its own, take turns with these. --throughput and
 --processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
 thread each at the same time.
+
+--parts classifier is a command of its own, with options of its own: images per second over batch
+sizes, in every way of running images of different lengths (--parts classifier --help).
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from svit_det.benchmark.report import (
     table,
 )
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
+from svit_det.cli import benchmark_classifier
 from svit_det.cli.benchmark_charts import draw_charts
 from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
@@ -72,6 +76,8 @@ def main(argv: Sequence[str], *, program: Path) -> str | None:
 
     Returns what is wrong.
     """
+    if benchmark_classifier.is_asked_for(argv):
+        return benchmark_classifier.main(argv)
     args = parse_arguments(argv, __doc__ or "")
     try:
         with torch.no_grad():

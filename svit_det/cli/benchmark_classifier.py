@@ -1,0 +1,182 @@
+"""Images per second of a classifier over batch sizes: figure 1 of SViT's supplementary.
+
+    python tools/benchmark.py --parts classifier --config-file configs/imagenet/svit_s.yaml --plot
+
+The dense model and the pruned one, which runs images of different lengths in every way of --ways,
+take turns on the same random batches. The speed of a batch is that of all its calls; the table has
+mean and standard deviation over the batches. By default 5 batches x 5 calls on a CPU, sizes 1 to
+32, and 30 x 50 on a GPU, sizes 1 to 512. Without --weights the weights are random, with decisions
+that divide tokens about as trained ones do, and without --image-folder the images are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from svit_det.benchmark.arms import settle, with_policy
+from svit_det.benchmark.report import describe_machine
+from svit_det.benchmark.tables import throughput_table
+from svit_det.benchmark.throughput import speed_of_batches
+from svit_det.benchmark.timing import time_interleaved
+from svit_det.benchmark.unequal import WAYS, Run, run_in
+from svit_det.classification.build import build_classifier
+from svit_det.classification.config import load_config
+from svit_det.classification.weights import load_weights
+from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_inputs import cover
+from svit_det.cli.benchmark_options import DTYPES
+from svit_det.errors import InputError
+from svit_det.images import find_images, read_image, spread_out
+from svit_det.policies.dense import Dense
+from svit_det.results import write_json
+
+PART = "classifier"
+ON_CPU: dict[str, Any] = {"batch_sizes": [1, 2, 4, 8, 16, 32], "batches": 5, "repeats": 5}
+ON_GPU: dict[str, Any] = {
+    "batch_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
+    "batches": 30,
+    "repeats": 50,
+}
+
+
+def is_asked_for(argv: Sequence[str]) -> bool:
+    """The command line names this part, which has options of its own."""
+    return "--parts" in argv and PART in argv[argv.index("--parts") + 1 :][:1]
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--parts", choices=[PART], required=True, help="this part alone")
+    add("--config-file", default="configs/imagenet/svit_s.yaml", help="which classifier")
+    add("--weights", help="trained weights; default: random")
+    add("--image-folder", help="pictures to run on, instead of noise")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of unequal lengths")
+    add("--batch-sizes", type=int, nargs="+", help="default: 1 to 32, on a GPU to 512")
+    add("--batches", type=int, help="random batches of each size; default: 5, on a GPU 30")
+    add("--repeats", type=int, help="calls on each batch; default: 5, on a GPU 50")
+    add("--warmup", type=int, default=1, help="turns thrown away")
+    add("--threads", type=int, help="of the CPU; default: torch's choice")
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--plot", action="store_true", help="also a chart over batch sizes, with error bars")
+    add("--output", default="output/benchmark_classifier", help="folder for results.json and chart")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Measure the classifier. Returns what is wrong."""
+    args = parse_arguments(argv)
+    try:
+        with torch.inference_mode():
+            run(args, argv)
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """The whole measurement; the file is written after each batch size."""
+    cfg = load_config(args.config_file, [*args.opts, *_device(args)])
+    device = torch.device(cfg.MODEL.DEVICE)
+    for name, value in (ON_CPU if device.type == "cpu" else ON_GPU).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    check(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    runs = arms_of(cfg, args)
+    side = cfg.INPUT.SIZE // cfg.MODEL.VIT.PATCH_SIZE
+    results: dict[str, Any] = {
+        "command": shlex.join(["python", "tools/benchmark.py", *argv]),
+        "machine": describe_machine(device),
+        "device": str(device),
+        "dtype": args.dtype,
+        "policy": cfg.MODEL.TOKEN_POLICY.NAME,
+        "rows": [],
+        "throughput": [],
+    }
+    path = Path(args.output) / "results.json"
+    for size in args.batch_sizes:
+        batches = [each.to(device, DTYPES[args.dtype]) for each in batches_of(cfg, args, size)]
+        with tqdm(total=args.warmup + args.batches * args.repeats, desc=f"batch {size}") as bar:
+            timings = time_interleaved(
+                runs,
+                batches,
+                repeats=args.repeats,
+                warmup=args.warmup,
+                device=device,
+                progress=bar.update,
+            )
+        row = {"part": PART, "batch_size": size, "token_grid": [side, side]}
+        row["images_per_second"] = speed_of_batches(timings, size, args.batches)
+        results["throughput"].append({**row, "raw_seconds_per_batch": timings.seconds})
+        write_json(path, results)
+    text = throughput_table(results["throughput"])
+    print(f"\nImages per second, mean and standard deviation over the batches:\n{text}")
+    if args.plot:
+        for chart in draw_charts(results, path.parent):
+            print(f"Chart: {chart}")
+    print(f"\nAll figures: {path}")
+
+
+def _device(args: argparse.Namespace) -> list[str]:
+    return ["MODEL.DEVICE", args.device] if args.device else []
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured before anything is built."""
+    for name in ("batch_sizes", "batches", "repeats", "threads"):
+        given = getattr(args, name)
+        values = given if isinstance(given, list) else [given]
+        if any(value is not None and value < 1 for value in values):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} {' '.join(map(str, values))}: give numbers from 1 up.")
+    if args.warmup < 0:
+        raise InputError(f"--warmup {args.warmup}: give 0 or more.")
+    if args.plot and len(set(args.batch_sizes)) < 2:
+        raise InputError("--plot draws over batch sizes: give several --batch-sizes.")
+
+
+def arms_of(cfg: Any, args: argparse.Namespace) -> dict[str, Run]:
+    """The dense model, and the pruned one in every wanted way, with the same weights."""
+    torch.manual_seed(0)
+    with torch.inference_mode(False):
+        model = build_classifier(cfg).to(cfg.MODEL.DEVICE).eval()
+        if args.weights:
+            load_weights(model, args.weights, for_training=False)
+        else:
+            settle(model.trunk)
+    model.to(DTYPES[args.dtype])
+    dense = with_policy(model, Dense())
+    return {"dense": dense, **{way: run_in(way, model) for way in args.ways}}
+
+
+def batches_of(cfg: Any, args: argparse.Namespace, size: int) -> list[Tensor]:
+    """Batches (size, 3, pixels, pixels) of noise, or of pictures, evenly from the folder."""
+    pixels = cfg.INPUT.SIZE
+    if args.image_folder is None:
+        generator = torch.Generator().manual_seed(1)
+        shape = (size, 3, pixels, pixels)
+        return [torch.randn(shape, generator=generator) for _ in range(args.batches)]
+    wanted = size * args.batches
+    paths = islice(cycle(spread_out(find_images([args.image_folder]), wanted)), wanted)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (cfg.INPUT.MEAN, cfg.INPUT.STD))
+    images = []
+    for path in paths:
+        image = cover(read_image(path, "RGB"), (pixels, pixels)).transpose(2, 0, 1)
+        images.append((torch.from_numpy(image.copy()).float() / 255 - mean) / std)
+    return list(torch.stack(images).split(size))

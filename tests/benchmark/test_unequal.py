@@ -1,0 +1,103 @@
+"""Every way of running images of different lengths gives what packed rows give."""
+
+import pytest
+import torch
+
+from svit_det.benchmark.arms import settle
+from svit_det.benchmark.throughput import speed_of_batches
+from svit_det.benchmark.timing import Timings
+from svit_det.benchmark.unequal import WAYS, run_in
+from svit_det.classification.model import TokenClassifier
+from svit_det.errors import InputError
+from svit_det.policies import TrunkShape, build_policy
+from svit_det.vit import build_trunk
+
+SIZES = {"embed_dim": 32, "depth": 12, "num_heads": 2}
+
+
+def classifier(name):
+    torch.manual_seed(3)
+    policy = build_policy(name, shape=TrunkShape(**SIZES))
+    trunk = build_trunk(policy=policy, class_token=True, patch_size=4, **SIZES)
+    settle(trunk)
+    return TokenClassifier(trunk=trunk, num_classes=5).eval()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@torch.no_grad()
+def test_the_same_logits_and_tokens(way):
+    model, images = classifier("SViT"), torch.randn(3, 3, 32, 32)
+    outputs, record = model(images)
+    counts = torch.stack([block.selection.keep.sum(dim=1) for block in record.blocks])
+    assert (counts != counts[:, :1]).any(), "all images keep equally many tokens"
+    found = run_in(way, model)(images)
+    if way == "one_by_one":
+        logits = torch.cat([each["logits"] for each, _ in found])
+        kept = torch.stack(
+            [
+                torch.cat([one.blocks[layer].selection.keep for _, one in found])
+                for layer in range(12)
+            ]
+        )
+    else:
+        logits = found[0]["logits"]
+        kept = torch.stack([block.selection.keep for block in found[1].blocks])
+    torch.testing.assert_close(logits, outputs["logits"], rtol=0, atol=1e-5)
+    assert torch.equal(kept, torch.stack([block.selection.keep for block in record.blocks]))
+
+
+@torch.no_grad()
+def test_nested_images_without_any_row_stay_as_they_are():
+    from svit_det.benchmark.unequal import run_nested
+
+    block = classifier("SViT").trunk.block(0)
+    rows = torch.randn(7, 32)
+    some = run_nested(block, rows, [3, 0, 4])
+    assert torch.equal(some, run_nested(block, rows, [3, 4]))
+    assert run_nested(block, rows[:0], [0, 0]).shape == (0, 32)
+
+
+def test_nested_is_refused_where_a_policy_looks_inside_the_block():
+    with pytest.raises(InputError, match=r"EViT .* 'nested'"):
+        run_in("nested", classifier("EViT"))
+
+
+def test_speeds_are_of_whole_batches():
+    # Two batches of 4 images, three calls each: 1 s each, and 1, 2 and 3 s.
+    timings = Timings({"a": [1.0, 1.0, 1.0, 2.0, 1.0, 3.0]})
+    found = speed_of_batches(timings, 4, 2)["a"]
+    assert found["mean"] == pytest.approx(3.0)  # (4 + 2) / 2
+    assert found["std"] == pytest.approx(2**0.5)
+
+
+YAML = """
+MODEL:
+  NUM_CLASSES: 5
+  VIT: {EMBED_DIM: 32, DEPTH: 12, NUM_HEADS: 2, PATCH_SIZE: 4, PRETRAIN_GRID: [4, 4]}
+  TOKEN_POLICY: {NAME: SViT}
+  DEVICE: cpu
+INPUT: {SIZE: 32}
+"""
+
+
+def test_the_tool_measures_a_classifier(benchmark, tmp_path):
+    config = tmp_path / "svit.yaml"
+    config.write_text(YAML)
+    start = ["--parts", "classifier", "--config-file", str(config)]
+    small = ["--batch-sizes", "1", "3", "--batches", "2", "--repeats", "2"]
+    ran = benchmark(*start, *small, "--plot")
+    found = ran.results
+    assert found["policy"] == "SViT" and len(found["throughput"]) == 2
+    row = found["throughput"][1]
+    assert row["batch_size"] == 3 and row["token_grid"] == [8, 8]
+    assert set(row["images_per_second"]) == {"dense", *WAYS}
+    assert all(len(each) == 4 for each in row["raw_seconds_per_batch"].values())
+    assert all(way in ran.printed for way in WAYS)
+    assert (ran.folder / "classifier_throughput_64_tokens.png").stat().st_size > 5000
+    for wrong, said in (
+        (["--batch-sizes", "0"], "--batch-sizes 0: give numbers from 1 up"),
+        (["--plot", "--batch-sizes", "2"], "--plot draws over batch sizes"),
+        (["--weights", "no.pth"], "no.pth"),
+        (["--image-folder", str(tmp_path / "nowhere")], "nowhere"),
+    ):
+        assert said in benchmark(*start, *wrong).problem
