@@ -29,6 +29,7 @@ from svit_det.detection.datasets import prepare_datasets, register_datasets
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
+from svit_det.shipped import find_config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,6 +63,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
+    args.config_file = find_config(args.config_file)  # detectron2 shows it, too
     cfg = load_config(args.config_file, args.opts)
     if not args.eval_only:
         cfg.TEST.WEIGHTS = ""  # what this run leaves is trained otherwise
