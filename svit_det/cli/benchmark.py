@@ -1,6 +1,6 @@
 """Dense against pruned, fairly timed: blocks, backbone, whole detector and training step.
 
-    python tools/benchmark.py --config-file configs/plain_svit_s.yaml --threads 2
+    svit-det benchmark --config-file plain_svit_s --threads 2
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
 take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
@@ -21,8 +21,7 @@ arms of an older checkout, in a process of its own, take turns with these. --thr
 --processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
 thread each at the same time.
 
---parts classifier is a command of its own, with options of its own: images per second over batch
-sizes, in every way of running images of different lengths (--parts classifier --help).
+The classifier has a command of its own, tools/benchmark_classifier.py.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -49,7 +49,6 @@ from svit_det.benchmark.report import (
     table,
 )
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
-from svit_det.cli import benchmark_classifier
 from svit_det.cli.benchmark_charts import draw_charts
 from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
@@ -60,36 +59,30 @@ from svit_det.cli.benchmark_measures import (
     measure_throughput,
 )
 from svit_det.cli.benchmark_models import read_configs
-from svit_det.cli.benchmark_options import (
-    check,
-    measures_rate,
-    parse_arguments,
-    warn_of_few_cores,
-)
+from svit_det.cli.benchmark_options import build_parser as options_parser
+from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cores
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
+from svit_det.cli.execution import problem_of
 from svit_det.errors import InputError
 from svit_det.results import write_json
+from svit_det.shipped import find_config
 
 
-def main(argv: Sequence[str], *, program: Path) -> str | None:
-    """Measure everything that was asked for; `program` is what was started with `argv`.
-
-    Returns what is wrong.
-    """
-    if benchmark_classifier.is_asked_for(argv):
-        return benchmark_classifier.main(argv)
-    args = parse_arguments(argv, __doc__ or "")
-    try:
-        with torch.no_grad():
-            run(args, argv, program)
-    except InputError as problem:
-        return str(problem)
-    return None
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return options_parser(__doc__ or "")
 
 
-def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
+def main(argv: Sequence[str]) -> str | None:
+    """Measure everything that was asked for; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
+
+
+@torch.no_grad()
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark, or what it asks another process of its own for."""
     check(args)
+    args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:
         config_in(Path(args.against).resolve(), args.config_file)
@@ -100,10 +93,11 @@ def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
     sizes = image_sizes(args, found.step, found.patch_size)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bench = Bench(args=args, found=found, argv=argv, program=program, scratch=scratch)
+        words = [word for word in args.argv if word != "--json"]
+        bench = Bench(args=args, found=found, argv=words, scratch=scratch)
         if args.memory_of:
             print(json.dumps(memory_of(bench, *args.memory_of)))
-            return
+            return {}
         if args.dtype != "float32":
             try_dtype(found, configs[0], args)
         path = Path(args.output) / "results.json"
@@ -124,6 +118,7 @@ def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
             for chart in draw_charts(results, path.parent):
                 print(f"Chart: {chart}")
         print(f"\nAll figures: {path}")
+        return results
 
 
 def memory_of(bench: Bench, name: str, arm: str, batch: str, size: str) -> int | None:

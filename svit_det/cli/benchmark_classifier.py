@@ -1,6 +1,6 @@
 """Images per second of a classifier over batch sizes: figure 1 of SViT's supplementary.
 
-    python tools/benchmark.py --parts classifier --config-file configs/imagenet/svit_s.yaml --plot
+    python tools/benchmark_classifier.py --config-file configs/imagenet/svit_s.yaml --plot
 
 The dense model and the pruned one, which runs images of different lengths in every way of --ways,
 take turns on the same random batches. The speed of a batch is that of all its calls; the table has
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -34,10 +35,19 @@ from svit_det.classification.weights import load_weights
 from svit_det.cli.benchmark_charts import draw_charts
 from svit_det.cli.benchmark_inputs import cover
 from svit_det.cli.benchmark_options import DTYPES
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import (
+    add_config_file,
+    add_device,
+    add_output,
+    add_overrides,
+    add_weights,
+)
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
 from svit_det.results import write_json
+from svit_det.shipped import find_config
 
 PART = "classifier"
 ON_CPU: dict[str, Any] = {"batch_sizes": [1, 2, 4, 8, 16, 32], "batches": 5, "repeats": 5}
@@ -48,20 +58,14 @@ ON_GPU: dict[str, Any] = {
 }
 
 
-def is_asked_for(argv: Sequence[str]) -> bool:
-    """The command line names this part, which has options of its own."""
-    return "--parts" in argv and PART in argv[argv.index("--parts") + 1 :][:1]
-
-
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--parts", choices=[PART], required=True, help="this part alone")
-    add("--config-file", default="configs/imagenet/svit_s.yaml", help="which classifier")
-    add("--weights", help="trained weights; default: random")
+    add_config_file(parser, "which classifier", default="configs/imagenet/svit_s.yaml")
+    add_weights(parser, "trained weights; default: random")
     add("--image-folder", help="pictures to run on, instead of noise")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of unequal lengths")
     add("--batch-sizes", type=int, nargs="+", help="default: 1 to 32, on a GPU to 512")
@@ -70,27 +74,22 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--warmup", type=int, default=1, help="turns thrown away")
     add("--threads", type=int, help="of the CPU; default: torch's choice")
     add("--dtype", choices=DTYPES, default="float32")
-    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add_device(parser)
     add("--plot", action="store_true", help="also a chart over batch sizes, with error bars")
-    add("--output", default="output/benchmark_classifier", help="folder for results.json and chart")
-    add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(argv)
+    add_output(parser, "folder for results.json and chart", default="output/benchmark_classifier")
+    add_overrides(parser)
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Measure the classifier. Returns what is wrong."""
-    args = parse_arguments(argv)
-    try:
-        with torch.inference_mode():
-            run(args, argv)
-    except InputError as problem:
-        return str(problem)
-    return None
+    """Measure the classifier; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+@torch.inference_mode()
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole measurement; the file is written after each batch size."""
-    cfg = load_config(args.config_file, [*args.opts, *_device(args)])
+    cfg = load_config(find_config(args.config_file), [*args.opts, *_device(args)])
     device = torch.device(cfg.MODEL.DEVICE)
     for name, value in (ON_CPU if device.type == "cpu" else ON_GPU).items():
         if getattr(args, name) is None:
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     runs = arms_of(cfg, args)
     side = cfg.INPUT.SIZE // cfg.MODEL.VIT.PATCH_SIZE
     results: dict[str, Any] = {
-        "command": shlex.join(["python", "tools/benchmark.py", *argv]),
+        "command": shlex.join(["python", "tools/benchmark_classifier.py", *args.argv]),
         "machine": describe_machine(device),
         "device": str(device),
         "dtype": args.dtype,
@@ -131,6 +130,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
         for chart in draw_charts(results, path.parent):
             print(f"Chart: {chart}")
     print(f"\nAll figures: {path}")
+    return results
 
 
 def _device(args: argparse.Namespace) -> list[str]:

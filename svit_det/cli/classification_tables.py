@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from svit_det.benchmark.report import describe_machine
 from svit_det.classification.evaluation import evaluate
@@ -21,11 +23,13 @@ from svit_det.classification.load import read_trained
 from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes
 from svit_det.classification.tables import Row, row_of, table_1, table_2
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import add_device, add_output
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -34,29 +38,24 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("checkpoints", nargs="+", metavar="[NAME=]FILE", help="the dense model first")
     add("--data", help="folder in ImageNet's layout; default: the one each was trained on")
     add("--batch-size", type=int, help="images at a time; default: as trained (TEST.BATCH_SIZE)")
-    add("--device", help="cpu or cuda; default: cuda where there is one")
-    add("--output", default="output/classification_tables.json", help="default: %(default)s")
-    return parser.parse_args(argv)
+    add_device(parser)
+    add_output(parser, "file of all figures", default="output/classification_tables.json")
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
     """Evaluate and report; returns what is wrong."""
-    args = parse_arguments(argv)
-    try:
-        run(args, argv)
-    except InputError as problem:
-        return str(problem)
-    return None
+    return problem_of(sys.modules[__name__], argv)
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """All checkpoints, then both tables and the JSON."""
     options = {"DATA.ROOT": args.data, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
     given = [str(word) for pair in options.items() if pair[1] for word in pair]
     rows = [_row(each, given) for each in args.checkpoints]
     written = {
-        "command": shlex.join(["python", "tools/classification_tables.py", *argv]),
+        "command": shlex.join(["python", "tools/classification_tables.py", *args.argv]),
         "machine": describe_machine(args.device or "cpu"),
         "rows": [row.as_dict() for row in rows],
     }
@@ -64,6 +63,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     for number, table in ((1, table_1(rows)), (2, table_2(rows))):
         print(f"\nLayout of table {number}\n\n{table}")
     print(f"\nAll figures: {args.output}")
+    return written
 
 
 def _row(given: str, options: Sequence[str]) -> Row:

@@ -27,38 +27,43 @@ from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes, joined
 from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import load_weights
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import add_config_file, add_overrides
 from svit_det.errors import InputError
 from svit_det.results import write_json
+from svit_det.shipped import find_config
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="a yaml of configs/imagenet, or yours")
+    add_config_file(parser, "network, policy and recipe", required=True)
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pth")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parser.parse_args(argv)
+    add_overrides(parser)
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
     """Train or evaluate; returns what is wrong."""
-    args = parse_arguments(argv)
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        cfg.freeze()
-        with joined(cfg.MODEL.DEVICE) as (where, device):
-            _prepare_folder(cfg, where)
-            run = _evaluate if args.eval_only else _train
-            found = run(cfg, args, where, device)
-            if where.is_first:
-                write_json(Path(cfg.OUTPUT_DIR) / "results.json", found.as_dict())
-                print(summary(found, Path(cfg.OUTPUT_DIR)))
-    except InputError as problem:
-        return str(problem)
-    return None
+    return problem_of(sys.modules[__name__], argv)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Train or evaluate; the first process returns what the evaluation found."""
+    cfg = load_config(find_config(args.config_file), args.opts)
+    cfg.freeze()
+    with joined(cfg.MODEL.DEVICE) as (where, device):
+        _prepare_folder(cfg, where)
+        found = (_evaluate if args.eval_only else _train)(cfg, args, where, device)
+        if not where.is_first:
+            return None
+        result = found.as_dict()
+        write_json(Path(cfg.OUTPUT_DIR) / "results.json", result)
+        print(summary(found, Path(cfg.OUTPUT_DIR)))
+        return result
 
 
 def _train(

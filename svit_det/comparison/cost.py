@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +79,9 @@ class Reading:
 
 
 def read_at_cost(
-    gmacs: float, arm: Arm, seed: int, recipe: Recipe, arms: Sequence[Arm], program: Path
+    gmacs: float, arm: Arm, seed: int, recipe: Recipe, arms: Sequence[Arm], program: Sequence[str]
 ) -> Reading:
-    """One training's reading at this cost, evaluated by `program`, train_net.py, where needed.
+    """One training's reading at this cost, evaluated by `program`, which trains, where needed.
 
     The budget is found on training images, as a share of the dense trunk's cost, because the sets
     may differ in size. The evaluation stays in a folder of the training's own: it is done once.
@@ -118,7 +117,7 @@ def _folder_at(trained: Path, ratio: float) -> Path:
 
 
 def _evaluate_at(
-    ratio: float, arm: Arm, seed: int, recipe: Recipe, arms: Sequence[Arm], program: Path
+    ratio: float, arm: Arm, seed: int, recipe: Recipe, arms: Sequence[Arm], program: Sequence[str]
 ) -> None:
     """Evaluate one training at another budget, in a folder of its own."""
     trained = run_folder(recipe, arm, seed)
@@ -126,7 +125,7 @@ def _evaluate_at(
     folder.mkdir(exist_ok=True)
     settings = [*options_of(recipe, arm, seed, arms), KEEP_RATIO, str(ratio)]
     settings += ["MODEL.WEIGHTS", str(trained / "model_final.pth"), "OUTPUT_DIR", str(folder)]
-    command = [sys.executable, str(program), "--eval-only", "--config-file", str(arm.config_file)]
+    command = [*program, "--eval-only", "--config-file", str(arm.config_file)]
     log = folder / "output.txt"
     with log.open("w") as written:
         done = subprocess.run([*command, *settings], stdout=written, stderr=subprocess.STDOUT)

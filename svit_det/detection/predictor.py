@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import build_augmentations
+from svit_det.detection.trained import class_names_of
 from svit_det.errors import InputError
 from svit_det.images import read_image
 from svit_det.tokens import TokenGrid
@@ -49,9 +49,8 @@ class TokenPredictor:
 
     @property
     def class_names(self) -> list[str] | None:
-        """Of the test set, where there is one that is registered and names them."""
-        sets = self.cfg.DATASETS.TEST
-        return MetadataCatalog.get(sets[0]).get("thing_classes") if sets else None
+        """Of the config's sets, where one lies here or is registered; see `class_names_of`."""
+        return class_names_of(self.cfg)
 
     def model_input(self, image: np.ndarray) -> dict:
         """(height, width, 3) uint8 RGB -> detectron2's input for one image."""

@@ -1,5 +1,7 @@
 """Every way of running images of different lengths gives what packed rows give."""
 
+import json
+
 import pytest
 import torch
 
@@ -80,24 +82,27 @@ INPUT: {SIZE: 32}
 """
 
 
-def test_the_tool_measures_a_classifier(benchmark, tmp_path):
-    config = tmp_path / "svit.yaml"
+def test_the_tool_measures_a_classifier(tmp_path, capsys):
+    from svit_det.cli.benchmark_classifier import main
+
+    config, output = tmp_path / "svit.yaml", tmp_path / "out"
     config.write_text(YAML)
-    start = ["--parts", "classifier", "--config-file", str(config)]
+    start = ["--config-file", str(config), "--output", str(output), "--threads", "1"]
     small = ["--batch-sizes", "1", "3", "--batches", "2", "--repeats", "2"]
-    ran = benchmark(*start, *small, "--plot")
-    found = ran.results
+    assert main([*start, *small, "--plot"]) is None
+    found = json.loads((output / "results.json").read_text())
     assert found["policy"] == "SViT" and len(found["throughput"]) == 2
     row = found["throughput"][1]
     assert row["batch_size"] == 3 and row["token_grid"] == [8, 8]
     assert set(row["images_per_second"]) == {"dense", *WAYS}
     assert all(len(each) == 4 for each in row["raw_seconds_per_batch"].values())
-    assert all(way in ran.printed for way in WAYS)
-    assert (ran.folder / "classifier_throughput_64_tokens.png").stat().st_size > 5000
+    printed = capsys.readouterr().out
+    assert all(way in printed for way in WAYS)
+    assert (output / "classifier_throughput_64_tokens.png").stat().st_size > 5000
     for wrong, said in (
         (["--batch-sizes", "0"], "--batch-sizes 0: give numbers from 1 up"),
         (["--plot", "--batch-sizes", "2"], "--plot draws over batch sizes"),
         (["--weights", "no.pth"], "no.pth"),
         (["--image-folder", str(tmp_path / "nowhere")], "nowhere"),
     ):
-        assert said in benchmark(*start, *wrong).problem
+        assert said in main([*start, *wrong])
