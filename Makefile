@@ -47,13 +47,13 @@ test-long: setup data
 	$(PYTEST) -m long
 
 data: setup
-	@$(PY) tools/prepare_nuclei.py
+	@$(PY) tools/setup/prepare_nuclei.py
 
 setup: $(READY)
 
 # The stamp makes a second run cost nothing and need no network.
-$(READY): $(REQUIREMENTS) setup.py tools/setup_environment.sh tools/install_detectron2.py
-	@tools/setup_environment.sh "$(PYTHON)" "$(VENV)" "$(REQUIREMENTS)"
+$(READY): $(REQUIREMENTS) setup.py tools/setup/setup_environment.sh tools/setup/install_detectron2.py
+	@tools/setup/setup_environment.sh "$(PYTHON)" "$(VENV)" "$(REQUIREMENTS)"
 	@touch $@
 
 style: setup

@@ -1,8 +1,8 @@
 """Package metadata. Pinned versions that were tested together are in requirements.txt.
 
 Two things are left out of the requirements on purpose. detectron2 is not on the package index under
-its own name: tools/install_detectron2.py brings it, or keeps the one that is there. OpenCV exists
-as opencv-python and as opencv-python-headless, which own the same files: either will do.
+its own name: tools/setup/install_detectron2.py brings it, or keeps the one that is there. OpenCV
+exists as opencv-python and as opencv-python-headless, which own the same files: either will do.
 """
 
 import re
@@ -46,7 +46,7 @@ setup(
         "safetensors>=0.3",
     ],
     extras_require={
-        "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/prepare_nuclei.py
+        "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/setup/prepare_nuclei.py
         "export": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"],
         "test": [
             "pytest>=8.0",

@@ -15,9 +15,13 @@ def write_json(path: str | Path, content: Any) -> None:
 
     Raises InputError where the file cannot be written.
     """
-    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
     with write_whole(path) as partial:
-        partial.write_text(text)
+        partial.write_text(json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """The text of that file, which ends with a line break."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

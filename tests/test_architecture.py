@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "settings": {"errors"},
     "files": {"errors"},
     "startup": set(),
+    "shipped": set(),
+    "__main__": {"cli"},
     "results": {"files"},
     "images": set(),
     "tokens": set(),
@@ -32,7 +34,8 @@ MAY_IMPORT = {
     "export": {"tokens", "vit"},
     "detection": {
         *CORE,
-        *("files", "results", "images", "training", "weights", "visualization", "export"),
+        *("files", "shipped", "results", "images"),
+        *("training", "weights", "visualization", "export"),
     },
 }
 MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}
@@ -48,6 +51,8 @@ PACKAGES = {
     "settings": set(),
     "files": set(),
     "startup": set(),  # it runs before torch is imported
+    "shipped": set(),
+    "__main__": set(),
     "results": set(),
     "images": {"numpy", "PIL"},
     "tokens": {"torch", "numpy"},
@@ -211,7 +216,12 @@ def imports_of(statement):
 
 @pytest.mark.parametrize(
     "names",
-    ["svit_det", "svit_det.errors, svit_det.settings, svit_det.files, svit_det.startup"],
+    [
+        "svit_det",
+        "svit_det.errors, svit_det.settings, svit_det.files, svit_det.startup, svit_det.shipped",
+        "svit_det.cli.program, svit_det.cli.execution, svit_det.cli.options, svit_det.cli.output",
+        "svit_det.cli.doctor",
+    ],
 )
 def test_what_imports_nothing_heavy(names):
     assert imports_of(f"import {names}") == []

@@ -1,18 +1,9 @@
 #!/usr/bin/env python3
 """Every policy fine-tuned alike from one dense detector, several seeds each, in one table."""
 
-from __future__ import annotations
-
-from svit_det.startup import prepare_process
-
-prepare_process()
-
 import sys
-from pathlib import Path
 
-from svit_det.cli.compare_policies import main
+from svit_det.cli.program import run_tool
 
 if __name__ == "__main__":
-    problem = main(sys.argv[1:], program=Path(__file__).resolve().parent / "train_net.py")
-    if problem:
-        sys.exit(f"compare_policies.py: {problem}")
+    sys.exit(run_tool("compare"))

@@ -1,17 +1,9 @@
 #!/usr/bin/env python3
 """Write the table of docs/policies.md, what each policy does; with --check, say if it is fresh."""
 
-from __future__ import annotations
-
-from svit_det.startup import prepare_process
-
-prepare_process()
-
 import sys
 
-from svit_det.cli.policy_table import main
+from svit_det.cli.program import run_tool
 
 if __name__ == "__main__":
-    problem = main(sys.argv[1:])
-    if problem:
-        sys.exit(f"policy_table.py: {problem}")
+    sys.exit(run_tool("policy-table"))

@@ -1,1 +1,1 @@
-"""Command lines: what the scripts in tools/ run."""
+"""Command lines: what `svit-det` and the scripts in tools/ run. Importing this imports nothing."""

@@ -1,6 +1,6 @@
 """Dense against pruned, fairly timed: blocks, backbone, whole detector and training step.
 
-    python tools/benchmark.py --config-file configs/plain_svit_s.yaml --threads 2
+    svit-det benchmark --config-file plain_svit_s --threads 2
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
 take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -56,32 +57,26 @@ from svit_det.cli.benchmark_measures import (
     measure_throughput,
 )
 from svit_det.cli.benchmark_models import read_configs
-from svit_det.cli.benchmark_options import (
-    check,
-    measures_rate,
-    parse_arguments,
-    warn_of_few_cores,
-)
+from svit_det.cli.benchmark_options import build_parser as options_parser
+from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cores
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
+from svit_det.cli.execution import problem_of
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
 
-def main(argv: Sequence[str], *, program: Path) -> str | None:
-    """Measure everything that was asked for; `program` is what was started with `argv`.
-
-    Returns what is wrong.
-    """
-    args = parse_arguments(argv, __doc__ or "")
-    try:
-        with torch.no_grad():
-            run(args, argv, program)
-    except InputError as problem:
-        return str(problem)
-    return None
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return options_parser(__doc__ or "")
 
 
-def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
+def main(argv: Sequence[str]) -> str | None:
+    """Measure everything that was asked for; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
+
+
+@torch.no_grad()
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark, or what it asks another process of its own for."""
     check(args)
     configs = read_configs(args)
@@ -94,10 +89,11 @@ def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
     sizes = image_sizes(args, found.step, found.patch_size)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bench = Bench(args=args, found=found, argv=argv, program=program, scratch=scratch)
+        words = [word for word in args.argv if word != "--json"]
+        bench = Bench(args=args, found=found, argv=words, scratch=scratch)
         if args.memory_of:
             print(json.dumps(memory_of(bench, *args.memory_of)))
-            return
+            return {}
         if args.dtype != "float32":
             try_dtype(found, configs[0], args)
         path = Path(args.output) / "results.json"
@@ -118,6 +114,7 @@ def run(args: argparse.Namespace, argv: Sequence[str], program: Path) -> None:
             for chart in draw_charts(results, path.parent):
                 print(f"Chart: {chart}")
         print(f"\nAll figures: {path}")
+        return results
 
 
 def memory_of(bench: Bench, name: str, arm: str, batch: str, size: str) -> int | None:

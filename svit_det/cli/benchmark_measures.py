@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from svit_det.benchmark.throughput import images_per_second
 from svit_det.benchmark.timing import Timings, time_interleaved
 from svit_det.benchmark.training import count_training_macs
 from svit_det.benchmark.worker import Worker
+from svit_det.cli.again import command_again
 from svit_det.cli.benchmark_elsewhere import Older, against, measure_load
 from svit_det.cli.benchmark_inputs import Size, make_images
 from svit_det.cli.benchmark_models import DENSE, PRUNED, Pair
@@ -44,8 +44,7 @@ class Bench:
     args: argparse.Namespace
     found: Compared
     argv: Sequence[str]
-    program: Path
-    """What `argv` is for, to be started again for the memory of one pass."""
+    """What it was called with, to be started again for the memory of one pass."""
     scratch: Path
     older: Worker | None = None
 
@@ -199,7 +198,7 @@ def forward_memory(
     """
     if torch.device(bench.device).type != "cpu":
         return peak_memory(run, bench.device)
-    command = [sys.executable, "-W", "ignore", str(bench.program)]
+    command = command_again("benchmark", python=("-W", "ignore"))
     command += ["--memory-of", part.name, arm, str(batch), "{}x{}".format(*size), *bench.argv]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)

@@ -27,6 +27,11 @@ COMPARABLE = ("blocks", "backbone")
 
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
+    """The command line, read."""
+    return build_parser(description).parse_args(argv)
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +64,7 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     add("--output", default="output/benchmark", help="folder for results.json and charts")
     add("--memory-of", nargs=4, help=argparse.SUPPRESS)  # see forward_memory
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(argv)
+    return parser
 
 
 def check(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Every policy fine-tuned alike from one dense detector, several seeds each, in one table.
 
-    python tools/compare_policies.py [--policies PATH.yaml NAME ...] [--seeds 1 2 3] [--steps 200]
+    svit-det compare [--policies PATH.yaml NAME ...] [--seeds 1 2 3] [--steps 200]
 
 Same parent, data, steps and rates for all, the dense model among them. By default the arms of
 configs/compare, which spend about the same. Finished trainings in --output are kept, so that a run
@@ -12,32 +12,36 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from svit_det.benchmark.report import describe_machine
+from svit_det.cli.again import command_again
+from svit_det.cli.options import add_config_file, add_output, add_overrides, add_weights
+from svit_det.cli.output import check_output
 from svit_det.comparison.arms import Recipe, arms_of, options_of
 from svit_det.comparison.measures import against_control, measure, time_arms
 from svit_det.comparison.report import draw, draw_tiles, quality_table, usage_table
 from svit_det.comparison.training import train_all
 from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
 from svit_det.images import find_images, spread_out
 from svit_det.results import write_json
+from svit_det.shipped import config_folder, find_config
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_MEASURED, NUM_PICTURES = 10, 3
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
-    arms = sorted(map(str, (ROOT / "configs" / "compare").glob("*.yaml")))
+    arms = sorted(map(str, (config_folder() / "compare").glob("*.yaml")))
     add(
         "--policies",
         nargs="+",
@@ -47,9 +51,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[1, 2, 3])
     add("--steps", type=int, default=200, help="of each fine-tuning")
     add("--jobs", type=int, default=1, help="trainings at a time; they share the cores")
-    add("--config-file", default="configs/base/nuclei_finetune.yaml", help="task and recipe")
-    add("--weights", default="configs/demo/dense.safetensors", help="the dense parent")
-    add("--output", default="output/compare", help="folder for trainings and results")
+    add_config_file(parser, "task and recipe", default="configs/base/nuclei_finetune.yaml")
+    add_weights(parser, "the dense parent", default="configs/demo/dense.safetensors")
+    add_output(
+        parser,
+        "folder for trainings and results; what is trained there is kept, the rest made anew",
+        default="output/compare",
+    )
     add("--baseline", default="dense", help="arm that times are compared with (default: dense)")
     add(
         "--controls",
@@ -57,8 +65,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=["random", "monotone_random"],
         help="arms NAME_20, NAME_50 ... that the others are compared with at equal cost",
     )
-    add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(argv)
+    add_overrides(parser)
+    return parser
 
 
 def check(args: argparse.Namespace) -> Recipe:
@@ -67,42 +75,27 @@ def check(args: argparse.Namespace) -> Recipe:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     if min(args.steps, args.jobs) < 1:
         raise InputError("--steps and --jobs must be at least 1.")
-    if not Path(args.weights).is_file():
-        raise InputError(f"--weights {args.weights}: no such file.")
     return Recipe(
-        config_file=Path(args.config_file).resolve(),
-        weights=Path(args.weights).resolve(),
+        config_file=Path(find_config(args.config_file)).resolve(),
+        weights=Path(existing_weights(args.weights)).resolve(),
         steps=args.steps,
         overrides=tuple(args.opts),
         output=Path(args.output).resolve(),
     )
 
 
-def main(argv: Sequence[str], *, program: Path) -> str | None:
-    """Train what is missing with `program`, train_net.py, then measure, draw and report.
-
-    Returns what is wrong.
-    """
-    args = parse_arguments(argv)
-    try:
-        run(args, check(args), argv, program)
-    except InputError as problem:
-        return str(problem)
-    return None
-
-
-def run(args: argparse.Namespace, recipe: Recipe, argv: Sequence[str], program: Path) -> None:
-    """The whole comparison."""
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train what is missing, then measure, draw and report."""
+    recipe = check(args)
     arms = arms_of(args.policies, recipe)
-    try:
-        recipe.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {args.output}: cannot be written ({error}).") from error
+    check_output(args.output, (), overwrite=True)
+    recipe.output.mkdir(parents=True, exist_ok=True)
     first = arms[0]
     cfg = load_config(str(first.config_file), options_of(recipe, first, args.seeds[0], arms))
     prepare_datasets(cfg, training=True)
     print(f"{len(arms)} arms x {len(args.seeds)} seeds of {args.steps} steps")
-    train_all(arms, args.seeds, recipe, jobs=args.jobs, program=program)
+    train = command_again("train", packages=args.packages)
+    train_all(arms, args.seeds, recipe, jobs=args.jobs, program=train)
     setup_logger(str(recipe.output / "log.txt"), name="svit_det", configure_stdout=False)
     dataset = cfg.DATASETS.TEST[0]
     tiles = find_images([MetadataCatalog.get(dataset).image_root])
@@ -114,7 +107,7 @@ def run(args: argparse.Namespace, recipe: Recipe, argv: Sequence[str], program: 
     draw(results, recipe.output, controls=args.controls)
     draw_tiles(models, spread_out(tiles, NUM_PICTURES), recipe.output / "pictures")
     written = {
-        "command": shlex.join(["python", "tools/compare_policies.py", *argv]),
+        "command": shlex.join(["python", "tools/compare_policies.py", *args.argv]),
         "machine": describe_machine(cfg.MODEL.DEVICE),
         "dataset": dataset,
         "steps": args.steps,
@@ -127,3 +120,4 @@ def run(args: argparse.Namespace, recipe: Recipe, argv: Sequence[str], program: 
     print(quality_table(results, known), usage_table(results), sep="\n\n")
     print(f"\nPictures: {args.output}/pictures   charts: {args.output}/*.png")
     print(f"All figures: {args.output}/results.json")
+    return written

@@ -7,9 +7,12 @@ python tools/config_keys.py --check   say whether it is fresh; status 1 if it is
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from svit_det.cli.execution import problem_of
 from svit_det.detection.config import Declared, as_plain, declared_nodes
 from svit_det.errors import InputError
 from svit_det.files import write_whole
@@ -25,22 +28,28 @@ not this file. Blocks count from 0; a share is a part of an image's patch tokens
 KINDS = {int: "whole number", float: "number", str: "text", bool: "True or False", object: "list"}
 
 
-def main(argv: Sequence[str]) -> str | None:
-    """Write or check the table; returns what is wrong."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
     parser.add_argument("--file", type=Path, default=TABLE, help="default: %(default)s")
-    args = parser.parse_args(argv)
-    try:
-        text = key_table()
-        if not args.check:
-            with write_whole(args.file) as path:
-                path.write_text(text, encoding="utf-8")
-        elif not args.file.is_file() or args.file.read_bytes() != text.encode():
-            return f"{args.file} is not fresh: run python tools/config_keys.py."
-    except InputError as problem:
-        return str(problem)
-    return None
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write or check the table. Raises InputError where it is not fresh."""
+    text = key_table()
+    if not args.check:
+        with write_whole(args.file) as path:
+            path.write_text(text, encoding="utf-8")
+    elif not args.file.is_file() or args.file.read_bytes() != text.encode():
+        raise InputError(f"{args.file} is not fresh: run python tools/config_keys.py.")
+    return {"file": str(args.file), "fresh": True}
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Write or check the table; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
 
 
 def key_table() -> str:

@@ -14,6 +14,7 @@ import argparse
 import datetime
 import json
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from svit_det.benchmark.device_checks import (
 )
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.timing import Spread
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import add_device, add_output
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.results import write_json
@@ -48,34 +51,35 @@ COMPILED = ("Dense", "SViT", "EViT")
 """Whose compiled time is taken: autotuning takes most of a minute each."""
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add_device(parser)
     add("--toy", action="store_true", help="tiny sizes: whether the checks run at all")
     add("--repeats", type=int, default=10, help="turns of what is timed")
     add("--collect", metavar="DIR", help="put the results below this folder into one file instead")
-    add("--output", default="output/device_checks", help="folder for the JSON file")
-    return parser.parse_args(argv)
+    add_output(parser, "folder for the JSON file", default="output/device_checks")
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Check, or collect. Returns what is wrong."""
-    args = parse_arguments(argv)
-    try:
-        if args.collect is not None:
-            print(f"Collected: {collect(Path(args.collect), Path(args.output))}")
-        else:
-            run(args, argv)
-    except InputError as problem:
-        return str(problem)
-    return None
+    """Check, or collect; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Check, or collect; returns what is in the file."""
+    if args.collect is None:
+        return run_checks(args)
+    path = collect(Path(args.collect), Path(args.output))
+    print(f"Collected: {path}")
+    return {"output": str(path)}
+
+
+def run_checks(args: argparse.Namespace) -> dict[str, Any]:
     """Every check, written down as soon as it is there."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: give 1 or more.")
     found: dict[str, Any] = {
-        "command": shlex.join(["python", "tools/device_checks.py", *argv]),
+        "command": shlex.join(["python", "tools/device_checks.py", *args.argv]),
         "machine": describe_machine(device),
         "device": device,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
@@ -96,6 +100,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     report(found)
     print(f"All figures: {path}")
     check_tolerance(found["laws"])
+    return found
 
 
 def checks_of(device: str, *, toy: bool, repeats: int) -> dict[str, Callable[[], Any]]:

@@ -1,6 +1,6 @@
 """A trained detector as files that run without this package, and without PyTorch if wanted.
 
-    python tools/export.py --weights W --output DIR [--config-file C] [--budget 0.5]
+    svit-det export --weights W --output DIR [--config-file C] [--budget 0.5]
 
 Writes the whole detector, or with --part backbone its maps alone, as torch.export's .pt2, ONNX and
 OpenVINO, each with every block's keep map among its outputs. The config comes from the checkpoint,
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from svit_det.cli.execution import problem_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.config import node_of
@@ -47,7 +49,7 @@ def fixed_count_options(policy: str) -> list[str]:
     ]
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
@@ -63,19 +65,15 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="default: %(default)s")
     add("--overwrite", action="store_true", help="replace files that are there")
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
     """Export; returns what is wrong."""
-    try:
-        run(parse_arguments(argv))
-    except InputError as problem:
-        return str(problem)
-    return None
+    return problem_of(sys.modules[__name__], argv)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything that can be checked, then build, compare and write."""
     formats = tuple(name for name in FORMATS if name in args.formats)
     check_output(args.output, [f"{args.part}{e}" for f in formats for e in FORMATS[f]], args)
@@ -99,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
         exported = export_files(model, wanted, Path(folder))
         publish(Path(folder), args.output, wanted.files())
     report(exported, wanted, args.output)
+    return {"output": str(args.output), "files": list(wanted.files()), "about": exported.metadata}
 
 
 def what_it_says(weights: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The tables of docs/export.md: what exports, how far it is from the model, and the shipped AP.
 
-    python tools/export_table.py [--data datasets/nuclei/val] [--policies NAME ...] [--skip-ap]
+    python tools/export_table.py [--image-folder FOLDER] [--policies NAME ...] [--skip-ap]
 
 Every policy under both networks at toy size, on real pictures, in every format; then the shipped
 detectors, exported and evaluated beside the model itself.
@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -50,33 +51,30 @@ TOY = (
 SHIPPED = ("dense", "svit", "adapter_svit")
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
-    add("--data", default="datasets/nuclei/val", help="pictures; default: %(default)s")
+    add("--image-folder", default="datasets/nuclei/val", help="pictures; default: %(default)s")
     add("--policies", nargs="+", default=POLICY_REGISTRY.names(), help="default: every one")
     add("--skip-ap", action="store_true", help="leave the table of the shipped models as it is")
     add("--file", type=Path, default=PAGE, help="default: %(default)s")
-    return parser.parse_args(argv)
+    return parser
 
 
-def main(argv: Sequence[str]) -> str | None:
-    """Measure, then write the tables into the page; returns what is wrong."""
-    args = parse_arguments(argv)
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure, then write the tables into the page."""
     try:
         page = args.file.read_text(encoding="utf-8")
-        pictures = [picture(path) for path in spread_out(find_images([args.data]), 2)]
-        page = with_table(page, "parity", parity_rows(args.policies, pictures), args.file)
-        if not args.skip_ap:
-            page = with_table(page, "ap", ap_rows(), args.file)
-        with write_whole(args.file) as path:
-            path.write_text(page, encoding="utf-8")
     except OSError as error:
-        return f"--file {args.file}: cannot be read ({error.strerror})."
-    except InputError as problem:
-        return str(problem)
-    return None
+        raise InputError(f"--file {args.file}: cannot be read ({error.strerror}).") from error
+    pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
+    page = with_table(page, "parity", parity_rows(args.policies, pictures), args.file)
+    if not args.skip_ap:
+        page = with_table(page, "ap", ap_rows(), args.file)
+    with write_whole(args.file) as path:
+        path.write_text(page, encoding="utf-8")
+    return {"file": str(args.file)}
 
 
 def with_table(page: str, name: str, rows: Iterator[str], path: Path) -> str:

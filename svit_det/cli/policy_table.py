@@ -7,12 +7,15 @@ python tools/policy_table.py --check   say whether it is fresh; status 1 if it i
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from svit_det.cli.execution import problem_of
 from svit_det.errors import InputError
 from svit_det.files import write_whole
 from svit_det.policies import POLICY_REGISTRY, TokenPolicy, TrunkShape, build_policy
@@ -37,25 +40,32 @@ History = tuple[BlockRecord, ...]
 SHAPE = TrunkShape(embed_dim=24, depth=12, num_heads=3)
 
 
-def main(argv: Sequence[str]) -> str | None:
-    """Write or check the table; returns what is wrong."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
     parser.add_argument("--file", type=Path, default=PAGE, help="default: %(default)s")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write or check the table. Raises InputError where it is not fresh."""
     try:
         before = args.file.read_text(encoding="utf-8")
-        after = with_table(before, args.file)
-        if not args.check:
-            with write_whole(args.file) as path:
-                path.write_text(after, encoding="utf-8")
-        elif after != before:
-            return f"{args.file} is not fresh: run python tools/policy_table.py."
     except OSError as error:
-        return f"--file {args.file}: cannot be read ({error.strerror})."
-    except InputError as problem:
-        return str(problem)
-    return None
+        raise InputError(f"--file {args.file}: cannot be read ({error.strerror}).") from error
+    after = with_table(before, args.file)
+    if not args.check:
+        with write_whole(args.file) as path:
+            path.write_text(after, encoding="utf-8")
+    elif after != before:
+        raise InputError(f"{args.file} is not fresh: run python tools/policy_table.py.")
+    return {"file": str(args.file), "fresh": True}
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Write or check the table; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
 
 
 def with_table(page: str, path: Path) -> str:

@@ -10,6 +10,7 @@ from svit_det.detection import load_config
 from svit_det.detection.config import unused_keys
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY
+from svit_det.shipped import find_config
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def arm_of(entry: str, recipe: Recipe) -> Arm:
     Raises InputError where it means neither.
     """
     if entry.endswith((".yaml", ".yml")):
-        path = Path(entry).resolve()
+        path = Path(find_config(entry)).resolve()
         if not path.is_file():
             raise InputError(f"--policies {entry}: no such file.")
         return Arm(path.stem, path, (), load_config(str(path)).MODEL.TOKEN_POLICY.NAME)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +19,12 @@ from svit_det.results import write_json
 
 
 def train_all(
-    arms: Sequence[Arm], seeds: Sequence[int], recipe: Recipe, *, jobs: int, program: Path
+    arms: Sequence[Arm], seeds: Sequence[int], recipe: Recipe, *, jobs: int, program: Sequence[str]
 ) -> None:
     """Every arm with every seed, seed by seed, `jobs` at a time; what is done is left alone.
 
-    `program` is train_net.py. Raises InputError for a training that fails, and for a folder that
-    holds a training with other settings.
+    `program` is the command line that trains, without its arguments. Raises InputError for a
+    training that fails, and for a folder that holds a training with other settings.
     """
     runs = [(arm, seed) for seed in seeds for arm in arms]
     threads = max(torch.get_num_threads() // jobs, 1)
@@ -45,7 +44,7 @@ def train_all(
 
 
 def _train(
-    arm: Arm, seed: int, folder: Path, settings: Sequence[str], program: Path, threads: int
+    arm: Arm, seed: int, folder: Path, settings: Sequence[str], program: Sequence[str], threads: int
 ) -> None:
     """One fine-tuning with its evaluation, unless it is there already."""
     record = folder / "trained_with.json"
@@ -56,7 +55,7 @@ def _train(
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(program), "--config-file", *settings]
+    command = [*program, "--config-file", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(folder / "output.txt", "w") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -8,13 +8,22 @@ try:
 except ImportError as error:
     raise ImportError(
         "svit_det.detection needs detectron2, which the package index does not have under its own "
-        "name: run `make setup`, or `python tools/install_detectron2.py` in your environment, or "
-        "install it from its official source."
+        "name: run `make setup`, or `python tools/setup/install_detectron2.py` in your "
+        "environment, or install it from its official source."
     ) from error
 
 from svit_det.detection import adapter_backbone, backbone, meta_arch  # noqa: F401  (registration)
 from svit_det.detection.config import add_svit_config
 from svit_det.detection.config_file import load_config
+from svit_det.detection.trained import read_trained
+from svit_det.shipped import get_config_file, get_weights_file
 from svit_det.vit import record_passes
 
-__all__ = ["add_svit_config", "load_config", "record_passes"]
+__all__ = [
+    "add_svit_config",
+    "get_config_file",
+    "get_weights_file",
+    "load_config",
+    "read_trained",
+    "record_passes",
+]

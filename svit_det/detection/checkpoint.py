@@ -12,6 +12,7 @@ from torch import nn
 
 from svit_det.errors import InputError
 from svit_det.files import write_whole
+from svit_det.shipped import find_weights
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
 from svit_det.weights.match import (
     CLASS_TOKEN,
@@ -92,6 +93,7 @@ class TokenCheckpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS {path}: matching_heuristics would load weights into gates they do "
                 "not belong to; convert the file instead."
             )
+        path = path if "://" in path else find_weights(path)
         if path and "://" not in path and not Path(path).is_file():
             raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
         self._path = path

@@ -33,16 +33,19 @@ from svit_det.detection.config import (
 )
 from svit_det.detection.keys import POLICY_NODE
 from svit_det.errors import InputError
+from svit_det.shipped import find_config
 
 
 def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
     """detectron2's defaults, ours, the yaml at `path` with its bases, then KEY VALUE overrides.
 
+    A `path` that is no file is looked for among the configs that ship: "svit_t" works anywhere.
     MODEL.DEVICE starts as "cuda" where there is one, else as "cpu".
     Raises InputError for a file that cannot be read, an unknown key or registered name (naming the
     nearest one), a value of the wrong type or outside its interval, a key that is set although the
     policy does not use it, and yaml that asks for python objects.
     """
+    path = find_config(path)
     cfg = get_cfg()
     add_svit_config(cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -157,6 +157,10 @@ class EvaluationKeys(Settings):
     """Evaluation. The others of this node are detectron2's."""
 
     token_usage: bool = setting(True, "Report which tokens ran where, next to COCO's AP.")
+    weights: str = setting(
+        "",
+        "Trained weights of this config: what is evaluated and run where none are named.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The given files, and the image files of the given folders, sorted; each once.
 
-    Raises InputError for a path that does not exist and a folder without images.
+    Raises InputError for a path that does not exist, a folder without images and a URL.
     """
     found: list[Path] = []
-    for path in map(Path, inputs):
+    for given in inputs:
+        if "://" in str(given):
+            raise InputError(f"{given}: a file is wanted, not a URL; download it first.")
+        path = Path(given)
         if path.is_dir():
             files = sorted(
                 p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()

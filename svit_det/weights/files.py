@@ -54,6 +54,22 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     return checkpoint
 
 
+def read_description(filename: str) -> dict[str, Any]:
+    """What a file of weights says of itself; nothing where it says nothing. Raises InputError.
+
+    Of a .safetensors only the head is read.
+    """
+    if not filename.endswith(".safetensors"):
+        return read_checkpoint(filename).get(DESCRIPTION, {})
+    try:
+        said = _head_of_safetensors(filename).get(DESCRIPTION, {})
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{filename}: not a file of plain weights ({error}).") from error
+    if not isinstance(said, dict):
+        raise InputError(f"{filename}: holds no values by name under '{DESCRIPTION}'.")
+    return said
+
+
 def write_weights(
     weights: Mapping[str, Tensor], to: Path, *, description: Mapping[str, Any] | None = None
 ) -> None:
@@ -88,12 +104,13 @@ def write_checkpoint(content: Mapping[str, Any], to: Path) -> None:
 
 
 def _read_safetensors(filename: str) -> dict[str, Any]:
-    content: dict[str, Any] = {"model": load_file(filename)}
+    return {"model": load_file(filename), **_head_of_safetensors(filename)}
+
+
+def _head_of_safetensors(filename: str) -> dict[str, Any]:
     with safe_open(filename, framework="pt") as file:
         head = file.metadata() or {}
-    if DESCRIPTION in head:
-        content[DESCRIPTION] = json.loads(head[DESCRIPTION])
-    return content
+    return {DESCRIPTION: json.loads(head[DESCRIPTION])} if DESCRIPTION in head else {}
 
 
 def _in_one_form(loaded: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def run_inside(arguments, output):
     logging.disable(logging.WARNING)
     try:
         # Before anything that could be an override: those come last.
-        return main(["--output", str(output), *arguments], program=PROGRAM)
+        return main(["--output", str(output), *arguments])
     finally:
         torch.set_num_threads(threads)
         logging.disable(quiet)

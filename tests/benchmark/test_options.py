@@ -110,6 +110,6 @@ def test_a_dtype_that_the_device_has(tiny):
 
 def test_help_tells_of_every_option(capsys):
     with pytest.raises(SystemExit):
-        program.main(["--help"], program=None)
+        program.main(["--help"])
     said = capsys.readouterr().out
     assert "--against" in said and "--memory-of" not in said and "--parts training is" in said

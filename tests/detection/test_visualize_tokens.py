@@ -8,6 +8,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from svit_det.detection import read_trained
+from svit_det.detection.description import describe_run
+from svit_det.weights.files import write_weights
+
 
 @pytest.fixture
 def weights(tiny_model, tmp_path):
@@ -23,7 +27,7 @@ def arguments(tiny_yaml, weights, tmp_path):
 
     def make(*inputs, config=tiny_yaml, weights=weights, output=tmp_path / "pictures"):
         parts = ["--config-file", config, "--weights", weights, "--output", output]
-        return [*parts, "--min-score", 0.0, "--input", *inputs]
+        return [*parts, "--min-score", 0.0, *inputs]
 
     return make
 
@@ -70,7 +74,7 @@ def test_the_probe_also_draws_what_the_class_token_looks_at(
     probe = {n: v.contiguous() for n, v in tiny_model(*policy).state_dict().items()}
     save_file(probe, tmp_path / "probe.safetensors")
     parts = arguments(discs / "images/val_1.png", weights=tmp_path / "probe.safetensors")
-    run = fork_tool("visualize_tokens.py", *parts[-2:], *parts[:-2], *policy)
+    run = fork_tool("visualize_tokens.py", *parts, *policy)
     assert run.returncode == 0, run.stdout + run.stderr
     assert set(written(tmp_path / "pictures")) == {
         f"val_1_{name}.png" for name in ("attention", "detections_heatmap", "keep_maps")
@@ -112,7 +116,8 @@ def test_folders_files_of_one_name_and_odd_images(fork_tool, arguments, tmp_path
 def test_overrides(fork_tool, arguments, discs, tmp_path):
     image = discs / "images/val_0.png"
     budget = ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", 1.0]
-    options = [*arguments(image)[:-2], "--input", image, "--min-score", 0.9, *budget]
+    # The pictures as they were given before there was `svit-det`, and in front of other options.
+    options = ["--input", image, *arguments()[:-2], "--min-score", 0.9, *budget]
     run = fork_tool("visualize_tokens.py", *options)
     assert run.returncode == 0, run.stdout + run.stderr
     usage = json.loads((tmp_path / "pictures/token_usage.json").read_text())
@@ -168,7 +173,8 @@ def test_output_that_cannot_be_written(says, tmp_path):
 @pytest.mark.parametrize("name", ["val_0_keep_maps.png", "token_usage.json"])
 def test_a_file_that_cannot_be_written(fork_tool, arguments, discs, tmp_path, name):
     (tmp_path / "pictures" / name).mkdir(parents=True)
-    run = fork_tool("visualize_tokens.py", *arguments(discs / "images/val_0.png"))
+    given = arguments(discs / "images/val_0.png")
+    run = fork_tool("visualize_tokens.py", "--overwrite", *given)
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
     assert last.startswith("visualize_tokens.py: ") and name in last
@@ -178,20 +184,82 @@ def test_a_file_that_cannot_be_written(fork_tool, arguments, discs, tmp_path, na
 def test_config(says, refused, arguments, discs, tmp_path):
     assert "gone.yaml" in says(config=tmp_path / "gone.yaml")
     image = discs / "images/val_0.png"
-    wrong = [*arguments(image), "--min-score", 0.5, "MODEL.VIT.DEPHT", 3]
+    wrong = [*arguments(image), "MODEL.VIT.DEPHT", 3]
     assert "'MODEL.VIT.DEPTH'" in refused("visualize_tokens.py", *wrong)
-    alone = [*arguments(image), "--min-score", 0.5, "MODEL.VIT.DEPTH"]
+    alone = [*arguments(image), "MODEL.VIT.DEPTH"]
     assert "'MODEL.VIT.DEPTH' stands alone" in refused("visualize_tokens.py", *alone)
 
 
-def test_pictures_are_replaced_not_added(fork_tool, arguments, discs, tmp_path):
-    """A second run over the same folder leaves the same files."""
-    shutil.copy(discs / "images/val_0.png", tmp_path / "again.png")
-    for _ in range(2):
-        run = fork_tool("visualize_tokens.py", *arguments(tmp_path / "again.png"))
-        assert run.returncode == 0, run.stdout + run.stderr
+def test_results_that_are_there_are_replaced_if_asked_for(
+    fork_tool, says, arguments, discs, tmp_path
+):
+    """And only then; a second run over the same pictures leaves the same files."""
+    given = arguments(shutil.copy(discs / "images/val_0.png", tmp_path / "again.png"))
+    first = fork_tool("visualize_tokens.py", *given)
+    assert first.returncode == 0, first.stdout + first.stderr
+    said = says(tmp_path / "again.png")
+    assert "token_usage.json is there already; give --overwrite" in said
+    again = fork_tool("visualize_tokens.py", "--overwrite", *given)
+    assert again.returncode == 0, again.stdout + again.stderr
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "again_detections_heatmap.png",
         "again_keep_maps.png",
         "token_usage.json",
     ]
+
+
+# ------------------------------------------------------------------ weights know their config
+
+
+@pytest.fixture
+def described(tiny_config, tiny_model, tmp_path):
+    """Weights that carry their config and the names of their classes."""
+    path = tmp_path / "described.safetensors"
+    state = {n: v.contiguous() for n, v in tiny_model().state_dict().items()}
+    said = {**describe_run(tiny_config()), "classes": ["cherry", "blueberry"]}
+    write_weights(state, path, description=said)
+    return path
+
+
+def test_weights_and_a_picture_are_enough(fork_tool, described, discs, tmp_path):
+    """And under --json stdout is one document, which says what was found."""
+    given = ("--weights", described, "--output", tmp_path / "out", discs / "images/val_0.png")
+    run = fork_tool("visualize_tokens.py", "--json", "--min-score", 0.0, *given)
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = json.loads(run.stdout)
+    assert result["output"] == str(tmp_path / "out")
+    assert list(result["pictures"]) == [str(discs / "images/val_0.png")]
+    assert "Tokens kept in percent" in run.stderr
+    assert set(written(tmp_path / "out")) == {
+        "val_0_detections_heatmap.png",
+        "val_0_keep_maps.png",
+    }
+
+
+def test_class_names_come_with_the_weights_or_from_the_own_set(described, weights, tiny_yaml):
+    assert read_trained(described).class_names == ["cherry", "blueberry"]
+    assert read_trained(weights, config_file=str(tiny_yaml)).class_names == ["red", "blue"]
+
+
+def test_weights_that_say_nothing(refused, weights, discs, tmp_path):
+    given = ("--output", tmp_path / "out", discs / "images/val_0.png")
+    said = refused("visualize_tokens.py", "--weights", weights, *given)
+    assert "carries no config; give --config-file" in said
+    refusal = refused("visualize_tokens.py", "--json", "--weights", weights, *given)
+    assert refusal == said
+    nothing = refused("visualize_tokens.py", *given)
+    assert "give --weights" in nothing
+
+
+def test_a_url_is_no_file(refused, says, discs, tmp_path):
+    assert "not a URL; download it first" in says(weights="https://example.org/svit.pth")
+    assert "not a URL; download it first" in says("https://example.org/cat.jpg")
+
+
+def test_the_config_may_name_its_weights(fork_tool, weights, tiny_yaml, discs, tmp_path):
+    path = tmp_path / "named.yaml"
+    text = f'_BASE_: "{tiny_yaml.as_posix()}"\nTEST: {{WEIGHTS: "{weights.as_posix()}"}}\n'
+    path.write_text(text)
+    given = ("--config-file", path, "--output", tmp_path / "out", discs / "images/val_0.png")
+    run = fork_tool("visualize_tokens.py", *given)
+    assert run.returncode == 0, run.stdout + run.stderr

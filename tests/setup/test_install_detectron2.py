@@ -1,4 +1,4 @@
-"""tools/install_detectron2.py: what the repacked wheel holds, and what is refused or kept.
+"""tools/setup/install_detectron2.py: what the repacked wheel holds, and what is refused or kept.
 
 pip is the real one, kept off the network: it "downloads" from a folder holding a hand-made wheel.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools/setup"
 INFO = "sal_detectron2-0.7.2.dist-info"
 METADATA = """Metadata-Version: 2.1
 Name: sal-detectron2

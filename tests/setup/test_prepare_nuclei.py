@@ -1,4 +1,4 @@
-"""tools/prepare_nuclei.py on a film of two frames, 8 x 20 pixels, that a person can follow."""
+"""tools/setup/prepare_nuclei.py on a film of two frames, 8 x 20 pixels, that one can follow."""
 
 import importlib.util
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "prepare_nuclei.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "tools/setup" / "prepare_nuclei.py"
 # By its path: `import tools` may find detectron2's package of that name in site-packages.
 spec = importlib.util.spec_from_file_location("prepare_nuclei", SCRIPT)
 script = importlib.util.module_from_spec(spec)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Make the environment, or complete one that exists: what `make setup` runs.
 #
-#     tools/setup_environment.sh PYTHON VENV [REQUIREMENTS]
+#     tools/setup/setup_environment.sh PYTHON VENV [REQUIREMENTS]
 #
 # An environment made here gets the pinned versions of REQUIREMENTS. One that somebody else made
 # keeps every version it has: pinning would replace a torch built for that machine's GPU.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=$1 venv=$2 requirements=${3:-}
 py=$venv/bin/python
 mark=$venv/.made-by-svit_det
@@ -59,7 +59,7 @@ else
 fi
 
 echo "[3/4] Looking for detectron2"
-"$py" tools/install_detectron2.py
+"$py" tools/setup/install_detectron2.py
 
 echo "[4/4] Installing svit_det, editable"
 "$py" -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e . ||

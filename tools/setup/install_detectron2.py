@@ -41,7 +41,7 @@ REPACKED_WHEEL = f"{NAME}-{VERSION}-py3-none-any.whl"
 # prints a config as code. Left in, both would make `pip check` complain about what works.
 DROPPED_REQUIREMENTS = {"numpy", "black"}
 
-DEFAULT_CACHE = Path(__file__).resolve().parent.parent / ".cache"
+DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache"
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2"
 
 

@@ -1,0 +1,112 @@
+"""Every command: its name, what it is for, the module that does it, and its script in tools/.
+
+A module of a command has
+
+    build_parser() -> argparse.ArgumentParser     its own options, without the ones of all commands
+    run(args) -> dict | None                      do it; what it returns is printed under --json
+
+and raises InputError for whatever a user can get wrong. `args` has besides the command's own
+options `argv`, the words it was called with, `packages` (--import) and `json`. Modules are imported
+when their command is called, so that this table costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command of `svit-det`."""
+
+    module: str
+    """In svit_det.cli."""
+    summary: str
+    """One line for the overview."""
+    tool: str | None = None
+    """The script in tools/ that runs the same code."""
+    in_a_checkout: bool = False
+    """Reads or writes files of the repository that an installation does not have."""
+
+
+COMMANDS: dict[str, Command] = {
+    "predict": Command(
+        module="predict",
+        summary="detections of pictures, folders and films, as files",
+        tool="predict.py",
+    ),
+    "visualize": Command(
+        module="visualize_tokens",
+        summary="detections, heat map and keep maps of pictures",
+        tool="visualize_tokens.py",
+    ),
+    "train": Command(
+        module="train_net",
+        summary="train a detector, or evaluate one with --eval-only",
+        tool="train_net.py",
+    ),
+    "compare": Command(
+        module="compare_policies",
+        summary="fine-tune every policy alike and put them into one table",
+        tool="compare_policies.py",
+    ),
+    "benchmark": Command(
+        module="benchmark",
+        summary="time dense against pruned models",
+        tool="benchmark.py",
+    ),
+    "export": Command(
+        module="export",
+        summary="write a detector for torch.export, ONNX and OpenVINO",
+        tool="export.py",
+    ),
+    "convert": Command(
+        module="convert_weights",
+        summary="read weights that have other people's names",
+        tool="convert_weights.py",
+    ),
+    "classify": Command(
+        module="classify",
+        summary="train or evaluate a classifier",
+        tool="train_classifier.py",
+    ),
+    "doctor": Command(
+        module="doctor",
+        summary="which versions, devices and threads there are, and what follows",
+    ),
+    "device-checks": Command(
+        module="device_checks",
+        summary="what only a device can tell: laws, waits and graphs on it",
+        tool="device_checks.py",
+    ),
+    "demo": Command(
+        module="demo",
+        summary="the shipped models at work on the default data set",
+        tool="demo.py",
+        in_a_checkout=True,
+    ),
+    "train-demo": Command(
+        module="train_demo",
+        summary="train the shipped models from nothing",
+        tool="train_demo.py",
+        in_a_checkout=True,
+    ),
+    "config-keys": Command(
+        module="config_keys",
+        summary="write docs/config_keys.md",
+        tool="config_keys.py",
+        in_a_checkout=True,
+    ),
+    "policy-table": Command(
+        module="policy_table",
+        summary="write the table of docs/policies.md",
+        tool="policy_table.py",
+        in_a_checkout=True,
+    ),
+    "export-table": Command(
+        module="export_table",
+        summary="write the tables of docs/export.md",
+        tool="export_table.py",
+        in_a_checkout=True,
+    ),
+}

@@ -1,0 +1,98 @@
+"""Weights with other people's names, as a checkpoint that a config of ours starts from.
+
+    svit-det convert --from deit --weights deit_tiny_patch16_224.pth \
+        --config-file dense_t --output weights/deit_tiny.pth
+
+--from deit          DeiT in timm's names: the trunk; final norm and head are left out, and so is
+                     the class token unless --class-token asks for it
+--from vit-adapter   a dense ViT-Adapter of mmdetection, backbone or whole detector: the backbone
+--from svit          the original SViT, backbone or whole detector: the backbone with its gates
+--from evo-vit       the SViT authors' dense Evo-ViT, the same: the backbone with its class token
+--from trunk         a model trained here, under any pyramid: its trunk, without the policy
+
+Every weight of the file must be known and every weight of the target found: nothing is half loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from detectron2.modeling import build_model
+
+from svit_det.cli.options import (
+    add_config_file,
+    add_output,
+    add_overrides,
+    add_overwrite,
+    add_weights,
+)
+from svit_det.cli.output import check_output_file
+from svit_det.detection import load_config
+from svit_det.detection.trained import existing_weights
+from svit_det.errors import InputError
+from svit_det.vit import find_token_net
+from svit_det.weights.convert import KINDS, convert_weights
+from svit_det.weights.files import read_checkpoint, write_weights
+
+ORIGINAL_SVIT_EPS = 1e-5
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--from", dest="kind", choices=KINDS, required=True, help="see above")
+    add_weights(parser, "what is read", required=True)
+    add_config_file(parser, "the model that will load the result", required=True)
+    add_output(parser, "the .pth or .safetensors file to write", required=True)
+    parser.add_argument(
+        "--class-token", action="store_true", help="with deit: take its class token too"
+    )
+    add_overwrite(parser)
+    add_overrides(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Read, rename, check against the model, write."""
+    output = Path(args.output)
+    check_output_file(output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
+    weights = existing_weights(args.weights)
+    if args.class_token and args.kind != "deit":
+        raise InputError("--class-token goes with --from deit only.")
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    if args.kind == "svit" and cfg.MODEL.TOKEN_POLICY.NAME != "SViT":
+        raise InputError("--from svit: the policy of --config-file must be SViT.")
+    model = build_model(cfg)
+    net = find_token_net(model)
+    prefix = next(name for name, module in model.named_modules() if module is net)
+    converted = convert_weights(
+        args.kind,
+        read_checkpoint(weights)["model"],
+        net,
+        pretrain_grid=tuple(cfg.MODEL.VIT.PRETRAIN_GRID),
+        num_interactions=len(cfg.MODEL.ADAPTER.INTERACTIONS),
+        num_extra=cfg.MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS,
+        class_token=args.class_token,
+        source=args.weights,
+        target="the model of --config-file",
+    )
+    write_weights({f"{prefix}.{name}": value for name, value in converted.items()}, output)
+    total = sum(value.numel() for value in converted.values())
+    print(f"{len(converted)} weights, {total:,} numbers of {prefix}: {output}")
+    left = len(net.state_dict()) - len(converted)
+    if left:
+        print(f"{left} weights of that backbone are not in such a file and start as initialised.")
+    if args.kind == "svit":
+        print("The file has no thresholds: until training tracks them, mode threshold is argmax.")
+        if cfg.MODEL.VIT.LAYER_NORM_EPS != ORIGINAL_SVIT_EPS:
+            print("The original's blocks normalise with 1e-5: set MODEL.VIT.LAYER_NORM_EPS 1e-5.")
+    return {
+        "output": str(output),
+        "weights": len(converted),
+        "numbers": total,
+        "as_initialised": left,
+    }

@@ -1,0 +1,102 @@
+"""Train the demo's models: a dense parent, then SViT from it; the same with the adapter.
+
+    svit-det train-demo [--output output/train_demo] [--steps N] [KEY VALUE ...]
+
+The adapter's dense parent starts from the trunk of the first one. Reproduces the weights in
+configs/demo/ up to the floating-point differences between machines. Shipped weights are overwritten
+only with --install.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from svit_det.cli.again import command_again
+from svit_det.cli.options import add_output, add_overrides
+from svit_det.cli.output import check_output
+from svit_det.errors import InputError
+from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_weights
+
+PROJECT = Path(__file__).resolve().parents[2]
+PARENTS = {
+    "dense": None,
+    "svit": "dense",
+    "adapter_dense": "dense",
+    "adapter_svit": "adapter_dense",
+}
+"""Models in the order of training, and whose weights each starts from."""
+SHIPPED = ("dense", "svit", "adapter_svit")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add_output(parser, "folder for the trainings", default="output/train_demo")
+    parser.add_argument("--steps", type=int, help="of each training, to try the command out")
+    parser.add_argument("--install", action="store_true", help="put the weights in configs/demo/")
+    add_overrides(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, evaluate and export all models."""
+    output = Path(args.output).resolve()
+    check_output(output, (), overwrite=True)
+    weights_of: dict[str, str] = {}
+    for name, parent in PARENTS.items():
+        folder = output / name
+        weights = in_the_project(output / parent / "model_final.pth") if parent else ""
+        if name == "adapter_dense":
+            weights = convert_trunk(weights, in_the_project(output / "trunk.pth"), name)
+        command = command_again("train", packages=args.packages)
+        command += ["--config-file", f"configs/demo/{name}.yaml", *args.opts]
+        command += ["OUTPUT_DIR", in_the_project(folder), "MODEL.WEIGHTS", weights]
+        if args.steps:
+            command += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", "()"]
+        started = time.monotonic()
+        print(f"Training {name}: the log shows what is left under 'eta'.", flush=True)
+        if subprocess.run(command, cwd=PROJECT).returncode:
+            raise InputError(f"Training {name} failed; its log is {folder / 'log.txt'}.")
+        minutes = (time.monotonic() - started) / 60
+        print(f"Training and evaluating {name} took {minutes:.1f} minutes.", flush=True)
+        install = args.install and name in SHIPPED
+        to = (PROJECT / "configs/demo" if install else output) / f"{name}.safetensors"
+        export_weights(folder / "model_final.pth", to)
+        weights_of[name] = str(to)
+        print(f"Weights in half precision: {to}", flush=True)
+    return {"output": str(output), "weights": weights_of}
+
+
+def in_the_project(path: Path) -> str:
+    """From the project's folder, where the trainings run; whole for what lies elsewhere.
+
+    The weights carry their config, and what ships should not name a folder of one machine.
+    """
+    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
+
+
+def convert_trunk(weights: str, to: str, name: str) -> str:
+    """The trunk of a trained model, for a model with another pyramid; returns its path."""
+    command = [*command_again("convert"), "--from", "trunk", "--weights", weights, "--overwrite"]
+    command += ["--config-file", f"configs/demo/{name}.yaml", "--output", to]
+    subprocess.run(command, cwd=PROJECT, check=True)
+    return to
+
+
+def export_weights(checkpoint: Path, to: Path) -> None:
+    """A training checkpoint's model as safetensors; half precision where it is floating point.
+
+    The tracked statistics of a policy stay in float32: they are few, and thresholds hang on them.
+    What the checkpoint says of itself goes along.
+    """
+    trained = read_checkpoint(str(checkpoint))
+    model = trained["model"]
+    for name, value in model.items():
+        if value.is_floating_point() and ".budget." not in name:
+            value = value.half()
+        model[name] = value.contiguous()
+    write_weights(model, to, description=trained.get(DESCRIPTION))

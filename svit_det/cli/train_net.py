@@ -1,0 +1,144 @@
+"""Train a token-pruned detector, or evaluate one: COCO AP and token usage side by side.
+
+    svit-det train --config-file plain_svit_t [KEY VALUE ...]
+    svit-det train --config-file plain_svit_t --eval-only MODEL.WEIGHTS FILE
+
+The options are detectron2's own. --eval-only without MODEL.WEIGHTS takes the trained weights that
+the config names in TEST.WEIGHTS, where it names some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import detectron2.utils.comm as comm
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessRaisedException
+
+from svit_det.cli.execution import import_packages
+from svit_det.detection import load_config
+from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.datasets import prepare_datasets, register_datasets
+from svit_det.detection.trainer import TokenTrainer
+from svit_det.errors import InputError
+from svit_det.results import write_json
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """detectron2's options."""
+    parser = default_argument_parser(epilog="")
+    parser.description = (__doc__ or "").split("\n\n")[0]
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train or evaluate, in as many processes as asked for; returns the evaluation's results."""
+    cfg = check_run(args)
+    try:
+        launch(
+            train_or_evaluate,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (InputError, ProcessRaisedException) as problem:
+        sentence = what_was_said(problem)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from problem
+    return {"output": cfg.OUTPUT_DIR, "results": written_results(cfg)}
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of this run, its data sets registered."""
+    if not args.config_file:
+        raise InputError("--config-file is missing; configs/ holds some to choose from.")
+    cfg = load_config(args.config_file, args.opts)
+    if not args.eval_only:
+        cfg.TEST.WEIGHTS = ""  # what this run leaves is trained otherwise
+    elif cfg.TEST.WEIGHTS and "MODEL.WEIGHTS" not in args.opts[::2]:
+        cfg.MODEL.WEIGHTS = cfg.TEST.WEIGHTS
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        # detectron2's AMP is CUDA's; on a CPU mixed precision is bfloat16 in the trunk.
+        cfg.SOLVER.AMP.ENABLED = False
+        cfg.MODEL.VIT.CPU_PRECISION = "bfloat16"
+    register_datasets(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check_run(args: argparse.Namespace) -> CfgNode:
+    """Say what is wrong once, before processes start and time passes; make the output folder.
+
+    Returns the config.
+    """
+    cfg = read_config(args)
+    prepare_datasets(cfg, training=not args.eval_only)
+    processes = args.num_gpus * args.num_machines
+    if processes < 1:
+        raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
+    if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {processes} "
+            "processes (--num-gpus times --num-machines)."
+        )
+    has_checkpoint = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not has_checkpoint:
+        raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
+    try:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
+    results_file(cfg).unlink(missing_ok=True)  # of an earlier run, which this one's replace
+    return cfg
+
+
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """One process of the run."""
+    import_packages(args.packages)
+    cfg = read_config(args)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="svit_det")
+    if args.eval_only:
+        model = TokenTrainer.build_model(cfg)
+        checkpointer = TokenCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = TokenTrainer.test(cfg, model)
+    else:
+        trainer = TokenTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+        results = getattr(trainer, "_last_eval_results", {})
+    if results and comm.is_main_process():
+        write_json(results_file(cfg), results)
+        logging.getLogger("svit_det").info("Results written to %s", results_file(cfg))
+
+
+def results_file(cfg: CfgNode) -> Path:
+    """Where the results of the last evaluation go."""
+    return Path(cfg.OUTPUT_DIR) / "results.json"
+
+
+def written_results(cfg: CfgNode) -> dict[str, Any] | None:
+    """What the run has written there; None where it evaluated nothing."""
+    path = results_file(cfg)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def what_was_said(problem: Exception) -> str | None:
+    """The sentence of an InputError, also of one that another process sent with its traceback."""
+    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
+    sent = re.findall(rf"^{name}: (.+)$", str(problem), re.MULTILINE)
+    if sent:
+        return sent[-1]
+    return str(problem) if isinstance(problem, InputError) else None

@@ -1,0 +1,97 @@
+"""Draw what a trained detector finds and which tokens it spends its blocks on.
+
+    svit-det visualize --weights FILE --output DIR PICTURE_OR_FOLDER ... [KEY VALUE ...]
+
+For each picture it writes the detections beside the heat map of blocks per token, and the keep map
+of each block; token_usage.json holds the kept share per picture and block. With
+MODEL.TOKEN_POLICY.NAME AttentionProbe also what the class token looks at in each block. The config
+comes with the weights, or the weights with the config that names them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from svit_det.cli.options import (
+    add_config_file,
+    add_output,
+    add_overwrite,
+    add_pictures,
+    add_weights,
+    pictures_of,
+)
+from svit_det.cli.output import check_output
+from svit_det.detection.pictures import write_pictures
+from svit_det.detection.predictor import TokenPredictor
+from svit_det.detection.trained import read_trained
+from svit_det.errors import InputError
+from svit_det.images import find_images
+from svit_det.results import write_json
+
+USAGE = "token_usage.json"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add_pictures(parser)
+    add_weights(parser, "trained weights; default: the ones that --config-file names")
+    add_config_file(parser, "of the model; default: what the weights carry")
+    add_output(parser, "folder for the pictures", required=True)
+    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add_overwrite(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run every picture and write what is drawn."""
+    pictures, options = pictures_of(args)
+    if not pictures:
+        raise InputError("No picture is named: give files or folders.")
+    paths = find_images(pictures)
+    stems = stems_of(paths)
+    output = Path(args.output)
+    names = [f"{stem}_detections_heatmap.png" for stem in stems]
+    check_output(output, [USAGE, *names], overwrite=args.overwrite)
+    trained = read_trained(args.weights, options, config_file=args.config_file)
+    predictor = TokenPredictor(trained.cfg)
+    usage, rows = {}, []
+    for path, stem in zip(tqdm(paths, desc="images", unit="image"), stems, strict=True):
+        prediction = predictor(path)
+        write_pictures(
+            prediction,
+            output,
+            stem,
+            min_score=args.min_score,
+            class_names=trained.class_names,
+        )
+        shares = prediction.usage.mean(axis=(1, 2))
+        usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}
+        found = int((prediction.instances.scores >= args.min_score).sum())
+        rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
+    blocks = [str(layer) for layer in range(trained.cfg.MODEL.VIT.DEPTH)]
+    print("Tokens kept in percent, per block:")
+    print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))
+    write_json(output / USAGE, usage)
+    print(f"Pictures and {USAGE} are in {output}")
+    return {"output": str(output), "pictures": usage}
+
+
+def stems_of(paths: list[Path]) -> list[str]:
+    """How the names of each picture's files begin; pictures of one name are kept apart."""
+    taken: set[str] = set()
+    return [unused_stem(path, taken) for path in paths]
+
+
+def unused_stem(path: Path, taken: set[str]) -> str:
+    """A name for the pictures of `path`, kept apart from images of the same name elsewhere."""
+    stem, number = path.stem, 2
+    while stem in taken:
+        stem, number = f"{path.stem}_{number}", number + 1
+    taken.add(stem)
+    return stem

@@ -1,0 +1,82 @@
+"""The configs and weights that come with this package, found by name from any folder.
+
+In a checkout they lie in configs/ beside the package, in an installation inside of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path, PurePosixPath
+
+from svit_det.errors import InputError
+
+YAML = ".yaml"
+WEIGHTS = ".safetensors"
+
+
+def get_config_file(name: str) -> str:
+    """The path of the yaml `name`, such as "svit_t" or "demo/svit".
+
+    "svit_t.yaml" and "configs/svit_t.yaml" are the same. Raises InputError that names the nearest.
+    """
+    return _get(name, YAML, "config")
+
+
+def get_weights_file(name: str) -> str:
+    """The path of the weights `name`, such as "demo/svit"; raises as `get_config_file` does."""
+    return _get(name, WEIGHTS, "weights")
+
+
+def config_names() -> list[str]:
+    """Every config that a model can be built from, as "svit_t" or "demo/svit", sorted."""
+    return [name for name in _names(YAML) if not name.startswith("base/")]
+
+
+def find_config(path: str) -> str:
+    """`path` where such a file exists; else the yaml that ships under this name, if one does.
+
+    What is neither comes back as it is, for its reader to complain of; a bare name, which can only
+    have been meant for one that ships, raises InputError with the nearest.
+    """
+    return _find(path, YAML)
+
+
+def find_weights(path: str) -> str:
+    """The same for weights."""
+    return _find(path, WEIGHTS)
+
+
+def config_folder() -> Path:
+    """Where they lie."""
+    package = Path(__file__).resolve().parent
+    inside, beside = package / "configs", package.parent / "configs"
+    return inside if inside.is_dir() else beside
+
+
+def _names(suffix: str) -> list[str]:
+    folder = config_folder()
+    found = (path.relative_to(folder) for path in folder.rglob(f"*{suffix}"))
+    return sorted(path.with_suffix("").as_posix() for path in found)
+
+
+def _bare(name: str, suffix: str) -> str:
+    """ "configs/demo/svit.yaml" as "demo/svit"."""
+    return PurePosixPath(name).as_posix().removeprefix("configs/").removesuffix(suffix)
+
+
+def _get(name: str, suffix: str, what: str) -> str:
+    names, bare = _names(suffix), _bare(name, suffix)
+    if bare in names:
+        return str(config_folder() / f"{bare}{suffix}")
+    nearest = difflib.get_close_matches(bare, names, n=1, cutoff=0.0)
+    hint = f"the nearest is '{nearest[0]}'" if nearest else f"there are none in {config_folder()}"
+    raise InputError(f"No {what} '{name}' ships with svit_det; {hint}.")
+
+
+def _find(path: str, suffix: str) -> str:
+    if not path or Path(path).is_file():
+        return path
+    if _bare(path, suffix) in _names(suffix):
+        return _get(path, suffix, "")
+    is_bare = not PurePosixPath(path).suffix and not Path(path).is_absolute()
+    return _get(path, suffix, "config" if suffix == YAML else "weights") if is_bare else path
