@@ -1,17 +1,9 @@
 #!/usr/bin/env python3
-"""How closely a trained model meets the budgets of TEST_KEEP_RATIO: see svit_det/cli/budgets.py."""
-
-from __future__ import annotations
+"""How closely a trained model meets the budgets of TEST_KEEP_RATIO on pictures."""
 
 import sys
 
-from svit_det.startup import prepare_process
-
-prepare_process()
-
-from svit_det.cli.budgets import main
+from svit_det.cli.program import run_tool
 
 if __name__ == "__main__":
-    problem = main(sys.argv[1:])
-    if problem:
-        sys.exit(f"budgets.py: {problem}")
+    sys.exit(run_tool("budgets"))

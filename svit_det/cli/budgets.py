@@ -1,7 +1,6 @@
 """How closely a trained model meets the budgets of TEST_KEEP_RATIO on given pictures.
 
-    python tools/budgets.py --config-file configs/demo/svit.yaml \\
-        --weights configs/demo/svit.safetensors --input IMAGE_OR_FOLDER ... [--budgets 0.3 0.5 0.7]
+    svit-det budgets --weights FILE PICTURE_OR_FOLDER ... [--budgets 0.3 0.5 0.7]
 
 Of each budget: the share of tokens that the deciding blocks kept, mean over them and the pictures,
 how far that is from the budget, and how much pictures differ. --follow goes by the pictures before
@@ -20,54 +19,49 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from svit_det.detection import load_config
+from svit_det.cli.options import add_config_file, add_pictures, add_weights, pictures_of
 from svit_det.detection.predictor import TokenPredictor
-from svit_det.errors import InputError
+from svit_det.detection.trained import read_trained
+from svit_det.errors import InputError, renamed_settings
 from svit_det.images import find_images, read_image
-from svit_det.results import write_json
 from svit_det.vit import find_token_net, record_passes
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    add = parser.add_argument
-    add("--config-file", required=True, help="yaml of the trained model")
-    add("--weights", required=True, help=".safetensors or .pth")
-    add("--input", required=True, nargs="+", help="image files or folders of them")
-    add("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7], help="shares of tokens")
-    add("--follow", action="store_true", help="let thresholds follow the pictures before")
-    add("--json", type=Path, metavar="FILE", help="write the table as JSON too")
-    add("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    return parser.parse_args(argv)
+    add_pictures(parser)
+    add_weights(parser, "trained weights; default: the ones that --config-file names")
+    add_config_file(parser, "of the model; default: what the weights carry")
+    parser.add_argument(
+        "--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7], help="shares of tokens"
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="let thresholds follow the pictures before"
+    )
+    return parser
 
 
-def main(argv: Sequence[str]) -> str | None:
-    """Measure and print; returns what is wrong."""
-    try:
-        run(parse_arguments(argv))
-    except InputError as problem:
-        return str(problem)
-    return None
-
-
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Every picture at every budget."""
-    paths = find_images(args.input)
-    cfg = load_config(args.config_file, args.opts)
-    cfg.MODEL.WEIGHTS = args.weights
-    predictor = TokenPredictor(cfg)
+    pictures, options = pictures_of(args)
+    if not pictures:
+        raise InputError("No picture is named: give files or folders.")
+    paths = find_images(pictures)
+    predictor = TokenPredictor(
+        read_trained(args.weights, options, config_file=args.config_file).cfg
+    )
     policy = find_token_net(predictor.model).trunk.policy
     rows = []
     for budget in args.budgets:
-        policy.set_keep_ratio(budget)
+        with renamed_settings(lambda _: "--budgets"):
+            policy.set_keep_ratio(budget)
         policy.forget()
         shares = kept_shares(predictor, paths, follow=args.follow, title=f"budget {budget:g}")
         rows.append(summary(budget, shares))
     print(f"Tokens kept by the deciding blocks, {len(paths)} pictures:")
     print(tabulate(rows, headers="keys", floatfmt=".3f"))
-    if args.json:
-        write_json(args.json, {"pictures": len(paths), "follow": args.follow, "budgets": rows})
+    return {"pictures": len(paths), "follow": args.follow, "budgets": rows}
 
 
 @torch.no_grad()
