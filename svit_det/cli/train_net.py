@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from svit_det.cli.execution import import_packages
 from svit_det.cli.options import add_allow_untrained
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.datasets import prepare_datasets, register_datasets
+from svit_det.detection.datasets import epochs_of, prepare_datasets, register_datasets
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import find_weights
+
+MANY_EPOCHS = 300
+"""A recipe that shows each picture more often is for another set."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,6 +90,8 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     """
     cfg = read_config(args)
     prepare_datasets(cfg, training=not args.eval_only)
+    if not args.eval_only:
+        say_epochs(cfg)
     processes = args.num_gpus * args.num_machines
     if processes < 1:
         raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
@@ -106,6 +112,18 @@ def check_run(args: argparse.Namespace) -> CfgNode:
         raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
     results_file(cfg).unlink(missing_ok=True)  # of an earlier run, which this one's replace
     return cfg
+
+
+def say_epochs(cfg: CfgNode) -> None:
+    """Say where a recipe is for a far larger set than this one."""
+    epochs = epochs_of(cfg)
+    if epochs is not None and epochs > MANY_EPOCHS:
+        print(
+            f"{cfg.SOLVER.MAX_ITER} steps of {cfg.SOLVER.IMS_PER_BATCH} show every picture of "
+            f"{', '.join(cfg.DATASETS.TRAIN)} {epochs:.0f} times: SOLVER.MAX_ITER is for a larger "
+            "set; configs/custom has recipes for small ones.",
+            file=sys.stderr,
+        )
 
 
 def check_parent(weights: str, *, training: bool) -> None:
