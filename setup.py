@@ -13,14 +13,42 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 # Read, not imported: at build time the package's requirements are not there yet.
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "svit_det/__init__.py").read_text(), re.M)
+# The yaml files and weights of configs/ become data of the package; see svit_det/shipped.py.
+CONFIGS = "svit_det.configs"
+CONFIG_PACKAGES = [
+    ".".join([CONFIGS, *path.relative_to(HERE / "configs").parts])
+    for path in sorted([HERE / "configs", *(HERE / "configs").rglob("*")])
+    if path.is_dir() and path.name != "__pycache__"
+]
 
 setup(
     name="svit_det",
     version=VERSION.group(1),
     description="Vision transformers that skip tokens, for detection and segmentation (detectron2)",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The svit_det authors",
+    url="https://arxiv.org/abs/2306.07050",  # the method's paper
+    keywords=["token pruning", "vision transformer", "object detection", "detectron2"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
-    packages=find_packages(include=["svit_det", "svit_det.*"]),
-    package_data={"svit_det": ["py.typed"]},  # tells type checkers that ours are to be believed
+    # The second says under which terms the weights are that come along.
+    license_files=["LICENSE", "configs/demo/WEIGHTS.md"],
+    packages=[*find_packages(include=["svit_det", "svit_det.*"]), *CONFIG_PACKAGES],
+    package_dir={CONFIGS: "configs"},
+    package_data={
+        "svit_det": ["py.typed"],  # tells type checkers that ours are to be believed
+        **{name: ["*.yaml", "*.safetensors", "*.md"] for name in CONFIG_PACKAGES},
+    },
+    entry_points={"console_scripts": ["svit-det = svit_det.cli.program:main"]},
     python_requires=">=3.10",
     install_requires=[
         "setuptools<82",  # detectron2 imports pkg_resources, which 82 no longer has

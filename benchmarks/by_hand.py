@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Small measurements behind README.md's remarks: sampling, masking, allocator.
+"""Small measurements behind README.md's remarks: sampling, masking, allocator, operations.
 
     python benchmarks/by_hand.py sampling       grid_sample against table rows, forward, backward
     python benchmarks/by_hand.py masking        moving rows against a key mask, by share kept
     SVIT_DET_ALLOCATOR=system python benchmarks/by_hand.py allocator     and without the variable
+    python benchmarks/by_hand.py operations     torch operations of a pass, policy by policy
 
 Each prints a table; --threads N, by default 1.
 """
@@ -23,11 +24,13 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch.profiler import ProfilerActivity, profile
 
 from svit_det.adapter.sampling import sample_maps, sample_rows
 from svit_det.benchmark.arms import run_stack, with_policy
 from svit_det.benchmark.schedule import FixedSchedule
 from svit_det.benchmark.timing import Spread, time_interleaved
+from svit_det.policies import POLICY_REGISTRY, TrunkShape, build_policy
 from svit_det.policies.dense import Dense
 from svit_det.vit import Execution, Masked, Packed, build_trunk
 
@@ -111,6 +114,28 @@ def allocator() -> None:
     print(f"peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 
 
+def operations() -> None:
+    """Torch operations of a pass of ViT-S's blocks over 196 tokens.
+
+    *all* is every event that torch's profiler sees, operations inside of operations too; *outer*
+    has those that our code calls.
+    """
+    shape, lines = TrunkShape(embed_dim=384, depth=12, num_heads=6), []
+    for name in sorted(POLICY_REGISTRY.names()):
+        policy = build_policy(name, shape=shape)
+        trunk = build_trunk(policy=policy, embed_dim=384, num_heads=6, depth=12).eval()
+        with torch.no_grad():
+            state = trunk.embed(torch.randn(1, 3, 224, 224))
+            run = run_stack(trunk)
+            run(state)
+            with profile(activities=[ProfilerActivity.CPU]) as seen:
+                run(state)
+        events = [event for event in seen.events() or [] if event.name.startswith("aten::")]
+        outer = [event for event in events if event.cpu_parent is None]
+        lines.append([name, len(events), len(outer)])
+    print(tabulate(lines, ["", "all", "outer"]))
+
+
 def _medians(
     runs: Mapping[str, Callable], given: Any, *, blocks: int = 1, repeats: int = 8
 ) -> list[str]:
@@ -119,10 +144,12 @@ def _medians(
     return [f"{each.median:.2f} ({each.low:.2f}-{each.high:.2f})" for each in spreads]
 
 
+MEASUREMENTS = {each.__name__: each for each in (sampling, masking, allocator, operations)}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("sampling", "masking", "allocator"))
+    parser.add_argument("what", choices=sorted(MEASUREMENTS))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    {"sampling": sampling, "masking": masking, "allocator": allocator}[args.what]()
+    MEASUREMENTS[args.what]()

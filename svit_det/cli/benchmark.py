@@ -63,6 +63,7 @@ from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.execution import problem_of
 from svit_det.errors import InputError
 from svit_det.results import write_json
+from svit_det.shipped import find_config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark, or what it asks another process of its own for."""
     check(args)
+    args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:
         config_in(Path(args.against).resolve(), args.config_file)

@@ -71,7 +71,7 @@ COMMANDS: dict[str, Command] = {
         tool="convert_weights.py",
     ),
     "classify": Command(
-        module="classify",
+        module="train_classifier",
         summary="train or evaluate a classifier",
         tool="train_classifier.py",
     ),

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
 
 from svit_det.benchmark.report import describe_machine
 from svit_det.cli.again import command_again
 from svit_det.cli.options import add_config_file, add_output, add_overrides, add_weights
 from svit_det.cli.output import check_output
-from svit_det.comparison.arms import Recipe, arms_of, options_of
-from svit_det.comparison.measures import against_control, measure, time_arms
+from svit_det.comparison.arms import Arm, Recipe, arms_of, options_of, run_folder
+from svit_det.comparison.cost import Reading, read_at_cost
+from svit_det.comparison.measures import against_control, budgets_of, measure, time_arms
 from svit_det.comparison.report import draw, draw_tiles, quality_table, usage_table
 from svit_det.comparison.training import train_all
 from svit_det.detection import load_config
@@ -65,6 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=["random", "monotone_random"],
         help="arms NAME_20, NAME_50 ... that the others are compared with at equal cost",
     )
+    add(
+        "--cost",
+        type=float,
+        metavar="GMACS",
+        help="read every arm off where its trunk spends this, by MODEL.TOKEN_POLICY.TEST_KEEP_RATIO"
+        " found on training images, if its policy has a budget to set; dense and controls stay",
+    )
     add_overrides(parser)
     return parser
 
@@ -75,6 +85,8 @@ def check(args: argparse.Namespace) -> Recipe:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     if min(args.steps, args.jobs) < 1:
         raise InputError("--steps and --jobs must be at least 1.")
+    if args.cost is not None and not 0 < args.cost < float("inf"):
+        raise InputError("--cost must be a positive number of giga multiply-adds.")
     return Recipe(
         config_file=Path(find_config(args.config_file)).resolve(),
         weights=Path(existing_weights(args.weights)).resolve(),
@@ -82,6 +94,22 @@ def check(args: argparse.Namespace) -> Recipe:
         overrides=tuple(args.opts),
         output=Path(args.output).resolve(),
     )
+
+
+def take_readings(
+    args: argparse.Namespace, recipe: Recipe, arms: Sequence[Arm], program: Sequence[str]
+) -> dict[str, dict[int, Reading]]:
+    """Where each training is measured: as trained, or at the wanted cost."""
+    controls = {name for each in args.controls for name in budgets_of([a.name for a in arms], each)}
+    readings: dict[str, dict[int, Reading]] = {arm.name: {} for arm in arms}
+    for arm in tqdm(arms, desc="readings", unit="arm"):
+        for seed in args.seeds:
+            if args.cost is None or arm.name in {args.baseline, *controls}:
+                reading = Reading(run_folder(recipe, arm, seed))
+            else:
+                reading = read_at_cost(args.cost, arm, seed, recipe, arms, program)
+            readings[arm.name][seed] = reading
+    return readings
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -100,7 +128,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     dataset = cfg.DATASETS.TEST[0]
     tiles = find_images([MetadataCatalog.get(dataset).image_root])
     measured = spread_out(tiles, NUM_MEASURED)
-    results, models = measure(recipe, arms, args.seeds, measured, dataset)
+    readings = take_readings(args, recipe, arms, train)
+    results, models = measure(recipe, arms, readings, measured, dataset)
     time_arms(models, measured, results, baseline=args.baseline)
     for control in args.controls:
         against_control(results, control)
@@ -111,6 +140,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(cfg.MODEL.DEVICE),
         "dataset": dataset,
         "steps": args.steps,
+        "cost_gmacs": args.cost,
         "policies": results,
     }
     write_json(recipe.output / "results.json", written)

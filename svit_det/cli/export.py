@@ -27,6 +27,7 @@ from svit_det.cli.execution import problem_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.config import node_of
+from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
 from svit_det.export.build import PARTS, Exported, Wanted, export_files, has_fixed_count
 from svit_det.export.detector import check_exportable
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything that can be checked, then build, compare and write."""
+    args.weights = existing_weights(args.weights)
     formats = tuple(name for name in FORMATS if name in args.formats)
     check_output(args.output, [f"{args.part}{e}" for f in formats for e in FORMATS[f]], args)
     check_runtimes(list(formats))
@@ -102,8 +104,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def what_it_says(weights: str) -> dict[str, Any]:
     """What the checkpoint says of itself; nothing where it says nothing."""
-    if not Path(weights).is_file():
-        raise InputError(f"--weights {weights}: no such file.")
     said: dict[str, Any] = read_checkpoint(weights).get(DESCRIPTION, {})
     return said
 

@@ -101,7 +101,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         # Masks as RLE: whole pictures and masks of a long film would fill the memory.
         kept.append(without_pixels(prediction, args.min_score))
     if not rows and unread:
-        raise InputError(f"None of the pictures can be used; the first: {unread[0].reason}")
+        reason = unread[0].reason
+        more = f"None of the {len(unread)} pictures can be used; the first: "
+        raise InputError(reason if len(unread) == 1 else more + reason)
     content = {
         "pictures": rows,
         "unread": [{"name": each.name, "reason": each.reason} for each in unread],

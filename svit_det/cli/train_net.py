@@ -31,7 +31,7 @@ from svit_det.detection.datasets import epochs_of, prepare_datasets, register_da
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.shipped import find_weights
+from svit_det.shipped import find_config, find_weights
 
 MANY_EPOCHS = 300
 """A recipe that shows each picture more often is for another set."""
@@ -69,6 +69,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
+    args.config_file = find_config(args.config_file)  # detectron2 shows it, too
     cfg = load_config(args.config_file, args.opts)
     if not args.eval_only:
         cfg.TEST.WEIGHTS = ""  # what this run leaves is trained otherwise
@@ -90,8 +91,6 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     """
     cfg = read_config(args)
     prepare_datasets(cfg, training=not args.eval_only)
-    if not args.eval_only:
-        say_epochs(cfg)
     processes = args.num_gpus * args.num_machines
     if processes < 1:
         raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
@@ -105,6 +104,8 @@ def check_run(args: argparse.Namespace) -> CfgNode:
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
     if not has_checkpoint:
         check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
+    if not args.eval_only:
+        say_epochs(cfg)
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()

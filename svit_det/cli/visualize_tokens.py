@@ -81,7 +81,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         found = int((prediction.instances.scores >= args.min_score).sum())
         rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
     if not rows:
-        raise InputError(f"None of the pictures can be used; the first: {unread[0]}")
+        raise InputError(
+            unread[0]
+            if len(unread) == 1
+            else f"None of the {len(unread)} pictures can be used; the first: {unread[0]}"
+        )
     blocks = [str(layer) for layer in range(trained.cfg.MODEL.VIT.DEPTH)]
     print("Tokens kept in percent, per block:")
     print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))

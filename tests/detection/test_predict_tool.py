@@ -80,7 +80,7 @@ def test_a_folder_of_nothing_but_broken_pictures(refused, weights, tmp_path):
     said = refused(
         "predict.py", "--weights", weights, "--output", tmp_path / "o", tmp_path / "b.png"
     )
-    assert "None of the pictures can be used" in said
+    assert "b.png: not an image file" in said
     assert not (tmp_path / "o").exists()
 
 

@@ -100,10 +100,10 @@ def test_a_missing_parent_is_named_with_what_to_do(refused, discs):
     assert "train them first" in said and 'MODEL.WEIGHTS ""' in said
 
 
-def test_a_recipe_for_a_larger_set_is_named(fork_tool, tiny_yaml, tmp_path):
+def test_a_recipe_for_a_larger_set_is_named(fork_tool, tiny_yaml):
     run = fork_tool(
-        *("train_net.py", "--config-file", tiny_yaml, "MODEL.WEIGHTS", "nowhere.pth"),
-        *("SOLVER.MAX_ITER", 43980, "OUTPUT_DIR", tmp_path / "out"),
+        *("train_net.py", "--config-file", tiny_yaml, "MODEL.WEIGHTS", ""),
+        *("SOLVER.MAX_ITER", 43980, "OUTPUT_DIR", "/proc/nowhere"),
     )
     assert run.returncode == 1
     assert "43980 steps of 4 show every picture of discs_train" in run.stderr

@@ -1,0 +1,51 @@
+"""Configs and weights by name, and what is said of names that nothing has."""
+
+from pathlib import Path
+
+import pytest
+
+from svit_det.errors import InputError
+from svit_det.shipped import (
+    config_names,
+    find_config,
+    find_weights,
+    get_config_file,
+    get_weights_file,
+)
+
+
+@pytest.mark.parametrize("name", ["svit_t", "svit_t.yaml", "configs/svit_t.yaml"])
+def test_a_config_by_any_of_its_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path(get_config_file(name))
+    assert path.is_file() and path.name == "svit_t.yaml"
+    assert find_config(name) == str(path)
+
+
+def test_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = get_weights_file("demo/svit")
+    assert Path(path).is_file() and find_weights("configs/demo/svit.safetensors") == path
+    with pytest.raises(InputError, match=r"No weights 'demo/svut' ships.*'demo/svit'"):
+        get_weights_file("demo/svut")
+
+
+def test_names_are_those_of_models():
+    assert {"svit_t", "demo/svit", "compare/ats"} <= set(config_names())
+    assert not [name for name in config_names() if name.startswith("base/")]
+
+
+def test_the_nearest_is_named():
+    with pytest.raises(InputError, match="No config 'svit_x' ships with svit_det; the nearest is"):
+        get_config_file("svit_x")
+    with pytest.raises(InputError, match=r"'svit_s'|'svit_t'"):
+        find_config("svit_x")
+
+
+def test_a_file_goes_before_what_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "svit_t.yaml").write_text("SEED: 1")
+    assert find_config("svit_t.yaml") == "svit_t.yaml"
+    # What is plainly meant as a file is left for its reader to complain of.
+    assert find_config("nowhere/none.yaml") == "nowhere/none.yaml"
+    assert find_weights("none.pth") == "none.pth" and find_weights("") == ""
