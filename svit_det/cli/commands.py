@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
         summary="train a detector, or evaluate one with --eval-only",
         tool="train_net.py",
     ),
+    "budgets": Command(
+        module="budgets",
+        summary="how closely budgets of tokens are met on pictures",
+        tool="budgets.py",
+    ),
     "compare": Command(
         module="compare_policies",
         summary="fine-tune every policy alike and put them into one table",

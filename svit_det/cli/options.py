@@ -6,6 +6,7 @@
 | `--weights` | a .pth or .safetensors file |
 | `--output` | the folder, or the one file, that results go to |
 | `--overwrite` | replace results that are there |
+| `--allow-untrained` | run although gates or heads have no trained weights |
 | `--device` | cpu or cuda |
 | `KEY VALUE ...` | config overrides, last |
 """
@@ -42,6 +43,12 @@ def add_output(parser: argparse.ArgumentParser, meaning: str, **others: Any) -> 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """--overwrite."""
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+
+
+def add_allow_untrained(parser: argparse.ArgumentParser) -> None:
+    """--allow-untrained."""
+    help_ = "evaluate or predict although gates or heads hold random numbers"
+    parser.add_argument("--allow-untrained", action="store_true", help=help_)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

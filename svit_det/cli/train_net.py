@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,24 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from svit_det.cli.execution import import_packages
+from svit_det.cli.options import add_allow_untrained
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.datasets import prepare_datasets, register_datasets
+from svit_det.detection.datasets import epochs_of, prepare_datasets, register_datasets
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.shipped import find_config
+from svit_det.shipped import find_config, find_weights
+
+MANY_EPOCHS = 300
+"""A recipe that shows each picture more often is for another set."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """detectron2's options."""
     parser = default_argument_parser(epilog="")
     parser.description = (__doc__ or "").split("\n\n")[0]
+    add_allow_untrained(parser)
     return parser
 
 
@@ -96,6 +102,10 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     has_checkpoint = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     if args.eval_only and not cfg.MODEL.WEIGHTS and not has_checkpoint:
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
+    if not has_checkpoint:
+        check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
+    if not args.eval_only:
+        say_epochs(cfg)
     try:
         Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()
@@ -103,6 +113,28 @@ def check_run(args: argparse.Namespace) -> CfgNode:
         raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
     results_file(cfg).unlink(missing_ok=True)  # of an earlier run, which this one's replace
     return cfg
+
+
+def say_epochs(cfg: CfgNode) -> None:
+    """Say where a recipe is for a far larger set than this one."""
+    epochs = epochs_of(cfg)
+    if epochs is not None and epochs > MANY_EPOCHS:
+        print(
+            f"{cfg.SOLVER.MAX_ITER} steps of {cfg.SOLVER.IMS_PER_BATCH} show every picture of "
+            f"{', '.join(cfg.DATASETS.TRAIN)} {epochs:.0f} times: SOLVER.MAX_ITER is for a larger "
+            "set; configs/custom has recipes for small ones.",
+            file=sys.stderr,
+        )
+
+
+def check_parent(weights: str, *, training: bool) -> None:
+    """Refuse weights that are not there before a model is built and pictures are read."""
+    if not weights or "://" in weights or Path(find_weights(weights)).is_file():
+        return
+    ways = "train them first with the config that writes there, or name others: MODEL.WEIGHTS FILE"
+    if training:
+        ways += '; MODEL.WEIGHTS "" starts from random weights'
+    raise InputError(f"MODEL.WEIGHTS {weights}: no such file; {ways}.")
 
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
@@ -113,7 +145,9 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="svit_det")
     if args.eval_only:
         model = TokenTrainer.build_model(cfg)
-        checkpointer = TokenCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = TokenCheckpointer(
+            model, save_dir=cfg.OUTPUT_DIR, refuse_untrained=not args.allow_untrained
+        )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = TokenTrainer.test(cfg, model)
     else:

@@ -18,6 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det.cli.options import (
+    add_allow_untrained,
     add_config_file,
     add_output,
     add_overwrite,
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_output(parser, "folder for the pictures", required=True)
     parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
     add_overwrite(parser)
+    add_allow_untrained(parser)
     return parser
 
 
@@ -59,10 +61,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = [f"{stem}_detections_heatmap.png" for stem in stems]
     check_output(output, [USAGE, *names], overwrite=args.overwrite)
     trained = read_trained(args.weights, options, config_file=args.config_file)
-    predictor = TokenPredictor(trained.cfg)
-    usage, rows = {}, []
+    predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
+    usage, rows, unread = {}, [], []
     for path, stem in zip(tqdm(paths, desc="images", unit="image"), stems, strict=True):
-        prediction = predictor(path)
+        try:
+            prediction = predictor(path)
+        except InputError as error:
+            unread.append(str(error))
+            continue
         write_pictures(
             prediction,
             output,
@@ -74,12 +80,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}
         found = int((prediction.instances.scores >= args.min_score).sum())
         rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
+    if not rows:
+        raise InputError(
+            unread[0]
+            if len(unread) == 1
+            else f"None of the {len(unread)} pictures can be used; the first: {unread[0]}"
+        )
     blocks = [str(layer) for layer in range(trained.cfg.MODEL.VIT.DEPTH)]
     print("Tokens kept in percent, per block:")
     print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))
     write_json(output / USAGE, usage)
+    if unread:
+        print(f"{len(unread)} of {len(paths)} pictures could not be used:")
+        print("\n".join(f"  {reason}" for reason in unread))
     print(f"Pictures and {USAGE} are in {output}")
-    return {"output": str(output), "pictures": usage}
+    return {"output": str(output), "pictures": usage, "unread": unread}
 
 
 def stems_of(paths: list[Path]) -> list[str]:

@@ -37,6 +37,9 @@ class TokenCheckpointer(DetectionCheckpointer):
     fresh_classes: for training. Weights for another number of classes may be loaded; the parts of
     the heads that count classes then start as initialised. Elsewhere such weights are refused,
     because a model with random heads finds nothing.
+    refuse_untrained: for evaluation. Gates and whole parts that the file has no weights for would
+    decide and find at random, so that they are refused; a class token alone is named and allowed,
+    because attention to it tells something all the same.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class TokenCheckpointer(DetectionCheckpointer):
         save_to_disk: bool | None = None,
         describe: Callable[[], Mapping[str, Any] | None] | None = None,
         fresh_classes: bool = False,
+        refuse_untrained: bool = False,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._describe = describe
         self._fresh_classes = fresh_classes
+        self._refuse_untrained = refuse_untrained
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As detectron2's, with a description; until the new file is whole, the old one stays.
@@ -119,10 +124,21 @@ class TokenCheckpointer(DetectionCheckpointer):
             )
         if other is not None:
             self._check_classes(other, resumes=not self._states.isdisjoint(checkpoint))
+        untrained = [
+            name
+            for name, _ in self.model.named_parameters()
+            if name not in weights and not name.endswith(CLASS_TOKEN)
+        ]
+        if untrained and self._refuse_untrained:
+            raise InputError(
+                f"{self._path}: has no trained weights for {some(untrained)}, which hold random "
+                f"numbers; {_what_to_do(untrained)}, or give --allow-untrained "
+                "(allow_untrained=True in code)."
+            )
         checkpoint["model"] = {name: w for name, w in weights.items() if name not in fresh}
         for name in shapes:
             if name.endswith(CLASS_TOKEN) and name not in weights:
-                logger.info("%s has no class token: %s starts at random.", self._path, name)
+                logger.warning("%s has no class token: %s starts at random.", self._path, name)
         incompatible = super()._load_model(checkpoint)
         if other is not None:
             # Named here, once; each that stays in `missing_keys` would be named again.
@@ -149,6 +165,12 @@ class TokenCheckpointer(DetectionCheckpointer):
                 f"{difference}, so that its heads would start at random ({some(other.names)}); set "
                 "the config's NUM_CLASSES to the file's, or train it first."
             )
+
+
+def _what_to_do(untrained: list[str]) -> str:
+    if all(".policy." in name for name in untrained):
+        return "fine-tune these weights under the policy first"
+    return "train the whole model first"
 
 
 def _classes(count: int) -> str:

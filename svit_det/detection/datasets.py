@@ -112,6 +112,19 @@ def check_coco_set(
         raise InputError(f"{images}: none of the images of {annotations} is in this folder.")
 
 
+def epochs_of(cfg: CfgNode) -> float | None:
+    """How often a training sees each picture of its sets; None where a set has no json."""
+    pictures = 0
+    for name in cfg.DATASETS.TRAIN:
+        path = MetadataCatalog.get(name).get("json_file")
+        content = _read_json(path) if path else None
+        images = _get(content, "images")
+        if not isinstance(images, list):
+            return None
+        pictures += len(images)
+    return cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(pictures, 1)
+
+
 def _read_json(path: str) -> object:
     try:
         return json.loads(Path(path).read_bytes())

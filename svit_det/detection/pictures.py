@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from matplotlib import colormaps
 
-from svit_det.detection.predictor import Prediction
+from svit_det.detection.prediction import Prediction
 from svit_det.visualization import (
     draw_attention_maps,
     draw_heatmap,
@@ -64,6 +64,34 @@ def draw_detections(
     return drawn.get_image()
 
 
+def overview(
+    prediction: Prediction, *, min_score: float = 0.5, class_names: Sequence[str] | None = None
+) -> np.ndarray:
+    """(height, width, 3) uint8: the detections beside the heat map of blocks per token."""
+    detections = draw_detections(
+        prediction.image, prediction.instances, min_score=min_score, class_names=class_names
+    )
+    usage = prediction.usage
+    heatmap = draw_heatmap(prediction.image, usage, grid=prediction.grid, alpha=0.65)
+    count = int((prediction.instances.scores >= min_score).sum())
+    share = usage.mean()
+    return side_by_side(
+        [detections, heatmap],
+        [f"{count} detections", f"blocks per token: {share:.0%} of all block runs"],
+    )
+
+
+def write_overview(
+    prediction: Prediction,
+    path: Path,
+    *,
+    min_score: float = 0.5,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """`overview` as the file `path`. Raises InputError where it cannot be written."""
+    write_image(path, overview(prediction, min_score=min_score, class_names=class_names))
+
+
 def write_pictures(
     prediction: Prediction,
     folder: Path,
@@ -77,17 +105,8 @@ def write_pictures(
     `STEM_attention.png` besides where the prediction has the class token's attention. Raises
     InputError where they cannot be written.
     """
-    detections = draw_detections(
-        prediction.image, prediction.instances, min_score=min_score, class_names=class_names
-    )
     image, usage, grid = prediction.image, prediction.usage, prediction.grid
-    heatmap = draw_heatmap(image, usage, grid=grid, alpha=0.65)
-    count = int((prediction.instances.scores >= min_score).sum())
-    share = usage.mean()
-    strip = side_by_side(
-        [detections, heatmap],
-        [f"{count} detections", f"blocks per token: {share:.0%} of all block runs"],
-    )
+    strip = overview(prediction, min_score=min_score, class_names=class_names)
     pictures = {
         "detections_heatmap": strip,
         "keep_maps": draw_keep_maps(image, usage, grid=grid),

@@ -1,56 +1,103 @@
-"""A trained detector on single images: detections and usage."""
+"""Predictor: a trained detector on whatever pictures there are."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
 
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import build_augmentations
-from svit_det.detection.trained import class_names_of
-from svit_det.errors import InputError
-from svit_det.images import read_image
-from svit_det.tokens import TokenGrid
-from svit_det.vit import find_token_net
+from svit_det.detection.prediction import Prediction
+from svit_det.detection.trained import class_names_of, read_trained
+from svit_det.errors import InputError, renamed_settings
+from svit_det.images import Picture, pictures_of
+from svit_det.vit import find_token_net, record_passes
+from svit_det.weights.files import read_description
+
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch's RuntimeErrors say of a picture that is too large."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One image and what the model made of it. L blocks, H x W tokens of the image."""
+class Unread:
+    """A picture that could not be used."""
 
-    image: np.ndarray
-    """(height, width, 3) uint8 RGB, as it was read."""
-    instances: Instances
-    """detectron2's, in pixels of `image`, on the CPU."""
-    usage: np.ndarray
-    """(L, H, W) bool: block l processed this token."""
-    grid: TokenGrid
-    """Which pixels of the image as the network saw it each token stands for."""
-    attention: np.ndarray | None = None
-    """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
+    name: str
+    reason: str
+    """A sentence."""
 
 
-class TokenPredictor:
-    """Builds and loads the model of a config once, then runs it image by image."""
+class Predictor:
+    """A trained detector: `Predictor("model_final.pth")("photos")` -> a list of predictions.
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg
-        self.model = build_model(cfg).eval()
-        if not cfg.MODEL.WEIGHTS:
-            raise InputError("MODEL.WEIGHTS is empty; name the trained weights to draw with.")
-        TokenCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self._augmentation = build_augmentations(cfg, False)[0]
+    weights: a file of weights that carries its config, as those of train_net.py do.
+    cfg: a config, or the yaml of one, where the file carries none; its MODEL.WEIGHTS are used
+        where no `weights` are given.
+    options: KEY, VALUE, ... overrides of the config.
+    budget: mean share of tokens over the deciding blocks; None: as trained.
+    batch_size: pictures that run together; those of different sizes run one after the other.
+    allow_untrained: run although gates or heads are not in the file and hold random numbers.
+    follow: let the policy go by the pictures before (`TokenPolicy.follow`): for a stream of
+        pictures of one kind; what is found then depends on their order.
 
-    @property
-    def class_names(self) -> list[str] | None:
-        """Of the config's sets, where one lies here or is registered; see `class_names_of`."""
-        return class_names_of(self.cfg)
+    Raises InputError, here and when called, in one sentence that says what to do.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        cfg: CfgNode | str | Path | None = None,
+        options: Sequence[str] = (),
+        budget: float | None = None,
+        batch_size: int = 1,
+        allow_untrained: bool = False,
+        follow: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size: {batch_size} is less than one picture.")
+        self.cfg, self.class_names = _trained(weights, cfg, options)
+        if not self.cfg.MODEL.WEIGHTS:
+            raise InputError("MODEL.WEIGHTS is empty; name the trained weights.")
+        self.batch_size, self.follow = batch_size, follow
+        self.model = build_model(self.cfg).eval()
+        TokenCheckpointer(self.model, refuse_untrained=not allow_untrained).load(
+            self.cfg.MODEL.WEIGHTS
+        )
+        self._augmentation = build_augmentations(self.cfg, False)[0]
+        if budget is not None:
+            with renamed_settings(lambda _: "budget"):
+                find_token_net(self.model).trunk.policy.set_keep_ratio(budget)
+
+    def __call__(
+        self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
+    ) -> list[Prediction]:
+        """Every picture of `source`, as `pictures_of` takes them; `order` is that of arrays.
+
+        unread: a list that takes pictures which cannot be used, while the others go on. None: the
+        first of them raises InputError.
+        """
+        return list(self.stream(source, order=order, unread=unread))
+
+    def stream(
+        self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
+    ) -> Iterator[Prediction]:
+        """The same, one after the other: for films, cameras and more pictures than fit memory."""
+        read: list[tuple[str, np.ndarray]] = []
+        for picture in pictures_of(source, order=order):
+            read += _read(picture, unread)
+            if len(read) == self.batch_size:
+                yield from self._run_or_note(read, unread)
+                read = []
+        yield from self._run_or_note(read, unread)
 
     def model_input(self, image: np.ndarray) -> dict:
         """(height, width, 3) uint8 RGB -> detectron2's input for one image."""
@@ -61,17 +108,96 @@ class TokenPredictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
 
+    def _run_or_note(
+        self, read: list[tuple[str, np.ndarray]], unread: list[Unread] | None
+    ) -> list[Prediction]:
+        """One batch; where memory does not suffice, each picture by itself, then it is named."""
+        if not read:
+            return []
+        try:
+            return self._run(read)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not _says_no_memory(error):
+                raise
+            if len(read) > 1:
+                return [each for one in read for each in self._run_or_note([one], unread)]
+            name, image = read[0]
+            problem = InputError(
+                f"{name}: {image.shape[1]} x {image.shape[0]} pixels are too many for the memory; "
+                "make it smaller, or lower INPUT.MAX_SIZE_TEST."
+            )
+            if unread is None:
+                raise problem from error
+            unread.append(Unread(name, str(problem)))
+            return []
+
     @torch.no_grad()
-    def __call__(self, path: str | Path) -> Prediction:
+    def _run(self, read: list[tuple[str, np.ndarray]]) -> list[Prediction]:
+        net, given = find_token_net(self.model), [self.model_input(image) for _, image in read]
+        start = time.perf_counter()
+        with record_passes(self.model) as records:
+            outputs = self.model(given)
+        found = [output["instances"].to("cpu") for output in outputs]  # waits for the device
+        seconds = (time.perf_counter() - start) / len(read)
+        if self.follow:
+            for record in records:
+                net.trunk.policy.follow(record)
+        predictions = []
+        for (name, image), one, output, instances in zip(read, given, outputs, found, strict=True):
+            attention = output.get("token_attention")
+            predictions.append(
+                Prediction(
+                    image=image,
+                    instances=instances,
+                    usage=output["token_usage"].cpu().numpy(),
+                    grid=net.grid_of(*one["image"].shape[-2:]),
+                    attention=None if attention is None else attention.cpu().numpy(),
+                    name=name,
+                    seconds=seconds,
+                    trunk_macs=output["trunk_macs"],
+                )
+            )
+        return predictions
+
+
+class TokenPredictor(Predictor):
+    """A config's model on one picture file after the other: `TokenPredictor(cfg)(path)`."""
+
+    def __init__(self, cfg: CfgNode, *, allow_untrained: bool = False) -> None:
+        super().__init__(cfg=cfg, allow_untrained=allow_untrained)
+
+    def __call__(self, path: str | Path) -> Prediction:  # type: ignore[override]
         """Read and run one image file. Raises InputError for a file that cannot be read."""
-        image = read_image(path, "RGB")
-        given = self.model_input(image)
-        output = self.model([given])[0]
-        attention = output.get("token_attention")
-        return Prediction(
-            image=image,
-            instances=output["instances"].to("cpu"),
-            usage=output["token_usage"].cpu().numpy(),
-            grid=find_token_net(self.model).grid_of(*given["image"].shape[-2:]),
-            attention=None if attention is None else attention.cpu().numpy(),
-        )
+        return next(self.stream(path))
+
+
+def _trained(
+    weights: str | Path | None, cfg: CfgNode | str | Path | None, options: Sequence[str]
+) -> tuple[CfgNode, list[str] | None]:
+    """The config to build, with its weights in it, and the names of its classes."""
+    if isinstance(cfg, CfgNode):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(list(options))
+        if weights is not None:
+            cfg.MODEL.WEIGHTS = str(weights)
+        path = cfg.MODEL.WEIGHTS
+        said = read_description(path) if path and Path(path).is_file() else {}
+        return cfg, class_names_of(cfg, said)
+    yaml = None if cfg is None else str(cfg)
+    trained = read_trained(weights, options, config_file=yaml)
+    return trained.cfg, trained.class_names
+
+
+def _read(picture: Picture, unread: list[Unread] | None) -> Iterable[tuple[str, np.ndarray]]:
+    try:
+        return [(picture.name, picture.read())]
+    except InputError as error:
+        if unread is None:
+            raise
+        unread.append(Unread(picture.name, str(error)))
+        return []
+
+
+def _says_no_memory(error: RuntimeError) -> bool:
+    return any(words in str(error) for words in NO_MEMORY)

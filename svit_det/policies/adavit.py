@@ -41,7 +41,7 @@ from svit_det.policies.base import (
 from svit_det.policies.decision import PartMargins
 from svit_det.policies.keep_schedule import KeepSchedule, check_budget
 from svit_det.policies.registry import POLICY_REGISTRY
-from svit_det.policies.thresholded import check_mode
+from svit_det.policies.thresholded import check_mode, choices_of
 from svit_det.policies.usage_targets import TargetedDecisions
 from svit_det.tokens import BlockParts, PassRecord, Selection, TokenState, everyone
 
@@ -166,3 +166,14 @@ class AdaViT(TokenPolicy):
             self.decisions.about("tokens").budget.set_keep_ratio(ratio)
         elif ratio is not None:
             raise without_tokens("test_keep_ratio")
+
+    def follow(self, record: PassRecord) -> None:
+        """Let the thresholds for tokens follow the margins of recent images."""
+        if "tokens" in self.decisions:
+            margins = choices_of(record, self._trained.layers)[0]
+            self.decisions.about("tokens").budget.follow(margins)
+
+    def forget(self) -> None:
+        """Back to the thresholds of the training."""
+        if "tokens" in self.decisions:
+            self.decisions.about("tokens").budget.forget()

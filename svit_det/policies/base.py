@@ -120,7 +120,8 @@ class ScheduleConfig(PolicyConfig):
     )
     test_keep_ratio: float | None = setting(
         None,
-        "Mean share over LAYERS at inference; None: as trained. No retraining needed.",
+        "Mean share over LAYERS at inference; None: as trained. No retraining needed. Where the "
+        "count depends on the image, thresholds that training tracked keep each image within .03.",
         kind=float,
         optional=True,
         interval="(0, 1]",
@@ -272,6 +273,16 @@ class TokenPolicy(nn.Module):
     def keep_ratio(self) -> float | None:
         """The budget that was set; None: as trained."""
         return None
+
+    def follow(self, record: PassRecord) -> None:
+        """Take in one pass at inference, so that later decisions go by what recent images are like.
+
+        For streams of images unlike the training's: what is decided then depends on the images
+        before, which is why nothing calls this by itself. Default: no effect.
+        """
+
+    def forget(self) -> None:
+        """Undo `follow`. Default: no effect."""
 
     # ------------------------------------------------------------------ notes
 

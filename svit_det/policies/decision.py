@@ -76,7 +76,7 @@ class Decision(nn.Module):
             return straight_through(logit, noise, temperature=TAU, above=self.above)
         if self.fixed is not None:
             return margin > self.fixed, None
-        return margin > self.budget.thresholds[self.gates[layer]], None
+        return self.budget.decide(self.gates[layer], margin), None
 
     def track(self, margins: Sequence[Tensor], chosen: Sequence[Tensor], mean: Mean) -> None:
         """Take in one training step: by block (B, n) margins, -inf for no choice, and choices."""

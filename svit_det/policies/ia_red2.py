@@ -114,7 +114,8 @@ class IARED2(ThresholdedPolicy):
         margin = self.agents.margin(view.layer, tokens[:, 0], tokens[:, state.num_extra :])
         among, log_prob = left.keep, None if notes is None else notes.log_prob
         if not self.training or group not in self._drawing:
-            kept = Kept(among & (margin > self.threshold(view.layer)), log_prob=log_prob)
+            keep = self.above_threshold(view.layer, margin.masked_fill(~among, -torch.inf))
+            kept = Kept(keep, log_prob=log_prob)
         elif self.reinforcement is not None:
             kept = draw(margin, among, log_prob)
         else:

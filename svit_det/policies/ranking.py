@@ -40,3 +40,16 @@ def keep_highest(score: Tensor, among: Tensor, counts: Tensor) -> Tensor:
     places = torch.arange(score.shape[1], device=score.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
     return among & (rank < counts.unsqueeze(1))
+
+
+def keep_upper(score: Tensor, counts: Tensor) -> Tensor:
+    """(B, N) scores -> (B, N) bool with the `counts` (B,) highest of each image, from 1 up.
+
+    Tokens of score -inf are never kept, so that an image may keep fewer.
+    """
+    score = score.masked_fill(score.isnan(), float("inf"))
+    falling = score.sort(dim=1, descending=True, stable=True).values
+    lowest = falling.gather(1, counts.unsqueeze(1) - 1)
+    above, tied = score > lowest, score == lowest
+    room = counts.unsqueeze(1) - above.sum(dim=1, keepdim=True)
+    return (above | (tied & (tied.cumsum(dim=1) <= room))) & (score > -torch.inf)

@@ -90,7 +90,7 @@ class SPViT(ThresholdedPolicy, PredictorPolicy):
             keep, gate = drop_by_chance(margin, left)
             notes = Survivors(keep, gate=gate)
         else:
-            notes = Survivors(margin > self.threshold(view.layer))
+            notes = Survivors(self.above_threshold(view.layer, margin))
         macs = selector.macs(state.tokens.shape[1]) + state.num_patches * self.embed_dim
         chosen = Selection(notes.keep, gate=notes.gate, score=margin.detach(), macs=macs)
         state = self._pack(state, left, notes, probability)

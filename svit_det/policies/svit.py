@@ -59,7 +59,8 @@ class SViT(ThresholdedPolicy):
       beforehand.
 
     `test_keep_ratio` runs a trained model at another mean share of tokens over the gated blocks,
-    without retraining (modes `threshold` and `quota`).
+    without retraining (modes `threshold` and `quota`). In `threshold` the count still depends on
+    the image, within .03 of the budget, as `KeepBudget` says.
     """
 
     budget_modes = ("threshold", "quota")
@@ -170,7 +171,7 @@ class SViT(ThresholdedPolicy):
             generator.manual_seed(self.sample_seed * 1000 + self._trained.layers.index(layer))
             # One draw for all images: an image is decided alike in every batch.
             margin = margin + logistic_noise(margin[:1], generator)
-        return margin > self.threshold(layer)
+        return self.above_threshold(layer, margin)
 
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
         """`loss_keep_ratio`: the weighted ratio loss over all gated blocks."""

@@ -29,14 +29,15 @@ class ThresholdedPolicy(ScheduledPolicy):
     mode: str
     budget: KeepBudget
 
-    def threshold(self, layer: int) -> Tensor | float:
-        """What a margin must exceed at inference.
+    def above_threshold(self, layer: int, margin: Tensor) -> Tensor:
+        """(B, N) margins, -inf for no choice -> (B, N) bool, the decision of inference.
 
-        The tracked threshold of this block's gate; in other modes 0, the more probable is kept.
+        By the tracked threshold of this block's gate and the budget, where one is set; in other
+        modes the more probable is kept.
         """
         if self.mode != "threshold":
-            return 0.0
-        return self.budget.thresholds[self._trained.layers.index(layer)]
+            return margin > 0
+        return self.budget.decide(self._trained.layers.index(layer), margin)
 
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
         """Follow the margins and kept shares that the thresholds are made of."""
@@ -47,6 +48,14 @@ class ThresholdedPolicy(ScheduledPolicy):
         check_mode(ratio, self.mode, self.budget_modes)
         super().set_keep_ratio(ratio)
         self.budget.set_keep_ratio(ratio)
+
+    def follow(self, record: PassRecord) -> None:
+        """Let the thresholds follow the margins of recent images."""
+        self.budget.follow(choices_of(record, self._trained.layers)[0])
+
+    def forget(self) -> None:
+        """Back to the thresholds of the training."""
+        self.budget.forget()
 
 
 def choices_of(record: PassRecord, layers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,0 +1,117 @@
+"""Prediction: what a model made of one picture, and the same in other people's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.structures import Instances
+from pycocotools import mask as coco_mask
+
+from svit_det.errors import InputError
+from svit_det.tokens import TokenGrid
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image and what the model made of it. L blocks, H x W tokens of the image."""
+
+    image: np.ndarray
+    """(height, width, 3) uint8 RGB, as it was read."""
+    instances: Instances
+    """detectron2's, in pixels of `image`, on the CPU."""
+    usage: np.ndarray
+    """(L, H, W) bool: block l processed this token."""
+    grid: TokenGrid
+    """Which pixels of the image as the network saw it each token stands for."""
+    attention: np.ndarray | None = None
+    """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
+    name: str = ""
+    """Its path, the film's with the number of the frame, or its place among the ones given."""
+    seconds: float = 0.0
+    """Of the model alone; of a batch, its time over the number of its pictures."""
+    trunk_macs: tuple[int, int] = (0, 0)
+    """Multiply-adds of the trunk for this picture, and of the dense trunk."""
+
+    @property
+    def kept_shares(self) -> np.ndarray:
+        """(L,) share of the image's tokens that each block processed."""
+        return self.usage.mean(axis=(1, 2))
+
+    def found(self, min_score: float) -> Instances:
+        """The instances that score `min_score` and up."""
+        return self.instances[self.instances.scores >= min_score]
+
+    def to_supervision(self, min_score: float = 0.5) -> Any:
+        """supervision's Detections. Raises InputError where supervision is not installed."""
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise InputError(
+                "to_supervision needs supervision, which is not installed: pip install supervision."
+            ) from error
+        instances = self.found(min_score)
+        masks = instances.pred_masks.numpy().astype(bool) if instances.has("pred_masks") else None
+        return Detections(
+            xyxy=instances.pred_boxes.tensor.numpy(),
+            confidence=instances.scores.numpy(),
+            class_id=instances.pred_classes.numpy().astype(int),
+            mask=masks,
+        )
+
+    def to_coco(self, image_id: int, min_score: float = 0.0) -> list[dict[str, Any]]:
+        """COCO's result entries; `category_id` is the model's class plus 1.
+
+        Boxes are [x, y, width, height] in pixels, masks compressed RLE as text.
+        """
+        instances = self.found(min_score)
+        boxes = instances.pred_boxes.tensor.numpy().astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        entries: list[dict[str, Any]] = [
+            {
+                "image_id": image_id,
+                "category_id": int(label) + 1,
+                "bbox": [round(value, 2) for value in box.tolist()],
+                "score": float(score),
+            }
+            for box, label, score in zip(
+                boxes, instances.pred_classes, instances.scores, strict=True
+            )
+        ]
+        if instances.has("pred_masks"):
+            for entry, mask in zip(entries, instances.pred_masks.numpy(), strict=True):
+                rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+                area = float(coco_mask.area(rle))
+                entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+                entry["area"] = area
+        return entries
+
+
+def coco_json(
+    predictions: Sequence[Prediction],
+    *,
+    class_names: Sequence[str] | None = None,
+    num_classes: int,
+    min_score: float = 0.0,
+) -> dict[str, Any]:
+    """A COCO instance file of predictions: images from 1, categories from 1, annotations.
+
+    The annotations have a score each, so that the list alone is what COCO calls results. Classes
+    without names are called "class 1" and so on.
+    """
+    names = class_names or [f"class {number}" for number in range(1, num_classes + 1)]
+    images, annotations = [], []
+    for image_id, each in enumerate(predictions, start=1):
+        height, width = each.image.shape[:2]
+        images.append({"id": image_id, "file_name": each.name, "height": height, "width": width})
+        annotations += each.to_coco(image_id, min_score)
+    for number, entry in enumerate(annotations, start=1):
+        _, _, width, height = entry["bbox"]
+        entry |= {"id": number, "iscrowd": 0, "area": entry.get("area", width * height)}
+    return {
+        "images": images,
+        "categories": [{"id": n, "name": name} for n, name in enumerate(names, start=1)],
+        "annotations": annotations,
+    }

@@ -1,0 +1,56 @@
+"""Frames of a film or a camera, one after the other."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from svit_det.errors import InputError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, (height, width, 3) uint8 RGB) of each frame of a film, or of camera number `source`.
+
+    A camera goes on until the caller stops. Raises InputError for a film that cannot be read and a
+    camera that is not there.
+    """
+    is_camera, cv2 = isinstance(source, int), _opencv()
+    log = cv2.utils.logging
+    before = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # what OpenCV would print is said below
+    try:
+        capture = cv2.VideoCapture(source if is_camera else str(source))
+    finally:
+        log.setLogLevel(before)
+    try:
+        number = 0
+        while capture.isOpened():
+            good, frame = capture.read()
+            if not good:
+                break
+            name = f"camera {source}" if is_camera else str(source)
+            yield f"{name}#{number:06d}", np.ascontiguousarray(frame[:, :, ::-1])
+            number += 1
+    finally:
+        capture.release()
+    if number == 0:
+        if is_camera:
+            raise InputError(f"Camera {source}: there is none that can be read.")
+        raise InputError(f"{source}: not a film that can be read.")
+
+
+def _opencv() -> ModuleType:
+    """Imported for films alone: pictures need no more than Pillow."""
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise InputError(
+            "Films and cameras need OpenCV, which is not installed: pip install "
+            "opencv-python-headless."
+        ) from error

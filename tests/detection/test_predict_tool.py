@@ -1,0 +1,90 @@
+"""tools/predict.py: pictures, COCO json and a table, and what it refuses."""
+
+import json
+
+import pytest
+from pycocotools.coco import COCO
+
+from svit_det.weights.files import write_weights
+
+
+@pytest.fixture
+def weights(tiny_config, tiny_model, tmp_path):
+    """An untrained SViT that carries its config."""
+    path = tmp_path / "svit.pth"
+    said = {"config": tiny_config().dump(), "classes": ["red", "green"]}
+    write_weights(tiny_model().state_dict(), path, description=said)
+    return path
+
+
+@pytest.fixture
+def pictures(discs, tmp_path):
+    """Two pictures and a corrupt one."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name in ("a", "c"):
+        (folder / f"{name}.png").write_bytes((discs / "images/val_1.png").read_bytes())
+    (folder / "b.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_folder_with_a_corrupt_picture(fork_tool, weights, pictures, tmp_path):
+    output = tmp_path / "out"
+    run = fork_tool(
+        *("predict.py", "--weights", weights, "--output", output, "--min-score", 0, "--json"),
+        pictures,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = json.loads(run.stdout)
+    assert [row["picture"] for row in said["pictures"]] == ["a.jpg", "c.jpg"]
+    assert [each["name"] for each in said["unread"]] == [str(pictures / "b.png")]
+    assert "1 of 3 pictures could not be used" in run.stderr
+    assert sorted(p.name for p in output.iterdir()) == [
+        *("a.jpg", "c.jpg", "coco.json", "results.json")
+    ]
+    coco = COCO(str(output / "coco.json"))
+    assert [cat["name"] for cat in coco.cats.values()] == ["red", "green"]
+    assert len(coco.anns) == sum(row["found"] for row in said["pictures"]) > 0
+    assert set(coco.imgs) == {1, 2} == {each["image_id"] for each in coco.anns.values()}
+    again = json.loads((output / "results.json").read_text())
+    assert again["pictures"] == said["pictures"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "No picture is named"),
+        (("--camera", 0), "say when to stop with --frames"),
+        (("--camera", 99, "--frames", 1), "Camera 99: there is none"),
+        (("https://example.org/a.png",), "a file is wanted, not a URL"),
+        (("nowhere/*.png",), "no file matches this pattern"),
+        (("nowhere.png",), "no such image"),
+        (("--min-score", 2, "x.png"), "--min-score 2.0 must lie in"),
+        (("--output", "/proc/nowhere", "x.png"), "cannot be written"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(refused, weights, arguments, message):
+    assert message in refused("predict.py", "--weights", weights, *arguments)
+
+
+def test_results_that_are_there_are_kept(refused, weights, pictures, tmp_path):
+    (tmp_path / "results.json").write_text("mine")
+    said = refused("predict.py", "--weights", weights, "--output", tmp_path, pictures)
+    assert "results.json is there already; give --overwrite" in said
+    assert (tmp_path / "results.json").read_text() == "mine"
+
+
+def test_a_folder_of_nothing_but_broken_pictures(refused, weights, tmp_path):
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    said = refused(
+        "predict.py", "--weights", weights, "--output", tmp_path / "o", tmp_path / "b.png"
+    )
+    assert "b.png: not an image file" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_weights_without_a_config_say_so(refused, tiny_model, pictures, tmp_path):
+    write_weights(tiny_model().state_dict(), tmp_path / "bare.pth")
+    said = refused("predict.py", "--weights", tmp_path / "bare.pth", pictures)
+    assert "carries no config; give --config-file" in said

@@ -1,0 +1,211 @@
+"""Predictor: what it takes, what it gives, and how it says no."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from PIL import Image
+from pycocotools.coco import COCO
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from svit_det.detection import Predictor, coco_json
+from svit_det.detection.predictor import TokenPredictor
+from svit_det.errors import InputError
+from svit_det.images import read_image
+from svit_det.weights.files import write_weights
+
+
+@pytest.fixture
+def weights(tiny_model, tmp_path):
+    path = tmp_path / "svit.safetensors"
+    save_file({n: v.contiguous() for n, v in tiny_model().state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture
+def predictor(tiny_config, weights):
+    return Predictor(weights, cfg=tiny_config())
+
+
+def same(one, two):
+    assert_close(one.instances.scores, two.instances.scores)
+    assert_close(one.instances.pred_boxes.tensor, two.instances.pred_boxes.tensor)
+    assert (one.usage == two.usage).all()
+
+
+def test_all_forms_of_a_picture_are_the_same_picture(predictor, discs):
+    path = discs / "images/val_1.png"
+    image = read_image(path, "RGB")
+    (wanted,) = predictor(path)
+    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    others = [
+        predictor(image, order="RGB"),
+        predictor(image[:, :, ::-1], order="BGR"),
+        predictor(tensor, order="RGB"),
+        predictor(Image.open(path)),
+        predictor(str(path)),
+        predictor([path]),
+    ]
+    for (other,) in others:
+        same(other, wanted)
+    assert wanted.name == str(path)
+    assert wanted.seconds > 0
+    assert 0 < wanted.trunk_macs[0] < wanted.trunk_macs[1]
+    assert wanted.kept_shares.shape == (3,)
+
+
+def test_batches_of_mixed_sizes_are_the_pictures_alone(tiny_config, weights, predictor):
+    generator = np.random.default_rng(0)
+    pictures = [
+        generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        for size in ((48, 72), (72, 48), (48, 72), (30, 200), (64, 64))
+    ]
+    alone = predictor(pictures, order="RGB")
+    together = Predictor(weights, cfg=tiny_config(), batch_size=3)(pictures, order="RGB")
+    assert [each.name for each in together] == [f"array[{number}]" for number in range(5)]
+    for one, two in zip(together, alone, strict=True):
+        same(one, two)
+
+
+def test_a_corrupt_picture_is_noted_and_the_others_are_done(predictor, discs, tmp_path):
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.png").write_bytes((discs / "images/val_1.png").read_bytes())
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    unread = []
+    found = predictor(tmp_path, unread=unread)
+    assert [each.name[-5:] for each in found] == ["a.png", "c.png"]
+    assert [each.name for each in unread] == [str(tmp_path / "b.png")]
+    assert "not an image file" in unread[0].reason
+    with pytest.raises(InputError, match=r"b\.png: not an image file"):
+        predictor(tmp_path)
+
+
+def test_a_picture_too_large_for_the_model_is_named(predictor, monkeypatch, discs):
+    def fail(given):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(predictor.model, "inference", fail)
+    with pytest.raises(InputError, match=r"val_1\.png: 72 x 48 pixels are too many"):
+        predictor(discs / "images/val_1.png")
+
+
+def test_any_other_failure_is_not_hidden(predictor, monkeypatch, discs):
+    def fail(given):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(predictor.model, "inference", fail)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        predictor(discs / "images/val_1.png", unread=[])
+
+
+def test_a_budget(tiny_config, weights, discs):
+    few, many = (
+        Predictor(weights, cfg=tiny_config(), budget=budget)(discs / "images")
+        for budget in (0.2, 0.8)
+    )
+    assert all(a.usage.sum() < b.usage.sum() for a, b in zip(few, many, strict=True))
+    with pytest.raises(InputError, match="budget: 2 must lie in"):
+        Predictor(weights, cfg=tiny_config(), budget=2)
+
+
+def test_following_moves_the_thresholds_and_nothing_else_does(tiny_config, weights, discs):
+    def thresholds(predictor):
+        (found,) = [
+            each for name, each in predictor.model.named_buffers() if name.endswith("thresholds")
+        ]
+        return found.clone()
+
+    for follow in (False, True):
+        predictor = Predictor(weights, cfg=tiny_config(), budget=0.5, follow=follow)
+        before = thresholds(predictor)
+        predictor(discs / "images")
+        assert torch.equal(thresholds(predictor), before) != follow
+
+
+def test_weights_that_carry_their_config_need_nothing_else(
+    tiny_config, tiny_model, tmp_path, discs
+):
+    cfg, path = tiny_config(), tmp_path / "whole.pth"
+    said = {"config": cfg.dump(), "classes": ["red", "green"]}
+    write_weights(tiny_model().state_dict(), path, description=said)
+    predictor = Predictor(path, options=["MODEL.DEVICE", "cpu"])
+    assert predictor.class_names == ["red", "green"]
+    assert len(predictor(discs / "images/val_1.png")) == 1
+
+
+@pytest.mark.parametrize("what", ["carries no config", "no such file", "not a URL"])
+def test_weights_that_cannot_be_used(weights, what):
+    path = {"no such file": "nowhere.pth", "not a URL": "https://example.org/w.pth"}
+    with pytest.raises(InputError, match=what):
+        Predictor(path.get(what, weights))
+
+
+# ------------------------------------------------------------------ untrained parts
+
+
+def test_untrained_gates_are_refused_unless_asked_for(tiny_config, tiny_model, tmp_path, discs):
+    dense = tmp_path / "dense.pth"
+    write_weights(tiny_model("MODEL.TOKEN_POLICY.NAME", "Dense").state_dict(), dense)
+    with pytest.raises(InputError, match=r"no trained weights for .*gates.*fine-tune"):
+        Predictor(dense, cfg=tiny_config())
+    predictor = Predictor(dense, cfg=tiny_config(), allow_untrained=True)
+    assert len(predictor(discs / "images/val_1.png")) == 1
+
+
+def test_a_random_class_token_is_allowed_and_said(tiny_config, tiny_model, tmp_path, caplog, discs):
+    dense = tmp_path / "dense.pth"
+    write_weights(tiny_model("MODEL.TOKEN_POLICY.NAME", "Dense").state_dict(), dense)
+    cfg = tiny_config("MODEL.TOKEN_POLICY.NAME", "EViT")
+    assert len(Predictor(dense, cfg=cfg)(discs / "images/val_1.png")) == 1
+    said = [each.getMessage() for each in caplog.records if "class token" in each.getMessage()]
+    assert len(said) == 1 and "starts at random" in said[0]
+
+
+# ------------------------------------------------------------------ other people's forms
+
+
+def test_coco_json_can_be_read_as_annotations_and_as_results(predictor, discs, tmp_path):
+    found = predictor(discs / "images")
+    content = coco_json(found, class_names=["red", "green"], num_classes=2)
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(content))
+    coco = COCO(str(path))
+    assert len(coco.imgs) == len(found)
+    results = coco.loadRes(content["annotations"])
+    assert len(results.anns) == sum(len(each.instances) for each in found) > 0
+    for annotation in coco.anns.values():
+        mask = coco.annToMask(annotation)
+        assert mask.sum() == annotation["area"]
+        assert annotation["category_id"] in (1, 2)
+
+
+def test_supervision(predictor, discs, monkeypatch):
+    (found,) = predictor(discs / "images/val_1.png")
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match="pip install supervision"):
+        found.to_supervision()
+    stand_in = types.ModuleType("supervision")
+    stand_in.Detections = lambda **fields: fields
+    monkeypatch.setitem(sys.modules, "supervision", stand_in)
+    fields = found.to_supervision(min_score=0.0)
+    count = len(found.instances)
+    assert fields["xyxy"].shape == (count, 4) and fields["confidence"].shape == (count,)
+    assert fields["class_id"].dtype == int
+    assert fields["mask"].shape == (count, 48, 72) and fields["mask"].dtype == bool
+
+
+def test_detectron2s_own_predictor_finds_the_same(tiny_config, weights, predictor, discs):
+    path = discs / "images/val_1.png"
+    own = DefaultPredictor(tiny_config("MODEL.WEIGHTS", weights))(read_image(path, "BGR"))
+    (ours,) = predictor(path)
+    assert_close(own["instances"].scores, ours.instances.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_the_older_name_takes_a_path_and_gives_one_prediction(tiny_config, weights, discs):
+    one = TokenPredictor(tiny_config("MODEL.WEIGHTS", weights))(discs / "images/val_1.png")
+    assert one.image.shape == (48, 72, 3)

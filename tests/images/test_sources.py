@@ -1,0 +1,132 @@
+"""Pictures from everything that people have, and what is refused in a sentence."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from svit_det.errors import InputError
+from svit_det.images import pictures_of, read_image
+from svit_det.images import read as reading
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+def names(source, **options):
+    return [picture.name for picture in pictures_of(source, **options)]
+
+
+def pixels(source, **options):
+    return [picture.read() for picture in pictures_of(source, **options)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.png", "a.png", "deep/c.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(PIXELS).save(path)
+    return tmp_path
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Three frames, red, green and blue, as MJPEG."""
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 16))
+    for channel in (2, 1, 0):
+        frame = np.zeros((16, 32, 3), np.uint8)
+        frame[:, :, channel] = 255
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_paths_folders_patterns_and_lists(folder):
+    a, b, c = (str(folder / name) for name in ("a.png", "b.png", "deep/c.png"))
+    assert names(a) == [a]
+    assert names(folder) == [a, b]
+    assert names(f"{folder}/**/*.png") == [a, b, c]
+    assert names([c, [folder / "a.png"]]) == [c, a]
+    assert (pixels(a)[0] == PIXELS).all()
+
+
+def test_a_file_named_like_a_pattern_is_a_file(folder):
+    path = folder / "a[1].png"
+    Image.fromarray(PIXELS).save(path)
+    assert names(path) == [str(path)]
+
+
+def test_arrays_whose_order_is_said():
+    assert (pixels(PIXELS, order="RGB")[0] == PIXELS).all()
+    assert (pixels(PIXELS, order="BGR")[0] == PIXELS[:, :, ::-1]).all()
+    assert names(np.stack([PIXELS] * 2), order="RGB") == ["array[0]", "array[1]"]
+    assert names([PIXELS, [PIXELS]], order="RGB") == ["array[0]", "array[1][0]"]
+    assert (pixels(PIXELS[:, :, 0])[0] == PIXELS[:, :, :1]).all()
+
+
+def test_tensors_have_their_channels_first():
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    assert (pixels(tensor, order="RGB")[0] == PIXELS).all()
+    assert (pixels(tensor[None], order="BGR")[0] == PIXELS[:, :, ::-1]).all()
+    assert (pixels(tensor[:1])[0] == PIXELS[:, :, :1]).all()
+
+
+def test_an_image_of_pillow_is_read_as_its_file_would_be(folder):
+    image = Image.fromarray(PIXELS).convert("RGBA")
+    image.save(folder / "d.png")
+    assert (pixels(image)[0] == read_image(folder / "d.png", "RGB")).all()
+
+
+def test_a_film_has_numbered_frames(film):
+    assert names(film) == [f"{film}#00000{number}" for number in range(3)]
+    means = [frame.mean(axis=(0, 1)).argmax() for frame in pixels(film)]
+    assert means == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (PIXELS, {}, "array: say order='RGB' or order='BGR'"),
+        (PIXELS, {"order": "GBR"}, "order: no 'GBR'"),
+        (PIXELS.astype(float), {"order": "RGB"}, "array: holds float64; give uint8"),
+        (PIXELS[:, :, :2], {"order": "RGB"}, r"shape \(4, 6, 2\) is not \(height, width, 3\)"),
+        (PIXELS[:0], {"order": "RGB"}, "array: has no pixels"),
+        (torch.zeros(6, 4, 3, dtype=torch.uint8), {"order": "RGB"}, r"is not \(3, height, width\)"),
+        ("https://example.org/a.png", {}, "a file is wanted, not a URL"),
+        ("nowhere/*.png", {}, "no file matches this pattern"),
+        ("nowhere.png", {}, "no such image or folder"),
+        (99, {}, "Camera 99: there is none"),
+        (None, {}, "None is no picture"),
+        (3.5, {}, "A float is no picture"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(source, options, message, capfd):
+    with pytest.raises(InputError, match=message):
+        pixels(source, **options)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_broken_film_is_named(tmp_path, capfd):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"no film")
+    with pytest.raises(InputError, match="not a film that can be read"):
+        names(path)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_picture_too_large_to_read_is_named(folder, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_PIXELS", 20)
+    with pytest.raises(InputError, match="6 x 4 pixels are too many"):
+        read_image(folder / "a.png", "RGB")
+
+
+def test_so_is_one_that_memory_does_not_suffice_for(folder, monkeypatch):
+    def fail(image):
+        raise MemoryError
+
+    monkeypatch.setattr(reading, "pixels_of", fail)
+    with pytest.raises(InputError, match="too large for the memory"):
+        read_image(folder / "a.png", "RGB")
