@@ -56,7 +56,7 @@ PACKAGES = {
     "adapter": {"torch", "torchvision"},
     "training": {"torch", "numpy"},  # numpy for the state of its random numbers alone
     "weights": {"torch", "safetensors"},
-    "visualization": {"numpy", "cv2", "matplotlib"},
+    "visualization": {"numpy", "cv2", "matplotlib", "PIL"},
     # The runtimes are imported by name where one is asked for, so that none is needed to import it.
     "export": {"torch", "torchvision", "numpy"},
 }
