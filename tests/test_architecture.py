@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "training": {"tokens", "policies", "vit"},
     "weights": {"files", "vit"},
     "visualization": {"files", "tokens"},
+    "report": {"files", "tokens", "visualization"},
     "benchmark": CORE,
     "export": {"tokens", "vit"},
     "detection": {
@@ -57,6 +58,7 @@ PACKAGES = {
     "training": {"torch", "numpy"},  # numpy for the state of its random numbers alone
     "weights": {"torch", "safetensors"},
     "visualization": {"numpy", "cv2", "matplotlib", "PIL"},
+    "report": {"numpy", "cv2", "jinja2", "markupsafe"},
     # The runtimes are imported by name where one is asked for, so that none is needed to import it.
     "export": {"torch", "torchvision", "numpy"},
 }

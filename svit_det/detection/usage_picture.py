@@ -65,6 +65,7 @@ class Annotations:
             self._ids = {
                 str(entry["file_name"]): entry["id"] for entry in self._coco.dataset["images"]
             }
+            self.file_names = tuple(self._ids)
             categories = sorted(self._coco.dataset["categories"], key=lambda each: each["id"])
             self.names = tuple(str(each["name"]) for each in categories)
             self._number = {each["id"]: number for number, each in enumerate(categories)}
