@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 560, 300
+WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 40
-MAX_NAME = 24
+MAX_NAME = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def line_chart(lines: Sequence[Line], *, title: str) -> Markup:
 
 def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Markup:
     """Kept share of each group, one bar for each model, lying, with the share and count beside."""
-    thick, gap, left = 14, 14, 150
+    thick, gap, left = 15, 14, 118
     each = len(bars) * (thick + 2) + gap
     height = TOP + each * len(groups) + 10
     parts: list[Markup] = []
@@ -101,7 +101,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Mar
         parts.append(_text(left - 8, middle, name, "end"))
         for index, bar in enumerate(bars):
             share, count = bar.values[row], bar.counts[row]
-            y, room = top + index * (thick + 2), WIDTH - left - 130
+            y, room = top + index * (thick + 2), WIDTH - left - 142
             words = f"{100 * share:.0f} %, {count:,} objects" if count else "none"
             words = words.replace(" 1 objects", " 1 object")
             width = room * share if count else 0

@@ -85,7 +85,8 @@ def outlines(objects: Objects, size: tuple[int, int]) -> Markup:
         score = "" if objects.scores is None else f" {100 * objects.scores[index]:.0f} %"
         parts.append(
             Markup(
-                '<path d="{}" fill="{}" stroke="{}" stroke-width="{:.2f}"><title>{}</title></path>'
+                '<path d="{}" fill="{}" fill-opacity=".3" stroke="{}" stroke-width="{:.2f}">'
+                "<title>{}</title></path>"
             ).format(
                 _path(objects, index, line / 4),
                 colours[index],

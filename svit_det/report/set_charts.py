@@ -50,7 +50,7 @@ def kept_by_block(arms: Sequence[ArmStatistics]) -> Figure:
     return _lines(
         lines,
         "Tokens kept by each block",
-        "Share of a picture's tokens, mean over the pictures; the band holds the middle half of them.",
+        "Share of the tokens, mean over the pictures; the band holds the middle half of them.",
     )
 
 
