@@ -46,6 +46,7 @@ setup(
     package_dir={CONFIGS: "configs"},
     package_data={
         "svit_det": ["py.typed"],  # tells type checkers that ours are to be believed
+        "svit_det.report": ["page.*"],
         **{name: ["*.yaml", "*.safetensors", "*.md"] for name in CONFIG_PACKAGES},
     },
     entry_points={"console_scripts": ["svit-det = svit_det.cli.program:main"]},
@@ -72,11 +73,16 @@ setup(
         "scipy>=1.8",
         "shapely>=1.8",  # polygon masks meet a crop in detectron2's augmentations
         "safetensors>=0.3",
+        "jinja2>=3.0",
+        "markupsafe>=2.0",
     ],
     extras_require={
         "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/setup/prepare_nuclei.py
         "export": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"],
+        "video": ["imageio-ffmpeg>=0.5"],
         "test": [
+            "imageio-ffmpeg>=0.5",
+            "selenium>=4.10",  # the report in a real browser, where there is one
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "timm>=0.9,<2",  # the DeiT ours equals

@@ -7,6 +7,7 @@ add a line here is to say that a machine exists on which the test cannot run, no
 """
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -52,6 +53,15 @@ ALLOWED = [
         "this system does not tell",
         "The same: without Linux's /proc there is no peak to compare with.",
         here=sys.platform != "linux",
+    ),
+    Skip(
+        "tests/report/test_browser.py",
+        "no Chromium with its driver is installed",
+        "A browser comes with the system, not with the package; .ci/run installs it where it may.",
+        here=not (
+            shutil.which("chromedriver")
+            and (shutil.which("chromium") or shutil.which("chromium-browser"))
+        ),
     ),
     Skip(
         "tests/test_files.py",

@@ -40,6 +40,11 @@ COMMANDS: dict[str, Command] = {
         summary="detections, heat map and keep maps of pictures",
         tool="visualize_tokens.py",
     ),
+    "report": Command(
+        module="report",
+        summary="one page about one or two models on a set of pictures",
+        tool="report.py",
+    ),
     "train": Command(
         module="train_net",
         summary="train a detector, or evaluate one with --eval-only",

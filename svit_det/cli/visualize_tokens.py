@@ -3,7 +3,8 @@
     svit-det visualize --weights FILE --output DIR PICTURE_OR_FOLDER ... [KEY VALUE ...]
 
 For each picture it writes the detections beside the heat map of blocks per token, and the keep map
-of each block; token_usage.json holds the kept share per picture and block. With
+of each block that decides; token_usage.json holds the kept share per picture and block. With
+--annotations FILE.json the ground truth stands beside the detections. With
 MODEL.TOKEN_POLICY.NAME AttentionProbe also what the class token looks at in each block. The config
 comes with the weights, or the weights with the config that names them.
 """
@@ -11,9 +12,11 @@ comes with the weights, or the weights with the config that names them.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -27,9 +30,11 @@ from svit_det.cli.options import (
     pictures_of,
 )
 from svit_det.cli.output import check_output
+from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_pictures
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
+from svit_det.detection.usage_picture import Annotations
 from svit_det.errors import InputError
 from svit_det.images import find_images
 from svit_det.results import write_json
@@ -45,6 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_config_file(parser, "of the model; default: what the weights carry")
     add_output(parser, "folder for the pictures", required=True)
     parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    parser.add_argument("--annotations", help="COCO-format json with the pictures' ground truth")
+    parser.add_argument(
+        "--full-scale", action="store_true", help="colours from 0 to all blocks, and every keep map"
+    )
+    parser.add_argument(
+        "--format", choices=("png", "jpg"), default="png", help="of the pictures; default: png"
+    )
     add_overwrite(parser)
     add_allow_untrained(parser)
     return parser
@@ -58,9 +70,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     paths = find_images(pictures)
     stems = stems_of(paths)
     output = Path(args.output)
-    names = [f"{stem}_detections_heatmap.png" for stem in stems]
+    suffix = f".{args.format}"
+    names = [f"{stem}_detections_heatmap{suffix}" for stem in stems]
     check_output(output, [USAGE, *names], overwrite=args.overwrite)
+    annotations = Annotations(args.annotations) if args.annotations else None
     trained = read_trained(args.weights, options, config_file=args.config_file)
+    class_names = names_among(trained.class_names, annotations, trained.cfg)
     predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
     usage, rows, unread = {}, [], []
     for path, stem in zip(tqdm(paths, desc="images", unit="image"), stems, strict=True):
@@ -74,7 +89,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             output,
             stem,
             min_score=args.min_score,
-            class_names=trained.class_names,
+            class_names=class_names,
+            annotated=annotations.of(path) if annotations else None,
+            full_scale=args.full_scale,
+            suffix=suffix,
         )
         shares = prediction.usage.mean(axis=(1, 2))
         usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}
@@ -95,6 +113,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         print("\n".join(f"  {reason}" for reason in unread))
     print(f"Pictures and {USAGE} are in {output}")
     return {"output": str(output), "pictures": usage, "unread": unread}
+
+
+def names_among(
+    own: Sequence[str] | None, annotations: Annotations | None, cfg: CfgNode
+) -> Sequence[str] | None:
+    """The model's class names; else those of the annotations, where they have as many classes."""
+    if own is None and annotations and len(annotations.names) == num_classes(cfg.MODEL):
+        return annotations.names
+    return own
 
 
 def stems_of(paths: list[Path]) -> list[str]:

@@ -1,0 +1,224 @@
+"""One HTML page about one or two models on your pictures: detections, heat maps, distributions.
+
+    svit-det report --weights W [W] --output report.html [PICTURE_OR_FOLDER ...] [KEY VALUE ...]
+
+Without pictures they and their annotations are those of the config's first test set. Two weights
+stand side by side. The configs come with the weights, or the weights with the configs that name
+them. The page is one file that asks no address for anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from tabulate import tabulate
+from tqdm import tqdm
+
+from svit_det import __version__
+from svit_det.cli.options import (
+    add_allow_untrained,
+    add_config_file,
+    add_output,
+    add_overwrite,
+    add_pictures,
+    add_weights,
+    pictures_of,
+)
+from svit_det.cli.output import check_output, check_output_file
+from svit_det.cli.visualize_tokens import names_among
+from svit_det.detection.datasets import register_datasets
+from svit_det.detection.predictor import TokenPredictor
+from svit_det.detection.trained import Trained, read_trained
+from svit_det.detection.usage_picture import Annotations, usage_picture
+from svit_det.errors import InputError
+from svit_det.files import write_whole
+from svit_det.images import find_images, spread_out
+from svit_det.report.page import Shown, render_page
+from svit_det.report.statistics import ArmStatistics
+from svit_det.results import write_json
+from svit_det.visualization import UsagePicture
+
+MAX_SHOWN = 100
+"""Pictures in one page; each takes 0.1 to 0.3 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What the report is about."""
+
+    paths: list[Path]
+    annotations: Annotations | None
+    source: str
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add = parser.add_argument
+    add_pictures(parser)
+    add_weights(parser, "trained weights of one model or two", nargs="+")
+    add_config_file(parser, "one for each model; default: what the weights carry", nargs="+")
+    add_output(parser, "the page; its numbers go to a .json beside it", required=True, type=Path)
+    add("--annotations", help="COCO-format json with the pictures' ground truth")
+    add("--label", nargs="+", help="what the models are called; default: their files' names")
+    add("--title", default="Tokens and detections", help="default: %(default)s")
+    add("--shown", type=int, default=12, help="pictures in the page; default: %(default)s")
+    add("--limit", type=int, help="count over so many pictures only, evenly over the set")
+    add("--min-score", type=float, default=0.5, help="of a detection that counts")
+    add_overwrite(parser)
+    add_allow_untrained(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Check what can be checked, run every model on every picture, write the page."""
+    check_arguments(args)
+    given, options = pictures_of(args)
+    models = read_models(args, options)
+    pictures = find_pictures(given, args, models[0].cfg)
+    labels = labels_of(args)
+    shown_names = set(spread_out([str(path) for path in pictures.paths], args.shown))
+    arms: list[ArmStatistics] = []
+    shown: dict[str, list[UsagePicture]] = {}
+    for label, model in zip(labels, models, strict=True):
+        predictor = TokenPredictor(model.cfg, allow_untrained=args.allow_untrained)
+        arm = ArmStatistics(label=label, about=about(model.cfg))
+        names = names_among(model.class_names, pictures.annotations, model.cfg)
+        for path in tqdm(pictures.paths, desc=label, unit="image"):
+            picture = usage_picture(
+                predictor(path),
+                min_score=args.min_score,
+                class_names=names,
+                annotated=pictures.annotations.of(path) if pictures.annotations else None,
+                name=name_of(path, pictures.paths),
+            )
+            arm.add(picture)
+            if str(path) in shown_names:
+                shown.setdefault(picture.name, []).append(picture)
+        arms.append(arm)
+    page = render_page(
+        arms,
+        [Shown(name=name, pictures=each) for name, each in shown.items()],
+        title=args.title,
+        facts=facts(pictures, len(shown), args.min_score),
+    )
+    with write_whole(args.output) as partial:
+        partial.write_text(page, encoding="utf-8")
+    numbers = {"arms": [arm.as_json() for arm in arms]}
+    write_json(json_path(args.output), numbers)
+    tell(arms, args.output)
+    return numbers
+
+
+def read_models(args: argparse.Namespace, options: Sequence[str]) -> list[Trained]:
+    """Every model's config, with its weights in it."""
+    count = num_models(args)
+    configs, weights = (
+        getattr(args, name) or [None] * count for name in ("config_file", "weights")
+    )
+    return [
+        read_trained(weights_file, options, config_file=config)
+        for config, weights_file in zip(configs, weights, strict=True)
+    ]
+
+
+def num_models(args: argparse.Namespace) -> int:
+    """Of the command line."""
+    return max(len(args.weights or []), len(args.config_file or []))
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before any model is built."""
+    count = num_models(args)
+    if not 1 <= count <= 2:
+        raise InputError(f"--weights: {count} models; name one, or two to stand side by side.")
+    for name in ("weights", "config_file", "label"):
+        given = getattr(args, name)
+        if given is not None and len(given) != count:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option}: {len(given)} given for {count} models.")
+    if not 1 <= args.shown <= MAX_SHOWN:
+        raise InputError(f"--shown {args.shown}: choose from 1 to {MAX_SHOWN} pictures.")
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit {args.limit}: choose at least one picture.")
+    check_output_file(args.output, suffixes=(".html", ".htm"), overwrite=args.overwrite)
+    check_output(args.output.parent, [json_path(args.output).name], overwrite=args.overwrite)
+
+
+def json_path(output: Path) -> Path:
+    """Where the numbers go."""
+    return output.with_suffix(".json")
+
+
+def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) -> Pictures:
+    """The given images, or those of the first test set with their annotations."""
+    annotations, source = args.annotations, "the given images"
+    if given:
+        paths = find_images(given)
+    else:
+        register_datasets(cfg)
+        name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
+        metadata = MetadataCatalog.get(name)
+        if not hasattr(metadata, "image_root"):
+            raise InputError(
+                "No picture is named, and the config has no test set: give files or folders."
+            )
+        annotations = annotations or metadata.json_file
+        source = f"the set {name}"
+        known = Annotations(annotations)
+        paths = [Path(metadata.image_root, each) for each in known.file_names]
+        paths = [path for path in paths if path.is_file()]
+        if not paths:
+            raise InputError(f"{metadata.image_root}: none of the set's images is in this folder.")
+    total = len(paths)
+    if args.limit is not None and args.limit < total:
+        paths = spread_out(paths, args.limit)
+        source += f", {len(paths)} of {total}"
+    return Pictures(
+        paths=paths, annotations=Annotations(annotations) if annotations else None, source=source
+    )
+
+
+def labels_of(args: argparse.Namespace) -> list[str]:
+    """What the models are called, no two alike."""
+    labels = args.label or [Path(path).stem for path in args.config_file or args.weights]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+    return labels
+
+
+def about(cfg: CfgNode) -> str:
+    """The policy and the weights' file."""
+    return f"(policy {cfg.MODEL.TOKEN_POLICY.NAME}, weights {Path(cfg.MODEL.WEIGHTS).name})"
+
+
+def name_of(path: Path, paths: Sequence[Path]) -> str:
+    """The file's name; with its folder where another picture has the same."""
+    same = [other for other in paths if other.name == path.name]
+    return path.name if len(same) == 1 else str(path)
+
+
+def facts(pictures: Pictures, shown: int, min_score: float) -> list[str]:
+    """Sentences below the title."""
+    total = len(pictures.paths)
+    every = f"all {total}" if shown == total else f"{shown} of {total}"
+    return [
+        f"Numbers are over {total} pictures ({pictures.source}); {every} are shown below.",
+        f"A detection counts from a score of {min_score:g} on. Blocks count from 0. "
+        f"Made by svit_det {__version__}.",
+    ]
+
+
+def tell(arms: Sequence[ArmStatistics], output: Path) -> None:
+    """The table for people, and where to look."""
+    blocks = range(max(len(arm.shares[1]) for arm in arms))
+    rows = [[arm.label, 100 * arm.shares[1].mean(), *(100 * arm.shares[1])] for arm in arms]
+    print("Tokens kept in percent, mean of the pictures, per block:")
+    print(tabulate(rows, headers=["model", "mean", *map(str, blocks)], floatfmt=".0f"))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; numbers: {json_path(output)}")

@@ -1,0 +1,75 @@
+"""tools/report.py: a set, two models, own images, and what it refuses."""
+
+import json
+
+import pytest
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def weights(tiny_model, tmp_path):
+    """An untrained SViT, as a model ships."""
+    path = tmp_path / "svit.safetensors"
+    save_file({n: v.contiguous() for n, v in tiny_model().state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture
+def arguments(tiny_yaml, weights, tmp_path):
+    """Factory: a command line for one model or more."""
+
+    def make(*more, models=1, output=tmp_path / "page/report.html"):
+        parts = ["--config-file", *[tiny_yaml] * models, "--weights", *[weights] * models]
+        parts += ["--output", output, "--min-score", 0.0, "--allow-untrained"]
+        return [*parts, *more]
+
+    return make
+
+
+def test_the_test_set_of_a_config(run_tool, arguments, tmp_path):
+    run = run_tool("report.py", *arguments(models=2))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Warning" not in run.stderr
+    page = (tmp_path / "page/report.html").read_text()
+    assert "tiny (1)" in page and "tiny (2)" in page and "val_0.png" in page
+    one, other = json.loads((tmp_path / "page/report.json").read_text())["arms"]
+    assert one["label"] == "tiny (1)" and one["object_source"] == "annotations"
+    assert len(one["kept_share_per_block"]) == 3 and one["kept_share_per_block"][0] == 1
+    assert one["kept_share_per_block"] == other["kept_share_per_block"]
+    assert [row["name"] for row in one["pictures"]] == [f"val_{n}.png" for n in range(4)]
+    assert one["pictures"][3]["on_annotated"] is None  # it has no object
+    assert {"red", "blue"} == set(one["kept_share_by_class"])
+
+
+def test_own_images_a_few_of_them_again(fork_tool, arguments, discs, tmp_path):
+    more = ["--limit", 3, "--shown", 2, "--title", "<b>", discs / "images"]
+    for extra in ([], ["--overwrite"]):
+        run = fork_tool("report.py", *arguments(*extra, *more))
+        assert run.returncode == 0, run.stdout + run.stderr
+    page = (tmp_path / "page/report.html").read_text()
+    assert page.count("<article") == 2 and "<h1>&lt;b&gt;</h1>" in page
+    assert "3 pictures (the given images, 3 of" in page
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
+        "report.html",
+        "report.json",
+    ]
+
+
+def test_what_is_refused(refused, arguments, discs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "there.html").touch()
+
+    def says(*more, **options):
+        return refused("report.py", *arguments(*more, **options))
+
+    assert "empty: no images" in says(tmp_path / "empty")
+    assert "give --overwrite" in says(output=tmp_path / "there.html")
+    assert "name a .html" in says(output=tmp_path / "report.pdf")
+    assert "may be written to" in says(output=tmp_path / "file/report.html")
+    assert "two to stand side by side" in says(models=3)
+    assert "--label: 1 given for 2" in says("--label", "a", models=2)
+    assert "--shown 0" in says("--shown", 0)
+    assert "--limit 0" in says("--limit", 0)
+    assert "not a COCO" in says("--annotations", tmp_path / "file")
+    assert not (tmp_path / "page").exists()
