@@ -31,11 +31,14 @@ from svit_det.errors import InputError
 from svit_det.results import write_json
 
 
+SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
+
+
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, [*args.opts, *SKIP_BAD * args.skip_bad])
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         # detectron2's AMP is CUDA's; on a CPU mixed precision is bfloat16 in the trunk.
         cfg.SOLVER.AMP.ENABLED = False
@@ -99,7 +102,11 @@ def what_was_said(problem: Exception) -> str | None:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="go on without what the check of a set refuses"
+    )
+    arguments = parser.parse_args()
     try:
         check_run(arguments)
         launch(

@@ -5,50 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from svit_det.errors import InputError
+from svit_det.images.depth import (
+    WIDE_MODES,
+    colour_to_eight_bits,
+    grey_to_eight_bits,
+    is_deep_colour,
+)
+from svit_det.images.open import opened, orientation
 
-WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-"""PIL modes with more than 8 bits per pixel, which PIL itself would clip to white."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a stored picture upright, by EXIF's orientation."""
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """(height, width, 3) uint8 in `image_format`, "RGB" or "BGR", turned upright by its EXIF tag.
 
-    Grey images are repeated over the channels, 16-bit ones scaled from their own range to 0-255,
-    transparent pixels laid on black, CMYK and palettes converted.
-    Raises InputError for a file that is missing or cannot be decoded.
+    Grey images are repeated over the channels, pixels of more than 8 bits scaled from the image's
+    own range to 0-255 (all channels alike), transparent pixels laid on black, CMYK and palettes
+    converted, TIFFs whose least value is white inverted.
+    Raises InputError for a file that is missing, cannot be decoded or is too large.
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format must be RGB or BGR, not {image_format!r}.")
-    try:
-        with Image.open(path) as stored:
-            image: Image.Image = ImageOps.exif_transpose(stored)
-            if image.mode in WIDE_MODES:
-                image = _to_eight_bits(image)
-            elif "A" in image.getbands() or "transparency" in image.info:
-                image = _on_black(image.convert("RGBA"))
-            pixels = np.asarray(image.convert("RGB"))
-            return pixels[:, :, ::-1] if image_format == "BGR" else pixels
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such image.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image file that can be read.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image cannot be decoded ({error}).") from error
+    with opened(path) as stored:
+        image = _in_eight_bits(path, stored)
+        turn = UPRIGHT.get(orientation(stored))
+        pixels = np.asarray(image if turn is None else image.transpose(turn))
+        return pixels[:, :, ::-1] if image_format == "BGR" else pixels
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """A wide grey image scaled from its own range, so that microscopy's narrow ranges are seen.
-
-    Float images may hold nan and inf for pixels without a value: they are black.
-    """
-    pixels = np.asarray(image, dtype=np.float64)
-    known = np.isfinite(pixels)
-    low, high = (pixels[known].min(), pixels[known].max()) if known.any() else (0.0, 0.0)
-    scaled = np.where(known, pixels - low, 0.0) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(scaled.round().astype(np.uint8))
+def _in_eight_bits(path: str | Path, stored: ImageFile.ImageFile) -> Image.Image:
+    """The picture in mode "RGB"."""
+    if is_deep_colour(stored):
+        with opened(path) as again:
+            return colour_to_eight_bits(stored, again)
+    stored.load()
+    image: Image.Image = stored
+    if stored.mode in WIDE_MODES:
+        image = grey_to_eight_bits(stored)
+    elif "A" in stored.getbands() or "transparency" in stored.info:
+        image = _on_black(stored.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def _on_black(image: Image.Image) -> Image.Image:
