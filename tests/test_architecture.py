@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "startup": set(),
     "results": {"files"},
     "images": set(),
+    "annotations": {"files", "results", "images"},
     "tokens": set(),
     "policies": {"tokens"},
     "vit": {"tokens", "policies"},
@@ -32,7 +33,8 @@ MAY_IMPORT = {
     "export": {"tokens", "vit"},
     "detection": {
         *CORE,
-        *("files", "results", "images", "training", "weights", "visualization", "export"),
+        *("files", "results", "images", "annotations"),
+        *("training", "weights", "visualization", "export"),
     },
 }
 MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}
@@ -50,6 +52,7 @@ PACKAGES = {
     "startup": set(),  # it runs before torch is imported
     "results": set(),
     "images": {"numpy", "PIL"},
+    "annotations": {"numpy", "tqdm"},
     "tokens": {"torch", "numpy"},
     "policies": {"torch", "fvcore"},
     "vit": {"torch"},

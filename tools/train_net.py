@@ -30,7 +30,6 @@ from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
-
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 
 

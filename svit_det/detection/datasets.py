@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from svit_det.detection.annotations import (
+from svit_det.annotations import (
     Demands,
     Examined,
     cleaned_file,

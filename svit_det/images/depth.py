@@ -7,6 +7,7 @@ Microscopes and cameras fill some of the sixteen bits; Pillow alone would show s
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -81,7 +82,7 @@ def _raw_mode(args: object) -> str:
     return str(args[0]) if isinstance(args, tuple) and args else str(args)
 
 
-def _swapped(args: object) -> object:
+def _swapped(args: tuple[Any, ...] | str | None) -> tuple[Any, ...] | str:
     mode = _raw_mode(args)
     if mode == GREY_WITH_ALPHA:
         return "RGBA"  # all four bytes of the two channels; there is no reader for the low ones

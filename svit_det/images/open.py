@@ -1,4 +1,4 @@
-"""Opening an image file without trusting it: what kind it is, and how large its picture would be."""
+"""Opening an image file without trusting it: its kind, and how large its picture would be."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from svit_det.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
-"""Pillow's names of what is read, by content and not by name. Others are not asked: for one of them,
-EPS, Pillow starts a PostScript interpreter on the file."""
+"""Pillow's names of what is read, by content and not by name. Others are not asked: for one of
+them, EPS, Pillow starts a PostScript interpreter on the file."""
 LARGEST_IMAGE = 178_956_970
 """Pixels; Pillow's own limit. Half a gigabyte of memory in three channels."""
 ORIENTATION = 0x0112
 """EXIF's tag: 1 to 8."""
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Pillow says much of odd files; where it matters, it raises. Not for several threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -34,15 +42,12 @@ def opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
         # A pipe would be waited for without end.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f"{path}: a folder or a device, not an image file.")
-        # Not by its name: Pillow then maps uncompressed files into memory, and gives a TIFF that is to
-        # be turned a wrong shape.
-        with open(path, "rb") as file, warnings.catch_warnings():
-            # What Pillow says of odd files; where it matters, it raises.
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > LARGEST_IMAGE:
-                    raise InputError(too_large(path, f"{image.width:,} x {image.height:,} pixels"))
-                yield image
+        # Not by its name: Pillow then maps uncompressed files into memory, and gives a TIFF that is
+        # to be turned a wrong shape.
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                raise InputError(too_large(path, f"{image.width:,} x {image.height:,} pixels"))
+            yield image
     except InputError:
         raise
     except FileNotFoundError as error:

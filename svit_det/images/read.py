@@ -13,7 +13,7 @@ from svit_det.images.depth import (
     grey_to_eight_bits,
     is_deep_colour,
 )
-from svit_det.images.open import opened, orientation
+from svit_det.images.open import opened, orientation, without_warnings
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,7 +37,7 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format must be RGB or BGR, not {image_format!r}.")
-    with opened(path) as stored:
+    with without_warnings(), opened(path) as stored:
         image = _in_eight_bits(path, stored)
         turn = UPRIGHT.get(orientation(stored))
         pixels = np.asarray(image if turn is None else image.transpose(turn))

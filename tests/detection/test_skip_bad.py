@@ -67,7 +67,9 @@ def test_the_run_reads_the_rest(own, tmp_path, caplog):
     assert kept["annotations"] == original["annotations"][3:]
     assert kept["images"] == original["images"][1:]
     assert kept["info"] == original["info"] and kept["categories"] == original["categories"]
-    assert "left out, as" in caplog.text and "of another size than their file (id 100)" in caplog.text
+    assert (
+        "left out, as" in caplog.text and "of another size than their file (id 100)" in caplog.text
+    )
 
 
 def test_other_processes_of_the_run_read_the_same(own, tmp_path):

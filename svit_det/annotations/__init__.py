@@ -5,7 +5,7 @@ the help of `boxes`, `polygons` and `runs` (run-length encoded masks), `files` t
 `findings` counts, `cleaned` writes a set anew without what cannot be used.
 """
 
-from svit_det.detection.annotations.check import Demands, Examined, examine
-from svit_det.detection.annotations.cleaned import cleaned_file, list_file, write_cleaned
+from svit_det.annotations.check import Demands, Examined, examine
+from svit_det.annotations.cleaned import cleaned_file, list_file, write_cleaned
 
 __all__ = ["Demands", "Examined", "cleaned_file", "examine", "list_file", "write_cleaned"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svit_det.detection.annotations.entries import AnnotationCheck, check_images, is_id
-from svit_det.detection.annotations.files import check_files
-from svit_det.detection.annotations.findings import Findings, name_of
-from svit_det.detection.annotations.json_file import read_json
+from svit_det.annotations.entries import AnnotationCheck, check_images, is_id
+from svit_det.annotations.files import check_files
+from svit_det.annotations.findings import Findings, name_of
+from svit_det.annotations.json_file import read_json
 from svit_det.errors import InputError
 
 LISTS = ("images", "annotations", "categories")
@@ -81,7 +81,7 @@ def examine(path: str, folder: str, demands: Demands) -> Examined:
         masks=demands.masks,
         evaluated=demands.evaluated,
     )
-    check.run(annotations)
+    check.judge_all(annotations)
     return Examined(path, content, findings, check.trainable)
 
 

@@ -1,9 +1,9 @@
 """Run-length encoded masks of COCO annotations (RLE), checked before pycocotools trusts them.
 
 Its decoder follows a string that ends too early beyond its end, and fills a mask by counts that
-nobody has added up. The encoding is that of pycocotools' `rleToString`: 5 bits a character, from 48
-on, low bits first; bit 6 says that more follow, bit 5 of the last is the sign; from the fourth count
-on, the difference to the count before the last is stored.
+nobody has added up. The encoding is that of pycocotools' `rleToString`: 5 bits a character, from
+48 on, low bits first; bit 6 says that more follow, bit 5 of the last is the sign; from the fourth
+count on, the difference to the count before the last is stored.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from svit_det.detection.annotations.boxes import box_oddity, box_problem
-from svit_det.detection.annotations.findings import Findings
-from svit_det.detection.annotations.polygons import polygons_oddity, polygons_problem
-from svit_det.detection.annotations.runs import runs_problem, texts_problems
+from svit_det.annotations.boxes import box_oddity, box_problem
+from svit_det.annotations.findings import Findings
+from svit_det.annotations.polygons import polygons_oddity, polygons_problem
+from svit_det.annotations.runs import runs_problem, texts_problems
 from svit_det.images import LARGEST_IMAGE
 
 LARGEST_ID = 2**53
@@ -106,7 +106,7 @@ class AnnotationCheck:
     _ids: set[int] = field(default_factory=set)
     _texts: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
-    def run(self, annotations: list[Any]) -> None:
+    def judge_all(self, annotations: list[Any]) -> None:
         """Judge them all, with a bar where that takes more than some seconds."""
         bar = tqdm(annotations, desc="checking annotations", unit="", delay=3, leave=False)
         for place, entry in enumerate(bar):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from svit_det.detection.annotations import Demands, examine
-from svit_det.detection.annotations.runs import texts_problems
+from svit_det.annotations import Demands, examine
+from svit_det.annotations.runs import texts_problems
 from svit_det.errors import InputError
 from svit_det.images import LARGEST_IMAGE
 
@@ -46,9 +46,7 @@ def judge(tmp_path):
         path = tmp_path / "set.json"
         text = content if isinstance(content, (bytes, str)) else json.dumps(content)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        demands = Demands(
-            trained=True, evaluated=evaluated, masks=masks, num_classes=num_classes
-        )
+        demands = Demands(trained=True, evaluated=evaluated, masks=masks, num_classes=num_classes)
         return examine(str(path), str(tmp_path), demands)
 
     return run

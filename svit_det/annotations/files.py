@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tqdm import tqdm
 
-from svit_det.detection.annotations.findings import Findings
+from svit_det.annotations.findings import Findings
 from svit_det.errors import InputError
-from svit_det.images import size_on_disk
+from svit_det.images import size_on_disk, without_warnings
 
 AT_ONCE = 8
 """Files asked for at the same time: a file system over a network answers slowly, but many."""
@@ -30,9 +30,9 @@ def check_files(
 ) -> None:
     """Look at the head of every image's file.
 
-    An image of another size than the json says cannot be used, and is taken out of `sizes`, (height,
-    width) by id. Nor can one without a readable file in a set that is evaluated; a training skips it.
-    Raises InputError where none of the images is in the folder.
+    An image of another size than the json says cannot be used, and is taken out of `sizes`:
+    (height, width) by id. Nor can one without a readable file where the set is evaluated; a
+    training skips it. Raises InputError where none of the images is in the folder.
     """
     places = [p for p in range(len(images)) if p not in findings.refused("images")]
     found = _problems(folder, [images[place] for place in places])
@@ -50,11 +50,11 @@ def check_files(
         raise InputError(f"{folder}: none of the images of {path} is in this folder.")
 
 
-def _problems(folder: str, images: list[Any]) -> Iterable[str | None]:
+def _problems(folder: str, images: list[Any]) -> Iterator[str | None]:
     def look(entry: Any) -> str | None:
         return file_problem(os.path.join(folder, entry["file_name"]), entry)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with without_warnings(), ThreadPoolExecutor(AT_ONCE) as pool:
         looked = pool.map(look, images, chunksize=64)
         total = len(images)
         yield from tqdm(looked, desc="checking images", total=total, unit="", delay=3, leave=False)

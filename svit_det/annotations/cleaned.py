@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svit_det.detection.annotations.check import Examined
+from svit_det.annotations.check import Examined
 from svit_det.files import write_whole
 from svit_det.results import write_json
 

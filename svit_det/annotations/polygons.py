@@ -1,7 +1,7 @@
 """Polygons of COCO annotations: [x, y, x, y, ...] in pixels.
 
-pycocotools walks every outline in steps of a fifth of a pixel and keeps each step in memory, with no
-limit: nan, infinity, corners far away and outlines that go to and fro take all the memory there is.
+pycocotools walks every outline in steps of a fifth of a pixel and keeps each step in memory, with
+no limit: nan, infinity, corners far away and outlines that go to and fro take all there is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def polygons_problem(
             continue
         low, high = min(polygon), max(polygon)
         # The sum is nan or infinite where any part is; least and largest overlook a nan.
-        if not (-1e15 < low and high < 1e15 and -1e18 < sum(polygon) < 1e18):
+        if not (low > -1e15 and high < 1e15 and -1e18 < sum(polygon) < 1e18):
             return "with nan, infinity or an absurd number in a polygon"
         if low < -side or high > 2 * side:
             return "with a polygon that reaches far beyond its image"
