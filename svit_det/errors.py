@@ -17,6 +17,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, *, setting: str | None = None) -> None:
+        message = printable(message)
         super().__init__(f"{setting}: {message}" if setting else message)
         self.message = message
         self.setting = setting
@@ -24,6 +25,17 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, str | None]]:
         """Keyword-only arguments are lost when an exception travels between processes."""
         return _rebuild, (self.message, self.setting)
+
+
+def printable(text: object) -> str:
+    """The text on one line, as any terminal shows it.
+
+    Names of files and classes come from outside: a line break, a terminal's control sequence, a
+    mark that turns the direction of reading, or a byte that is no character are spelled out.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+    )
 
 
 def _rebuild(message: str, setting: str | None) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import os
 import sys
@@ -40,10 +41,21 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
+    print_any_name()
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in FOREIGN_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def print_any_name() -> None:
+    """Spell out what a terminal has no sign for, instead of ending where a name holds it.
+
+    Names of files are bytes: one from another system may be no text in the encoding of this one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def keep_freed_memory() -> bool:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "results": {"files"},
     "images": set(),
+    "annotations": {"files", "results", "images"},
     "tokens": set(),
     "policies": {"tokens"},
     "vit": {"tokens", "policies"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "export": {"tokens", "vit"},
     "detection": {
         *CORE,
-        *("files", "shipped", "results", "images", "config"),
+        *("files", "shipped", "results", "images", "config", "annotations"),
         *("training", "weights", "visualization", "export"),
     },
     "classification": {
@@ -61,6 +62,7 @@ PACKAGES = {
     "__main__": set(),
     "results": set(),
     "images": {"numpy", "PIL"},
+    "annotations": {"numpy", "tqdm"},
     "tokens": {"torch", "numpy"},
     "policies": {"torch", "fvcore"},
     "vit": {"torch"},

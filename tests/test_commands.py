@@ -35,7 +35,6 @@ OTHER_WORDS = {
     "--threshold": "--min-score",
     "--score": "--min-score",
     "--keep-ratio": "--budget",
-    "--batch-size": "--batch-sizes",
 }
 DETECTRON2 = {"--num-gpus", "--num-machines", "--machine-rank", "--dist-url", "--resume"}
 

@@ -1,6 +1,6 @@
 """The layouts of the supplementary's tables 1 and 2, for any list of trained classifiers.
 
-    python tools/classification_tables.py DEIT.pth SVIT.pth ... --data FOLDER --output OUT.json
+    python tools/classification_tables.py DEIT.pth SVIT.pth ... --data-root FOLDER --output OUT.json
 
 Each is a model_final.pth of train_classifier.py, or NAME=FILE to say what it is called; the first
 one is the dense model that the others are compared with. All are evaluated on FOLDER/val anew.
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="[NAME=]FILE", help="the dense model first")
-    add("--data", help="folder in ImageNet's layout; default: the one each was trained on")
+    add("--data-root", help="folder in ImageNet's layout; default: the one each was trained on")
     add("--batch-size", type=int, help="images at a time; default: as trained (TEST.BATCH_SIZE)")
     add_device(parser)
     add_output(parser, "file of all figures", default="output/classification_tables.json")
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """All checkpoints, then both tables and the JSON."""
-    options = {"DATA.ROOT": args.data, "TEST.BATCH_SIZE": args.batch_size}
+    options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
     given = [str(word) for pair in options.items() if pair[1] for word in pair]
     rows = [_row(each, given) for each in args.checkpoints]

@@ -33,6 +33,7 @@ from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import find_config, find_weights
 
+SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300
 """A recipe that shows each picture more often is for another set."""
 
@@ -42,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser(epilog="")
     parser.description = (__doc__ or "").split("\n\n")[0]
     add_allow_untrained(parser)
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="go on without what the check of a set refuses"
+    )
     return parser
 
 
@@ -70,7 +74,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
     args.config_file = find_config(args.config_file)  # detectron2 shows it, too
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, [*args.opts, *SKIP_BAD * args.skip_bad])
     if not args.eval_only:
         cfg.TEST.WEIGHTS = ""  # what this run leaves is trained otherwise
     elif cfg.TEST.WEIGHTS and "MODEL.WEIGHTS" not in args.opts[::2]:

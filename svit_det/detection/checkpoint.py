@@ -14,6 +14,8 @@ from svit_det.errors import InputError
 from svit_det.files import write_whole
 from svit_det.shipped import find_weights
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
+from svit_det.weights.foreign import check_file
+from svit_det.weights.kinds import other_kinds
 from svit_det.weights.match import (
     CLASS_TOKEN,
     OtherClasses,
@@ -82,14 +84,29 @@ class TokenCheckpointer(DetectionCheckpointer):
             partial.write_text(last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """As detectron2's. Raises InputError where `last_checkpoint` names no file."""
-        path = super().get_checkpoint_file()
-        if path and not Path(path).is_file():
+        """As detectron2's. Raises InputError where `last_checkpoint` names no file.
+
+        detectron2 begins anew, without a word, where it cannot read `last_checkpoint`.
+        """
+        tag = Path(self.save_dir) / "last_checkpoint"
+        try:
+            name = tag.read_bytes().decode().strip()
+            path = Path(self.save_dir) / name
+            is_file = path.is_file()
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) else "it holds no name of a file"
             raise InputError(
-                f"{Path(self.save_dir) / 'last_checkpoint'}: names {path}, which is no file; write "
-                "the name of a checkpoint of that folder into it."
+                f"{tag}: cannot be read ({said}); write the name of a checkpoint of that folder "
+                "into it, or remove it."
+            ) from error
+        if not is_file:
+            raise InputError(
+                f"{tag}: names {path}, which is no file; write the name of a checkpoint of that "
+                "folder into it."
             )
-        return path
+        return str(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """As detectron2's. Raises InputError, naming the file and the keys."""
@@ -98,9 +115,9 @@ class TokenCheckpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS {path}: matching_heuristics would load weights into gates they do "
                 "not belong to; convert the file instead."
             )
-        path = path if "://" in path else find_weights(path)
-        if path and "://" not in path and not Path(path).is_file():
-            raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
+        if path and "://" not in path:
+            path = find_weights(path)
+            check_file(path)
         self._path = path
         self._states = set(self.checkpointables if checkpointables is None else checkpointables)
         try:
@@ -121,6 +138,11 @@ class TokenCheckpointer(DetectionCheckpointer):
         if problems:
             raise InputError(
                 f"{self._path}: these weights are of another architecture: {'; '.join(problems)}."
+            )
+        wrong = other_kinds(self.model.state_dict(), weights)
+        if wrong:
+            raise InputError(
+                f"{self._path}: {'; '.join(wrong[:2])}; nothing is cast, so store the model's kind."
             )
         if other is not None:
             self._check_classes(other, resumes=not self._states.isdisjoint(checkpoint))

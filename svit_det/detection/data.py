@@ -17,6 +17,7 @@ from detectron2.data.detection_utils import (
     check_image_size,
 )
 
+from svit_det.detection.flips import FlipOfAnyShape
 from svit_det.errors import InputError
 from svit_det.images import read_image
 
@@ -68,7 +69,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         augmentations = detr_crop(cfg, resize)
     flips = {"none": (), "horizontal": ("h",), "vertical": ("v",), "both": ("h", "v")}
     augmentations += [
-        T.RandomFlip(horizontal=axis == "h", vertical=axis == "v")
+        FlipOfAnyShape(horizontal=axis == "h", vertical=axis == "v")
         for axis in flips[cfg.INPUT.RANDOM_FLIP]
     ]
     return augmentations
@@ -149,7 +150,8 @@ class TokenDatasetMapper(DatasetMapper):
             ) from error
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        # A copy in any case: NumPy calls a flipped image of one row contiguous, torch does not.
+        pixels = augmented.image.transpose(2, 0, 1).copy()
         record["image"] = torch.from_numpy(pixels)
         if "annotations" in record:
             self._add_instances(record, transforms, augmented.image.shape[:2])

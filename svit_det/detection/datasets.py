@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable
-from pathlib import Path
+import logging
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from svit_det.annotations import (
+    Demands,
+    Examined,
+    cleaned_file,
+    examine,
+    list_file,
+    read_json,
+    write_cleaned,
+)
 from svit_det.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SET_ANEW = ("name", "json_file", "evaluator_type")
+"""What detectron2 says of a set when it is registered."""
 
 
 def prepare_datasets(cfg: CfgNode, *, training: bool) -> None:
     """Register `DATASETS.COCO_FORMAT` and check the sets that this run will read.
 
-    Relative paths are meant from the folder the program is started in.
+    Relative paths are meant from the folder the program is started in. Where entries cannot be used
+    and DATASETS.SKIP_BAD is set, the run reads the set from a file without them, in its OUTPUT_DIR.
     Raises InputError for a set nobody registered, a missing file, a json that is not COCO, other
-    classes than the model has, or annotations without masks where the model wants masks.
+    classes than the model has, and entries that cannot be used.
     """
     register_datasets(cfg)
     wanted = "TRAIN" if training else "TEST"
     if not cfg.DATASETS[wanted]:
         raise InputError(f"DATASETS.{wanted} is empty; name at least one data set.")
-    for name in [*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST]:
+    trained = cfg.DATASETS.TRAIN if training else ()
+    for name in dict.fromkeys([*trained, *cfg.DATASETS.TEST]):
         if name not in DatasetCatalog:
             raise InputError(
                 f"DATASETS: no data set '{name}' is registered; add it to DATASETS.COCO_FORMAT."
             )
-        metadata = MetadataCatalog.get(name)
-        if hasattr(metadata, "json_file"):
-            check_coco_set(
-                metadata.json_file,
-                metadata.image_root,
-                masks=cfg.MODEL.MASK_ON,
-                classes=class_key(cfg.MODEL),
-                num_classes=num_classes(cfg.MODEL),
-                evaluated=name in cfg.DATASETS.TEST,
-            )
+        if not hasattr(MetadataCatalog.get(name), "json_file"):
+            continue
+        demands = Demands(
+            trained=name in trained,
+            evaluated=name in cfg.DATASETS.TEST,
+            masks=cfg.MODEL.MASK_ON,
+            num_classes=num_classes(cfg.MODEL),
+            class_key=class_key(cfg.MODEL),
+        )
+        examined = examine(original_json(name), MetadataCatalog.get(name).image_root, demands)
+        _accept(examined, demands, cfg, name)
 
 
 def register_datasets(cfg: CfgNode) -> None:
     """Register `DATASETS.COCO_FORMAT`, without looking at the files.
 
-    Raises InputError for a malformed entry and for a name that stands for other files already.
+    With DATASETS.SKIP_BAD, sets that `prepare_datasets` has cleaned, maybe in another process of
+    the run, are read as cleaned. Raises InputError for a malformed entry and for a name that stands
+    for other files already.
     """
     for entry in cfg.DATASETS.COCO_FORMAT:
         is_triple = isinstance(entry, (list, tuple)) and len(entry) == 3
@@ -57,59 +73,63 @@ def register_datasets(cfg: CfgNode) -> None:
         if name not in DatasetCatalog:
             register_coco_instances(name, {}, annotations, images)
             continue
-        metadata = MetadataCatalog.get(name)
-        if (metadata.get("json_file"), metadata.get("image_root")) != (annotations, images):
+        known = MetadataCatalog.get(name)
+        if not hasattr(known, "json_file"):
+            raise InputError(f"DATASETS.COCO_FORMAT: '{name}' is registered already.")
+        if (original_json(name), known.get("image_root")) != (annotations, images):
             raise InputError(
                 f"DATASETS.COCO_FORMAT: '{name}' is registered already, with "
-                f"{metadata.get('json_file')}; choose another name."
+                f"{original_json(name)}; choose another name."
             )
+    for name in {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} & set(DatasetCatalog.list()):
+        if hasattr(MetadataCatalog.get(name), "json_file"):
+            cleaned = cleaned_file(cfg.OUTPUT_DIR, name)
+            use = cfg.DATASETS.SKIP_BAD and cleaned.is_file()
+            _read_from(name, str(cleaned) if use else original_json(name))
 
 
-def check_coco_set(
-    annotations: str,
-    images: str,
-    *,
-    masks: bool,
-    num_classes: int,
-    evaluated: bool,
-    classes: str = "MODEL.ROI_HEADS.NUM_CLASSES",
-) -> None:
-    """Raise InputError unless `annotations` is a COCO instance json for the folder `images`.
+def original_json(name: str) -> str:
+    """The json that the set was registered with, whichever it is read from now."""
+    known = MetadataCatalog.get(name)
+    return str(known.get("original_json", known.json_file))
 
-    `evaluated`: COCO's evaluation will read it, which needs more fields than training. `classes`:
-    the key that `num_classes` comes from.
-    """
-    content = _read_json(annotations)
-    wanted = ("images", "annotations", "categories")
-    missing = [key for key in wanted if not isinstance(_get(content, key), list)]
-    if missing:
-        raise InputError(f"{annotations}: not a COCO instance file, it has no list '{missing[0]}'.")
-    fields = {
-        "images": ("id", "file_name", "height", "width"),
-        "categories": ("id", "name"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
-    }
-    if evaluated:
-        fields["annotations"] += ("area", "iscrowd")
-    for where, names in fields.items():
-        _check_fields(annotations, where, content[where], names)
-    _check_categories(annotations, content, num_classes, classes)
-    objects = content["annotations"]
-    if len({entry["id"] for entry in objects}) != len(objects):
-        raise InputError(f"{annotations}: some annotations share an 'id'; number them anew.")
-    if not evaluated and all(entry.get("iscrowd") for entry in objects):
-        raise InputError(f"{annotations}: there is no object in it to train on.")
-    bare = next((entry for entry in objects if not entry.get("segmentation")), None)
-    if masks and bare:
+
+def _read_from(name: str, json_file: str) -> None:
+    """Have detectron2 read the registered set `name` from another json."""
+    known, original = MetadataCatalog.get(name), original_json(name)
+    if known.json_file == json_file:
+        return
+    said = {key: value for key, value in known.as_dict().items() if key not in SET_ANEW}
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    folder = said.pop("image_root")
+    register_coco_instances(name, said | {"original_json": original}, json_file, folder)
+
+
+def _accept(examined: Examined, demands: Demands, cfg: CfgNode, name: str) -> None:
+    """Go on with the set, as it is or cleaned, or say why not."""
+    path = examined.path
+    for oddity in examined.findings.oddities():
+        logger.warning("%s: %s.", path, oddity)
+    if not examined.is_whole and not cfg.DATASETS.SKIP_BAD:
         raise InputError(
-            f"{annotations}: annotation {bare['id']} has no segmentation; add masks, or set "
-            "MODEL.MASK_ON False to train boxes only."
+            f"{path}: {examined.problems()}; correct them, or go on without them with --skip-bad "
+            "(DATASETS.SKIP_BAD True)."
         )
-    folder = Path(images)
-    if not folder.is_dir():
-        raise InputError(f"{images}: no such folder of images (for {annotations}).")
-    if not any((folder / entry["file_name"]).is_file() for entry in content["images"]):
-        raise InputError(f"{images}: none of the images of {annotations} is in this folder.")
+    if demands.trained and not examined.trainable:
+        raise InputError(f"{path}: there is no object in it to train on.")
+    if examined.is_whole:
+        _read_from(name, original_json(name))
+        cleaned_file(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)  # of an earlier run
+        return
+    cleaned = write_cleaned(examined, cfg.OUTPUT_DIR, name)
+    logger.warning(
+        "%s: %s; left out, as %s says.",
+        path,
+        examined.problems(),
+        list_file(cfg.OUTPUT_DIR, name),
+    )
+    _read_from(name, str(cleaned))
 
 
 def epochs_of(cfg: CfgNode) -> float | None:
@@ -117,22 +137,10 @@ def epochs_of(cfg: CfgNode) -> float | None:
     pictures = 0
     for name in cfg.DATASETS.TRAIN:
         path = MetadataCatalog.get(name).get("json_file")
-        content = _read_json(path) if path else None
-        images = _get(content, "images")
-        if not isinstance(images, list):
+        if path is None:
             return None
-        pictures += len(images)
+        pictures += len(read_json(path)["images"])
     return cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(pictures, 1)
-
-
-def _read_json(path: str) -> object:
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        hint = "" if os.environ.get("DETECTRON2_DATASETS") else "; $DETECTRON2_DATASETS is not set"
-        raise InputError(f"{path}: cannot be read ({error.strerror}){hint}.") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a json file ({error}).") from error
 
 
 def class_key(model: CfgNode) -> str:
@@ -144,26 +152,3 @@ def class_key(model: CfgNode) -> str:
 def num_classes(model: CfgNode) -> int:
     """How many classes the heads of `MODEL` have."""
     return model[class_key(model).split(".")[1]].NUM_CLASSES
-
-
-def _check_categories(path: str, content: dict, num_classes: int, key: str) -> None:
-    ids = {entry["id"] for entry in content["categories"]}
-    if len(ids) != num_classes:
-        raise InputError(
-            f"{path}: {len(ids)} categories for {key} {num_classes}; "
-            "the model needs one class for each."
-        )
-    unknown = [e["id"] for e in content["annotations"] if e["category_id"] not in ids]
-    if unknown:
-        raise InputError(f"{path}: annotation {unknown[0]} is of a category that is not listed.")
-
-
-def _get(content: object, key: str) -> object:
-    return content.get(key) if isinstance(content, dict) else None
-
-
-def _check_fields(path: str, where: str, entries: Iterable[dict], fields: Iterable[str]) -> None:
-    for entry in entries:
-        for field in fields:
-            if _get(entry, field) is None:
-                raise InputError(f"{path}: an entry of '{where}' has no '{field}': {entry}"[:300])

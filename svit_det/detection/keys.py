@@ -130,6 +130,11 @@ class DatasetsKeys(Settings):
         kind=object,
         many=True,
     )
+    skip_bad: bool = setting(
+        False,
+        "Go on without the images and annotations that the check of a set refuses; "
+        "OUTPUT_DIR/annotations then holds the set without them, and the list of them.",
+    )
 
 
 GROUPS: dict[str, type[Settings]] = {

@@ -1,14 +1,18 @@
 """Pictures from disk, memory, films and cameras. NumPy and Pillow only, and OpenCV for films."""
 
 from svit_det.images.find import IMAGE_SUFFIXES, find_images, spread_out
+from svit_det.images.open import LARGEST_IMAGE, size_on_disk, without_warnings
 from svit_det.images.read import read_image
 from svit_det.images.sources import Picture, pictures_of
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LARGEST_IMAGE",
     "Picture",
     "find_images",
     "pictures_of",
     "read_image",
+    "size_on_disk",
     "spread_out",
+    "without_warnings",
 ]

@@ -5,70 +5,69 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from svit_det.errors import InputError
+from svit_det.images.depth import (
+    WIDE_MODES,
+    colour_to_eight_bits,
+    grey_to_eight_bits,
+    is_deep_colour,
+)
+from svit_det.images.open import opened, orientation, without_warnings
 
-WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-"""PIL modes with more than 8 bits per pixel, which PIL itself would clip to white."""
-
-MOST_PIXELS = 178_956_970
-"""Of one picture: half a gigabyte as RGB. Above it Pillow takes a file for an attack, too."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a stored picture upright, by EXIF's orientation."""
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """(height, width, 3) uint8 in `image_format`, "RGB" or "BGR", turned upright by its EXIF tag.
 
-    Grey images are repeated over the channels, 16-bit ones scaled from their own range to 0-255,
-    transparent pixels laid on black, CMYK and palettes converted.
-    Raises InputError for a file that is missing or cannot be decoded.
+    Grey images are repeated over the channels, pixels of more than 8 bits scaled from the image's
+    own range to 0-255 (all channels alike), transparent pixels laid on black, CMYK and palettes
+    converted, TIFFs whose least value is white inverted.
+    Raises InputError for a file that is missing, cannot be decoded or is too large.
     """
     if image_format not in ("RGB", "BGR"):
         raise ValueError(f"image_format must be RGB or BGR, not {image_format!r}.")
-    try:
-        with Image.open(path) as stored:
-            width, height = stored.size
-            if width * height > MOST_PIXELS:
-                raise InputError(
-                    f"{path}: {width} x {height} pixels are too many to read at once; cut it into "
-                    "tiles or make it smaller."
-                )
-            pixels = pixels_of(stored)
-            return pixels[:, :, ::-1] if image_format == "BGR" else pixels
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such image.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image file that can be read.") from error
-    except MemoryError as error:
-        raise InputError(
-            f"{path}: too large for the memory that is left; make it smaller."
-        ) from error
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image cannot be decoded ({error}).") from error
+    with without_warnings(), opened(path) as stored:
+        pixels = _upright(_in_eight_bits(path, stored), orientation(stored))
+        return pixels[:, :, ::-1] if image_format == "BGR" else pixels
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 RGB of an open image, brought to it as `read_image` says."""
-    image = ImageOps.exif_transpose(image)
+    """(height, width, 3) uint8 RGB of an image in memory, brought to it as `read_image` says."""
+    return _upright(_plain(image), orientation(image))
+
+
+def _upright(image: Image.Image, how: int) -> np.ndarray:
+    turn = UPRIGHT.get(how)
+    return np.asarray(image if turn is None else image.transpose(turn))
+
+
+def _in_eight_bits(path: str | Path, stored: ImageFile.ImageFile) -> Image.Image:
+    """The picture in mode "RGB"."""
+    if is_deep_colour(stored):
+        with opened(path) as again:
+            return colour_to_eight_bits(stored, again)
+    stored.load()
+    return _plain(stored)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as "RGB"."""
     if image.mode in WIDE_MODES:
-        image = _to_eight_bits(image)
+        image = grey_to_eight_bits(image)
     elif "A" in image.getbands() or "transparency" in image.info:
         image = _on_black(image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """A wide grey image scaled from its own range, so that microscopy's narrow ranges are seen.
-
-    Float images may hold nan and inf for pixels without a value: they are black.
-    """
-    pixels = np.asarray(image, dtype=np.float64)
-    known = np.isfinite(pixels)
-    low, high = (pixels[known].min(), pixels[known].max()) if known.any() else (0.0, 0.0)
-    scaled = np.where(known, pixels - low, 0.0) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(scaled.round().astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _on_black(image: Image.Image) -> Image.Image:

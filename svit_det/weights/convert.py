@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from svit_det.errors import InputError
 from svit_det.vit.position import resize_pos_embed
 from svit_det.weights.deit import from_deit
+from svit_det.weights.kinds import other_kinds
 from svit_det.weights.mmdet import evo_vit_table, from_mmdet, svit_table, vit_adapter_table
 
 KINDS = ("deit", "vit-adapter", "svit", "evo-vit", "trunk")
@@ -113,6 +114,9 @@ def _check_complete(
             name for name in wanted if name in renamed and renamed[name].shape != ours[name].shape
         ],
     }
+    wrong = other_kinds({name: ours[name] for name in wanted}, renamed)
+    if wrong and not any(problems.values()):
+        raise InputError(f"{source}: {wrong[0]}, in {target}; nothing is cast.")
     for problem, names in problems.items():
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -42,9 +42,12 @@ def from_deit(
         renamed.pop("trunk.cls_token", None)
     if "trunk.pos_embed" not in renamed:
         raise InputError(f"{source}: no pos_embed; this is not a DeiT.")
-    count = renamed["trunk.pos_embed"].shape[1] - 1
-    side = math.isqrt(count)
-    if side**2 != count:
+    positions = renamed["trunk.pos_embed"]
+    if positions.dim() != 3 or len(positions) != 1 or not positions.is_floating_point():
+        raise InputError(f"{source}: pos_embed holds no positions, (1, tokens, channels) numbers.")
+    count = positions.shape[1] - 1
+    side = math.isqrt(max(count, 0))
+    if side**2 != count or not count:
         raise InputError(
             f"{source}: pos_embed has {count} patches besides one class token, which is no square."
         )

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from svit_det.errors import InputError
 from svit_det.files import write_whole
+from svit_det.weights.foreign import check_file, refusal
+from svit_det.weights.forms import in_one_form
 
 DESCRIPTION = "svit_det"
 """Where a file says what its weights are: a top-level key of a .pth, in the head of a .safetensors.
@@ -25,29 +27,22 @@ What stands there is a dict of plain values that JSON knows.
 def read_checkpoint(filename: str) -> dict[str, Any]:
     """A file of weights, which are a dict of tensors under "model"; nothing in it is executed.
 
-    mmdetection's files, which say "state_dict", and bare dicts of tensors are brought to that form,
-    and names lose the prefix that training in several processes gives them. What the file says of
-    itself comes under `DESCRIPTION`, where it says anything.
+    mmdetection's files, which say "state_dict", and bare dicts of tensors are brought to that form
+    (see `forms`), and names lose the prefix that training in several processes gives them. What the
+    file says of itself comes under `DESCRIPTION`, where it says anything.
     Raises InputError for a file that holds anything else.
     """
+    check_file(filename)
     try:
         if filename.endswith(".safetensors"):
-            checkpoint = _read_safetensors(filename)
+            loaded = _read_safetensors(filename)
         else:
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
-            checkpoint = _in_one_form(loaded)
     # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{filename}: not a file of plain weights ({reason.rstrip('.')}); it was not "
-            "executed. Give a .safetensors file or a .pth that holds tensors only."
-        ) from error
+        raise refusal(filename, error) from error
+    checkpoint = in_one_form(loaded, source=filename)
     weights = checkpoint["model"]
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise InputError(f"{filename}: holds no tensors by name, itself or under 'model'.")
     if not isinstance(checkpoint.get(DESCRIPTION, {}), dict):
         raise InputError(f"{filename}: holds no values by name under '{DESCRIPTION}'.")
     checkpoint["model"] = _without_prefix(weights, source=filename)
@@ -111,12 +106,6 @@ def _head_of_safetensors(filename: str) -> dict[str, Any]:
     with safe_open(filename, framework="pt") as file:
         head = file.metadata() or {}
     return {DESCRIPTION: json.loads(head[DESCRIPTION])} if DESCRIPTION in head else {}
-
-
-def _in_one_form(loaded: Any) -> dict[str, Any]:
-    if isinstance(loaded, dict) and "state_dict" in loaded:
-        return {"model": loaded["state_dict"]}
-    return loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
 
 
 def _without_prefix(weights: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:

@@ -97,7 +97,10 @@ def join_qkv(weights: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]
             partner = "qks." + rest.replace(".v.", ".qk.")
             if partner not in weights:
                 raise InputError(f"{source}: {name} without {partner}.")
-            joined["qkvs." + rest.replace(".v.", ".")] = torch.cat([weights[partner], value])
+            above = weights[partner]
+            if not value.dim() or above.shape[1:] != value.shape[1:] or above.dtype != value.dtype:
+                raise InputError(f"{source}: {partner} and {name} cannot stand above each other.")
+            joined["qkvs." + rest.replace(".v.", ".")] = torch.cat([above, value])
         elif list_name == "qks":
             partner = "vs." + rest.replace(".qk.", ".v.")
             if partner not in weights:

@@ -291,3 +291,47 @@ def test_a_refusal_does_not_spoil_the_next_load(tiny_model, tmp_path):
     weights = random_weights(model)
     checkpointer.load(save(weights, tmp_path / "whole.pth"))
     assert all(torch.equal(value, weights[n]) for n, value in model.state_dict().items())
+
+
+# ------------------------------------------------------------------ numbers of another kind
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32])
+def test_nothing_is_cast(tiny_model, tmp_path, refuses, suffix, kind):
+    weights = random_weights(tiny_model())
+    name = "backbone.net.net.trunk.blocks.1.mlp.fc1.bias"
+    weights[name] = weights[name].to(kind)
+    said = refuses(save(weights, tmp_path / f"cast{suffix}"))
+    assert f"{name} holds " in said and "nothing is cast" in said
+
+
+# ------------------------------------------------------------------ last_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "which is no file"),
+        (b"gone.pth", "which is no file"),
+        (b"\xff\xfe", "cannot be read (it holds no name of a file)"),
+        (b"a\0b", "which is no file"),
+        (b"x" * 5000, "cannot be read (File name too long)"),
+        (None, "cannot be read (Is a directory)"),
+    ],
+)
+def test_a_broken_last_checkpoint_is_named(tiny_model, tmp_path, content, said):
+    """detectron2 begins anew, without a word, where it cannot read the file."""
+    tag = tmp_path / "last_checkpoint"
+    if content is None:
+        tag.mkdir()
+    else:
+        tag.write_bytes(content)
+    with pytest.raises(InputError) as refusal:
+        TokenCheckpointer(tiny_model(), str(tmp_path)).resume_or_load("other.pth", resume=True)
+    assert str(refusal.value).startswith(f"{tag}: ") and said in str(refusal.value)
+    assert "MODEL.WEIGHTS" not in str(refusal.value) and str(refusal.value).isprintable()
+
+
+def test_a_folder_as_weights_is_called_a_folder(tmp_path, refuses):
+    assert "a folder, not a file of weights" in refuses(tmp_path)

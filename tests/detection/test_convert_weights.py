@@ -134,7 +134,7 @@ def test_the_originals_svit_becomes_the_whole_backbone(convert, tiny_config, tmp
     model = build_model(tiny_config(*options))
     ours = find_token_net(model).state_dict()
     theirs = {
-        in_the_originals_words(name): torch.randn_like(value.float())
+        in_the_originals_words(name): torch.randn_like(value.float()).to(value.dtype)
         for name, value in ours.items()
         if ".budget." not in name
     }

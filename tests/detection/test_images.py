@@ -83,3 +83,14 @@ def test_extreme_shapes_through_mapper_and_model(
     assert output["token_usage"].shape == (3, -(-seen[0] // 8), -(-seen[1] // 8))
     assert output["instances"].image_size == (height, width)
     assert output["instances"].pred_masks.shape[1:] == (height, width)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1)])
+@pytest.mark.parametrize("flip", ["horizontal", "vertical", "both"])
+def test_flips_of_one_row(tiny_config, tmp_path, height, width, flip):
+    """NumPy calls such an array contiguous although it runs backwards, and torch refuses it."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.resize(noise(16, 16), (height, width, 3))).save(path)
+    mapper = TokenDatasetMapper(tiny_config("INPUT.RANDOM_FLIP", flip), True)
+    for _ in range(8):  # each is drawn with one half
+        assert mapper(record_of(path, height, width))["image"].min() >= 0

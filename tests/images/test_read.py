@@ -139,7 +139,7 @@ def test_unreadable(tmp_path, name, content, said):
 
 
 def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(InputError, match="cannot be decoded"):
+    with pytest.raises(InputError, match="a folder or a device"):
         read_image(tmp_path, "RGB")
 
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from svit_det.errors import InputError
+from svit_det.images import open as opening
 from svit_det.images import pictures_of, read_image
 from svit_det.images import read as reading
 
@@ -118,8 +119,8 @@ def test_a_broken_film_is_named(tmp_path, capfd):
 
 
 def test_a_picture_too_large_to_read_is_named(folder, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_PIXELS", 20)
-    with pytest.raises(InputError, match="6 x 4 pixels are too many"):
+    monkeypatch.setattr(opening, "LARGEST_IMAGE", 20)
+    with pytest.raises(InputError, match="6 x 4 pixels, where 20 can be read"):
         read_image(folder / "a.png", "RGB")
 
 
@@ -127,6 +128,6 @@ def test_so_is_one_that_memory_does_not_suffice_for(folder, monkeypatch):
     def fail(image):
         raise MemoryError
 
-    monkeypatch.setattr(reading, "pixels_of", fail)
-    with pytest.raises(InputError, match="too large for the memory"):
+    monkeypatch.setattr(reading, "_plain", fail)
+    with pytest.raises(InputError, match="there is no memory for this image"):
         read_image(folder / "a.png", "RGB")

@@ -1,0 +1,119 @@
+"""A whole COCO json: its form and categories, which have to be right, then entry by entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svit_det.annotations.entries import AnnotationCheck, check_images, is_id
+from svit_det.annotations.files import check_files
+from svit_det.annotations.findings import Findings, name_of
+from svit_det.annotations.json_file import read_json
+from svit_det.errors import InputError
+
+LISTS = ("images", "annotations", "categories")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What a run asks of a set."""
+
+    trained: bool
+    """It has to hold something to learn from."""
+    evaluated: bool
+    """COCO's evaluation reads it, which needs more fields, and every image."""
+    masks: bool
+    """The model learns masks, or they are evaluated."""
+    num_classes: int
+    """Of the model."""
+    class_key: str = "MODEL.ROI_HEADS.NUM_CLASSES"
+    """The config key that `num_classes` comes from."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A COCO json and what is wrong in it."""
+
+    path: str
+    content: dict[str, Any]
+    findings: Findings
+    trainable: int
+    """Objects that a training can learn from."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Entries of each list."""
+        return {name: len(self.content[name]) for name in LISTS}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every entry can be used."""
+        return not any(map(self.findings.refused, LISTS))
+
+    def problems(self) -> str:
+        """What cannot be used, and how often, in words."""
+        return self.findings.in_words(self.sizes)
+
+
+def examine(path: str, folder: str, demands: Demands) -> Examined:
+    """Read the json at `path`, for the images in `folder`, and judge every entry of it.
+
+    Raises InputError for what leaves nothing to judge: a file that is no COCO json, categories that
+    cannot be told apart or that are not as many as the model's classes, no folder of images.
+    """
+    content = read_json(path)
+    for name in LISTS:
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise InputError(f"{path}: not a COCO instance file, it has no list '{name}'.")
+    categories = _check_categories(path, content["categories"], demands)
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of images (for {path}).")
+    findings = Findings()
+    images, annotations = content["images"], content["annotations"]
+    sizes = check_images(images, findings)
+    check_files(path, folder, images, sizes, findings, evaluated=demands.evaluated)
+    check = AnnotationCheck(
+        findings=findings,
+        sizes=sizes,
+        lost=_ids_of(images, findings),
+        categories=categories,
+        masks=demands.masks,
+        evaluated=demands.evaluated,
+    )
+    check.judge_all(annotations)
+    return Examined(path, content, findings, check.trainable)
+
+
+def _ids_of(images: list[Any], findings: Findings) -> set[int]:
+    """Ids of the images that cannot be used, where they have any."""
+    entries = [images[place] for place in findings.refused("images")]
+    ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+    return {each for each in ids if type(each) is int}
+
+
+def _check_categories(path: str, categories: list[Any], demands: Demands) -> set[int]:
+    """The ids of the categories: leaving one out would change what the labels mean."""
+    ids: set[int] = set()
+    names: set[str] = set()
+    for place, entry in enumerate(categories):
+        where = f"{path}: the category {name_of(entry, place)}"
+        if not isinstance(entry, dict) or not is_id(entry.get("id")):
+            raise InputError(f"{where} has no 'id' that is a whole number.")
+        if type(entry.get("name")) is not str or not entry["name"].strip():
+            raise InputError(f"{where} has no 'name'.")
+        if entry["id"] in ids:
+            raise InputError(f"{where} is there twice; each category has an 'id' of its own.")
+        if entry["name"] in names:
+            raise InputError(
+                f"{where} has the name of another one, '{entry['name']}'; results are told apart "
+                "by name."
+            )
+        ids.add(entry["id"])
+        names.add(entry["name"])
+    if len(ids) != demands.num_classes:
+        raise InputError(
+            f"{path}: {len(ids)} categories for {demands.class_key} {demands.num_classes}; "
+            "the model needs one class for each."
+        )
+    return ids

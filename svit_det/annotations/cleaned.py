@@ -1,0 +1,75 @@
+"""A COCO json without what cannot be used, and the list of what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from svit_det.annotations.check import Examined
+from svit_det.files import write_whole
+from svit_det.results import write_json
+
+AT_ONCE = 10_000
+"""Entries that are turned into text at the same time."""
+
+
+def cleaned_file(output: str, name: str) -> Path:
+    """Where the set `name` is written anew for a run that writes to `output`."""
+    return Path(output) / "annotations" / f"{_as_file_name(name)}.json"
+
+
+def list_file(output: str, name: str) -> Path:
+    """Where it is written what the set lost."""
+    return Path(output) / "annotations" / f"{_as_file_name(name)}_left_out.json"
+
+
+def _as_file_name(name: str) -> str:
+    return "".join(each if each.isalnum() or each in "-_." else "_" for each in name)
+
+
+def write_cleaned(examined: Examined, output: str, name: str) -> Path:
+    """Write the set `name` without what cannot be used, and what that is; returns the new json.
+
+    Both lie in the folder `output`/annotations. The list names each entry with its place in the
+    original, counted from 0, and the reason. Raises InputError where they cannot be written.
+    """
+    lost = {where: examined.findings.refused(where) for where in ("images", "annotations")}
+    listed: dict[str, Any] = {"source": str(Path(examined.path).absolute())}
+    for where, problems in lost.items():
+        listed[where] = [
+            {"id": _plain_id(examined.content[where][place]), "place": place, "reason": reason}
+            for place, reason in sorted(problems.items())
+        ]
+    write_json(list_file(output, name), listed)
+    kept = {
+        key: value if key not in lost else [e for p, e in enumerate(value) if p not in lost[key]]
+        for key, value in examined.content.items()
+    }
+    to = cleaned_file(output, name)
+    with write_whole(to) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.writelines(_in_parts(kept))
+    return to
+
+
+def _in_parts(content: dict[str, Any]) -> Iterator[str]:
+    """The json text of `content`, its lists a piece at a time."""
+    mark = "{"
+    for key, value in content.items():
+        yield f"{mark}{json.dumps(key)}: "
+        mark = ",\n"
+        if not isinstance(value, list):
+            yield json.dumps(value)
+            continue
+        yield "["
+        for start in range(0, len(value), AT_ONCE):
+            text = json.dumps(value[start : start + AT_ONCE])[1:-1]
+            yield f",\n{text}" if start else text
+        yield "]"
+    yield "}\n"
+
+
+def _plain_id(entry: Any) -> Any:
+    own = entry.get("id") if isinstance(entry, dict) else None
+    return own if isinstance(own, (int, str)) else None

@@ -1,0 +1,120 @@
+"""Pixels of more than eight bits, brought to eight from their own range.
+
+Microscopes and cameras fill some of the sixteen bits; Pillow alone would show such a picture white
+(one channel) or nearly black (several).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of one channel of more than 8 bits."""
+PHOTOMETRIC, BITS, SAMPLE_FORMAT, PLANES = 262, 258, 339, 284
+"""TIFF's tags. Photometric 0: the least value is white."""
+GREY_WITH_ALPHA = "LA;16B"
+"""Pillow's raw mode of a PNG with two channels of 16 bits."""
+ROWS = 1024
+"""Rows that are scaled at once, so that a large picture needs no second copy in float64."""
+
+
+def is_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Whether an image with several channels, not decoded yet, has 16 bits in each.
+
+    Raises ValueError for planes of 16 bits behind each other, which Pillow misreads.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (8,))) > 8:
+        raise ValueError("its channels of 16 bits lie behind each other; save them interleaved")
+    return any(";16" in _raw_mode(tile.args) for tile in image.tile)
+
+
+def grey_to_eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of one of WIDE_MODES as "L".
+
+    Float images may hold nan and inf for pixels without a value: they are black.
+    """
+    tags = getattr(image, "tag_v2", {})
+    pixels = np.asarray(image)
+    if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
+        pixels = pixels.view(np.uint32)  # Pillow has no such mode, and half of them were negative
+    return Image.fromarray(_scaled(pixels, inverted=tags.get(PHOTOMETRIC) == 0))
+
+
+def colour_to_eight_bits(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Image.Image:
+    """A deep picture as "RGB", from its high and its low bytes; what is transparent is black.
+
+    again: the same file, opened a second time. Neither is decoded yet.
+    """
+    clear = image.info.get("transparency")
+    two_channels = any(_raw_mode(tile.args) == GREY_WITH_ALPHA for tile in image.tile)
+    _take_low_bytes(again)
+    if two_channels:
+        both = np.asarray(again).astype(np.uint16)
+        pixels = both[..., ::2] << 8 | both[..., 1::2]
+    else:
+        pixels = np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
+    colour, alpha = pixels, None
+    if image.mode == "RGBA":
+        colour, alpha = pixels[..., :-1], pixels[..., -1:]
+    elif isinstance(clear, tuple) and len(clear) == 3:
+        alpha = 65535 * (pixels != np.array(clear)).any(axis=-1, keepdims=True).astype(np.uint16)
+    known = None if alpha is None else np.broadcast_to(alpha > 0, colour.shape)
+    scaled = _scaled(colour, known=known)
+    if alpha is not None:
+        scaled = (scaled * (alpha / np.float32(65535))).round().astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3))))
+
+
+def _take_low_bytes(image: ImageFile.ImageFile) -> None:
+    """Have Pillow take the other byte of every 16-bit value when it decodes."""
+    image.tile = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]
+
+
+def _raw_mode(args: object) -> str:
+    """Of a tile's arguments, which are a raw mode or begin with one."""
+    return str(args[0]) if isinstance(args, tuple) and args else str(args)
+
+
+def _swapped(args: tuple[Any, ...] | str | None) -> tuple[Any, ...] | str:
+    mode = _raw_mode(args)
+    if mode == GREY_WITH_ALPHA:
+        return "RGBA"  # all four bytes of the two channels; there is no reader for the low ones
+    native = "L" if sys.byteorder == "little" else "B"
+    order = native if mode[-1] == "N" else mode[-1]
+    swapped = mode[:-1] + {"L": "B", "B": "L"}[order]
+    return (swapped, *args[1:]) if isinstance(args, tuple) else swapped
+
+
+def _scaled(
+    pixels: np.ndarray, *, inverted: bool = False, known: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8 of the same shape, black the least and white the largest of the known values."""
+    parts = [slice(start, start + ROWS) for start in range(0, len(pixels), ROWS)]
+    low, high = np.inf, -np.inf
+    for part in parts:
+        inside = pixels[part][_known(pixels, known, part)]
+        if inside.size:
+            low, high = min(low, float(inside.min())), max(high, float(inside.max()))
+    scaled = np.zeros(pixels.shape, np.uint8)
+    if not low <= high:
+        return scaled
+    with np.errstate(over="ignore"):
+        factor = 255 / max(high - low, 1e-12)
+    for part in parts:
+        values = np.where(
+            _known(pixels, known, part), pixels[part].astype(np.float64), high if inverted else low
+        )
+        values = high - values if inverted else values - low
+        scaled[part] = (values * factor).round().clip(0, 255).astype(np.uint8)
+    return scaled
+
+
+def _known(pixels: np.ndarray, known: np.ndarray | None, part: slice) -> np.ndarray:
+    return np.isfinite(pixels[part]) if known is None else known[part]

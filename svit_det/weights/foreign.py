@@ -1,0 +1,80 @@
+"""What a file of weights is before anything in it is read, and why a reader refused it.
+
+PyTorch's own words for a refusal advise to load the file without its guard; they are not passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from svit_det.errors import InputError
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+
+def check_file(path: str) -> None:
+    """Raise InputError unless `path` is a file that may be handed to a reader of weights.
+
+    A zip archive, as PyTorch writes them, is refused where it says that it unpacks to more than it
+    is: PyTorch compresses nothing, and would unpack it in memory.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        said = "no such file" if isinstance(error, FileNotFoundError) else _reason(error)
+        raise InputError(f"{path}: {said}.") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: a folder, not a file of weights; name a file in it.")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: a device or a pipe, not a file of weights.")
+    if not path.endswith(".safetensors") and zipfile.is_zipfile(path):
+        problem = _archive_problem(path)
+        if problem:
+            raise InputError(f"{path}: {problem}; it was not unpacked.")
+
+
+def _archive_problem(path: str) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception:  # zipfile raises nearly anything for a damaged one
+        return "an archive that is cut short or damaged"
+    names = [entry.filename for entry in entries]
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program, which is code; save the weights alone"
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return "a compressed archive, which no training writes"
+    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+        return "an archive whose parts are larger than it"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        return f"an archive that holds '{twice[0]}' twice"
+    return None
+
+
+def refusal(path: str, error: BaseException) -> InputError:
+    """What to say where a reader of weights raised `error`."""
+    return InputError(
+        f"{path}: not a file of plain weights ({_reason(error)}); it was not executed. Give a "
+        ".safetensors file or a .pth that holds tensors only."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    asked = _GLOBAL.search(str(error))
+    if asked:
+        return f"it asks for {asked.group(1)}, which is code or an object of Python's"
+    if type(error).__module__.startswith("safetensors"):
+        return " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if "Weights only" in str(error) or "weights_only" in str(error):
+        return "it asks for more than tensors and plain values"
+    return "it is damaged, cut short, or something else altogether"

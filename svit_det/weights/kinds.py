@@ -1,0 +1,26 @@
+"""Whether stored numbers are of the kind that a model's are: PyTorch would cast them in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def kind_of(value: Tensor) -> str:
+    """The kind of a tensor's numbers; precisions of one kind may be cast into each other."""
+    if value.dtype is torch.bool:
+        return "true or false"
+    if value.is_complex():
+        return "complex numbers"
+    return "real numbers" if value.is_floating_point() else "whole numbers"
+
+
+def other_kinds(model: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """A phrase for each stored weight of another kind than the model's of that name."""
+    return [
+        f"{name} holds {kind_of(given[name])} for {kind_of(value)}"
+        for name, value in model.items()
+        if name in given and kind_of(given[name]) != kind_of(value)
+    ]
