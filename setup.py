@@ -85,6 +85,7 @@ setup(
             "selenium>=4.10",  # the report in a real browser, where there is one
             "pytest>=8.0",
             "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
             "timm>=0.9,<2",  # the DeiT ours equals
             # What exported files run on: their tests fail without, they are not skipped.
             *("onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"),

@@ -1,7 +1,7 @@
 """Polygons of COCO annotations: [x, y, x, y, ...] in pixels.
 
 pycocotools walks every outline in steps of a fifth of a pixel and keeps each step in memory, with
-no limit: nan, infinity, corners far away and outlines that go to and fro take all there is.
+no limit: nan, infinity, corners far away and outlines that zigzag take all there is.
 """
 
 from __future__ import annotations

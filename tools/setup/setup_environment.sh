@@ -3,7 +3,8 @@
 #
 #     tools/setup/setup_environment.sh PYTHON VENV [REQUIREMENTS]
 #
-# An environment made here gets the pinned versions of REQUIREMENTS. One that somebody else made
+# An environment made here gets the pinned versions of REQUIREMENTS, and on the Linux and Python that
+# they were tested with the very files whose hashes stand in the .lock beside it. One that somebody else made
 # keeps every version it has: pinning would replace a torch built for that machine's GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -45,7 +46,18 @@ fi
 
 if [ -n "$requirements" ] && [ -e "$mark" ]; then
     echo "[2/4] Installing $requirements: some minutes and 6 GB, most of it torch"
-    pip_install -r "$requirements" ||
+    lock=${requirements%.txt}.lock
+    here=$("$py" -c 'import platform, sys; print(*sys.version_info[:2], platform.platform())')
+    if [ -f "$lock" ] && [[ $here == "3 11 Linux-"*x86_64*glibc* ]]; then
+        # Every file by its hash, all of them listed. What source packages are built with comes first:
+        # pip would otherwise fetch it anew, by name alone.
+        builders=$(mktemp)
+        awk '/^[^ ]/ { on = /^(setuptools|wheel)==/ } on' "$lock" >"$builders"
+        pip_install --no-deps --require-hashes -r "$builders" &&
+            pip_install --no-deps --no-build-isolation --require-hashes -r "$lock"
+    else
+        pip_install -r "$requirements"
+    fi ||
         fail "installing $requirements failed (is there a network? The versions were tested with" \
             "Python 3.11; with another one, make setup REQUIREMENTS= takes whatever fits)"
 else
