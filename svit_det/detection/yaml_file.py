@@ -22,7 +22,8 @@ MOST_VALUES = 20_000
 """With every alias written out."""
 DEEPEST = 30
 """Lists and nodes inside each other; bases above each other, too."""
-PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in "str int float bool null seq map".split())
+KINDS = ("str", "int", "float", "bool", "null", "seq", "map")
+PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
 
 
 def read_yaml(path: str, sources: dict[str, str] | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Yaml files that explode, repeat themselves or are no yaml: refused at once, in a true sentence."""
+"""Yaml files that explode, repeat themselves or are no yaml: refused at once, in one sentence."""
 
 import os
 
