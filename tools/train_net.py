@@ -13,19 +13,18 @@ prepare_process()
 
 import argparse
 import logging
-import re
 import sys
 from pathlib import Path
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessRaisedException
 
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import prepare_datasets, register_datasets
+from svit_det.detection.processes import check_processes, run_parser, run_to_the_end
+from svit_det.detection.run_files import check_folder, clear_folder, start_run
+from svit_det.detection.token_usage import check_usage
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
@@ -48,10 +47,10 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 def check_run(args: argparse.Namespace) -> None:
     """Say what is wrong once, before processes start and time passes; make the output folder."""
     cfg = read_config(args)
+    check_processes(args)
+    check_usage(cfg)
     prepare_datasets(cfg, training=not args.eval_only)
     processes = args.num_gpus * args.num_machines
-    if processes < 1:
-        raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {processes} "
@@ -60,18 +59,15 @@ def check_run(args: argparse.Namespace) -> None:
     has_checkpoint = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     if args.eval_only and not cfg.MODEL.WEIGHTS and not has_checkpoint:
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
-    try:
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
+    check_folder(
+        cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
+    )
 
 
 def main(args: argparse.Namespace) -> dict:
     """One process of the run; returns the evaluation results."""
     cfg = read_config(args)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="svit_det")
+    start_run(cfg, args)
     if args.eval_only:
         model = TokenTrainer.build_model(cfg)
         checkpointer = TokenCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -80,6 +76,8 @@ def main(args: argparse.Namespace) -> dict:
     else:
         trainer = TokenTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        if args.overwrite and not args.resume and comm.is_main_process():
+            clear_folder(cfg)
         trainer.train()
         results = getattr(trainer, "_last_eval_results", {})
     if results and comm.is_main_process():
@@ -89,29 +87,6 @@ def main(args: argparse.Namespace) -> dict:
     return results
 
 
-def what_was_said(problem: Exception) -> str | None:
-    """The sentence of an InputError, also of one that another process sent with its traceback."""
-    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
-    sent = re.findall(rf"^{name}: (.+)$", str(problem), re.MULTILINE)
-    if sent:
-        return sent[-1]
-    return str(problem) if isinstance(problem, InputError) else None
-
-
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
-    try:
-        check_run(arguments)
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except (InputError, ProcessRaisedException) as problem:
-        sentence = what_was_said(problem)
-        if sentence is None:
-            raise
-        sys.exit(f"train_net.py: {sentence}")
+    arguments = run_parser().parse_args()
+    sys.exit(run_to_the_end("train_net.py", check_run, main, arguments))

@@ -1,7 +1,6 @@
 """tools/train_net.py: train, resume, evaluate, in one process and in two, and what it refuses."""
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 import yaml
 from torch.multiprocessing import ProcessRaisedException
 
+from svit_det.detection.processes import what_was_said
 from svit_det.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools/train_net.py"
@@ -296,7 +296,6 @@ def test_missing_image_at_evaluation(
 
 
 def test_a_sentence_from_a_training_process_is_found():
-    what_was_said = runpy.run_path(str(SCRIPT))["what_was_said"]
     sent = """
 
 -- Process 1 terminated with the following error:
