@@ -126,6 +126,7 @@ class TrainImages:
             num_workers=self._workers,
             collate_fn=_as_it_is,
             worker_init_fn=ignore_interrupts,
+            generator=torch.Generator(),  # else its start would draw from the step's numbers
         )
         return iter(loader)
 

@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 
 from svit_det.errors import InputError
 from svit_det.files import write_whole
+from svit_det.results import finite
 
 LAST = "last_checkpoint"
 OF_A_RUN = (LAST, "metrics.json", "results.json", "token_usage.json", "model_*.pth")
@@ -82,7 +83,10 @@ def said_about_the_disk(folder: str) -> Iterator[None]:
 
 
 class MetricsWriter(EventWriter):
-    """detectron2's metrics.json, one JSON a line, of which each line is whole or not there."""
+    """detectron2's metrics.json, one JSON a line, of which each line is whole or not there.
+
+    A number that does not exist is null.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -97,7 +101,10 @@ class MetricsWriter(EventWriter):
                 values.setdefault(step, {"iteration": step})[name] = value
         if not values:
             return
-        lines = [json.dumps(values[step], sort_keys=True) + "\n" for step in values]
+        lines = [
+            json.dumps(finite(values[step]), sort_keys=True, allow_nan=False) + "\n"
+            for step in values
+        ]
         _append(self.path, "".join(lines).encode())
         self.last_step = max(values)
 

@@ -12,7 +12,7 @@ import torch
 
 def seed_of(*place: int) -> int:
     """A seed of 31 bits for a place such as (seed of the run, step, process); each has its own."""
-    return int(np.random.SeedSequence(place).generate_state(1)[0] >> 1)
+    return int(np.random.SeedSequence((len(place), *place)).generate_state(1)[0] >> 1)
 
 
 def seed_all(*place: int) -> None:
