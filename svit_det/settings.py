@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +24,25 @@ class Setting:
     doc: str
     """A comment's worth of words."""
     kind: type
-    """bool, int, float or str; of each entry where there are many. object: anything, which the
-    reader of the value checks."""
+    """bool, int, float or str; of each entry where there are many."""
     many: bool = False
     """A tuple of them; a list in yaml."""
     optional: bool = False
     """None is a value."""
     interval: str = ""
-    """Numbers allowed, as in "(0, 1]" or "[0, inf)"."""
+    """Numbers allowed, as in "(0, 1]"."""
     choices: tuple[str, ...] = ()
     """Words allowed."""
     needs: tuple[str, Any] | None = None
     """Another field and the value under which alone this one does something; `...`: any but None.
     Elsewhere only the default is allowed."""
+    shortest: int = 0
+    """Entries that there must be, where there are many."""
+    longest: int = 1000
+    """Entries that there may be."""
+    group: int = 0
+    """Each of many is itself a list of so many entries; -1: of any number from 1 up; 0: it is not
+    a list."""
     shared: bool = False
     """The key lies beside NAME, for every policy that has it, not in the policy's own node."""
 
@@ -50,10 +57,25 @@ def setting(
     interval: str = "",
     choices: tuple[str, ...] = (),
     needs: tuple[str, Any] | None = None,
+    shortest: int = 0,
+    longest: int = 1000,
+    group: int = 0,
     shared: bool = False,
 ) -> Any:
     """A dataclass field that describes itself; `kind` is the default's type unless given."""
-    about = Setting(doc, kind or type(default), many, optional, interval, choices, needs, shared)
+    about = Setting(
+        doc=doc,
+        kind=kind or type(default),
+        many=many,
+        optional=optional,
+        interval=interval,
+        choices=choices,
+        needs=needs,
+        shortest=shortest,
+        longest=longest,
+        group=group,
+        shared=shared,
+    )
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
@@ -63,10 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, about in self.described().items():
-            value = getattr(self, name)
-            if about.many and isinstance(value, list):
-                value = tuple(value)
-            object.__setattr__(self, name, _checked(name, value, about))
+            object.__setattr__(self, name, checked(name, getattr(self, name), about))
         for name, about in self.described().items():
             self._check_needs(name, about)
 
@@ -97,32 +116,63 @@ class Settings:
         return {name: getattr(cls, name) for name in cls.described()}
 
 
-def _checked(name: str, value: Any, about: Setting) -> Any:
-    """`value` as its kind, or an InputError."""
+def checked(name: str, value: Any, about: Setting) -> Any:
+    """`value` as its kind, lists as tuples. Raises InputError about the setting `name`."""
     if value is None and about.optional:
         return None
     if not about.many:
         return _checked_entry(name, value, about)
-    if not isinstance(value, tuple):
-        raise InputError(f"{value!r} is not a list of values.", setting=name)
-    return tuple(_checked_entry(name, entry, about) for entry in value)
+    entries = _checked_list(name, value, about.shortest, about.longest)
+    if not about.group:
+        return tuple(_checked_entry(name, entry, about) for entry in entries)
+    least, most = (1, about.longest) if about.group < 0 else (about.group, about.group)
+    return tuple(
+        tuple(_checked_entry(name, part, about) for part in _checked_list(name, e, least, most))
+        for e in entries
+    )
+
+
+def _checked_list(name: str, value: Any, shortest: int, longest: int) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{shown(value)} is not a list of values.", setting=name)
+    if shortest <= len(value) <= longest:
+        return value
+    wanted = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+    raise InputError(f"{shown(value)} must have {wanted} entries, not {len(value)}.", setting=name)
 
 
 def _checked_entry(name: str, value: Any, about: Setting) -> Any:
-    if about.kind is object:
-        return value
     if about.kind is float and isinstance(value, int) and not isinstance(value, bool):
         with suppress(OverflowError):
             value = float(value)
     is_of_kind = type(value) is about.kind
     if not is_of_kind:
         kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
-        raise InputError(f"{value!r} is not {kinds[about.kind]}.", setting=name)
+        raise InputError(f"{shown(value)} is not {kinds[about.kind]}.", setting=name)
     if about.choices and value not in about.choices:
-        raise InputError(f"no '{value}'; choose one of {', '.join(about.choices)}.", setting=name)
+        raise InputError(
+            f"no {shown(value)}; choose one of {', '.join(map(worded, about.choices))}.",
+            setting=name,
+        )
     if about.interval and not within(value, about.interval):
-        raise InputError(f"{value} must lie in {about.interval}.", setting=name)
+        raise InputError(f"{shown(value)} must lie in {about.interval}.", setting=name)
     return value
+
+
+def shown(value: Any) -> str:
+    """`value` on one short line, however long, deep or large it is."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = 60
+    brief.maxlist = brief.maxtuple = 8
+    try:
+        return brief.repr(value)
+    except ValueError:  # Python writes no decimal number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def worded(choice: str) -> str:
+    """A choice as text; the empty word would not be seen."""
+    return choice or '""'
 
 
 def within(value: float, interval: str) -> bool:

@@ -23,12 +23,17 @@ class Kitchen(Settings):
     times: tuple[float, ...] = setting(
         (), "Of each step.", kind=float, many=True, interval="[0, 9)"
     )
+    pairs: tuple[tuple[int, int], ...] = setting(
+        ((0, 1),), "Of friends.", kind=int, many=True, group=2, shortest=1, interval="[0, 9]"
+    )
     guest: str | None = setting(None, "Who comes.", kind=str, optional=True)
 
 
 def test_defaults_and_descriptions():
     assert Kitchen.defaults() == dataclasses.asdict(Kitchen())
-    assert list(Kitchen.described()) == ["plates", "heat", "lit", "dish", "times", "guest"]
+    assert list(Kitchen.described()) == [
+        *("plates", "heat", "lit", "dish", "times", "pairs", "guest")
+    ]
     plates, guest = Kitchen.described()["plates"], Kitchen.described()["guest"]
     assert (plates.doc, plates.kind, plates.interval) == ("On the table.", int, "[1, 12]")
     assert (guest.kind, guest.optional, guest.many) == (str, True, False)
@@ -76,7 +81,14 @@ def test_a_whole_number_will_do_for_a_number_and_a_list_for_a_tuple():
         ({"heat": INF}, "heat: inf must lie in (0, 1]."),
         ({"heat": False}, "heat: False is not a number."),
         ({"heat": "warm"}, "heat: 'warm' is not a number."),
-        ({"heat": 10**400}, f"heat: {10**400} is not a number."),
+        ({"heat": 10**400}, f"heat: 1{'0' * 17}...{'0' * 19} is not a number."),
+        (
+            {"times": [0.0] * 1001},
+            f"times: [{'0.0, ' * 8}...] must have 0 to 1000 entries, not 1001.",
+        ),
+        ({"pairs": [[1, 2], [3]]}, "pairs: [3] must have 2 entries, not 1."),
+        ({"pairs": [[1, 2], 3]}, "pairs: 3 is not a list of values."),
+        ({"pairs": []}, "pairs: [] must have 1 to 1000 entries, not 0."),
         ({"lit": 1}, "lit: 1 is not True or False."),
         ({"lit": "False"}, "lit: 'False' is not True or False."),
         ({"dish": "stew"}, "dish: no 'stew'; choose one of soup, salad."),
@@ -96,6 +108,11 @@ def test_what_may_not_is_refused_by_name(given, message):
         Kitchen(**given)
     assert str(refused.value) == message
     assert refused.value.setting == next(iter(given))
+
+
+def test_a_number_that_python_does_not_write_down():
+    with pytest.raises(InputError, match=r"^heat: a number of thousands of digits is not a number"):
+        Kitchen(heat=1 << 20_000)
 
 
 def test_a_changed_copy_is_checked_too():

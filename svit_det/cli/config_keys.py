@@ -12,21 +12,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import get_cfg
+
 from svit_det.cli.execution import problem_of
 from svit_det.config.declared import Declared, as_plain
 from svit_det.detection.config import declared_nodes
+from svit_det.detection.ranges import leaves, ranges
 from svit_det.errors import InputError
 from svit_det.files import write_whole
-from svit_det.settings import Setting
+from svit_det.settings import Setting, worded
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "config_keys.md"
 HEAD = """# Config keys
 
-Every key that this project adds to detectron2's own. Written by `python tools/config_keys.py` from
-the declarations in `svit_det/detection/keys.py` and in the `Config` of each policy: change those,
-not this file. Blocks count from 0; a share is a part of an image's patch tokens.
+Every key that this project adds to detectron2's own, and at the end what detectron2's may hold.
+Written by `python tools/config_keys.py` from the declarations in `svit_det/detection/keys.py`, in
+the `Config` of each policy and in `svit_det/detection/ranges.py`: change those, not this file.
+Blocks count from 0; a share is a part of an image's patch tokens. A value outside is refused when
+the config is read.
 """
-KINDS = {int: "whole number", float: "number", str: "text", bool: "True or False", object: "list"}
+FOREIGN = """## detectron2's own keys
+
+What they may hold here; [its documentation](https://detectron2.readthedocs.io/modules/config.html)
+says what they mean. Switches and words that any name may be are left out.
+
+| key | default | values |
+|---|---|---|
+"""
+KINDS = {int: "whole number", float: "number", str: "text", bool: "True or False"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +72,13 @@ def key_table() -> str:
     for name, node in declared_nodes().items():
         lines = [f"## {name}", "", node.doc, "", *_rows(node.keys)]
         sections.append("\n".join(lines) + "\n")
-    return "\n".join(sections)
+    return "\n".join([*sections, FOREIGN + "\n".join(_foreign_rows()) + "\n"])
+
+
+def _foreign_rows() -> Iterator[str]:
+    defaults = dict(leaves(get_cfg()))
+    for key, about in ranges().items():
+        yield f"| `{key}` | `{_shown(defaults[key])}` | {_values(about)} |"
 
 
 def _rows(keys: Mapping[str, Declared]) -> Iterator[str]:
@@ -79,9 +98,20 @@ def _shown(default: object) -> str:
 
 def _values(about: Setting) -> str:
     """What values there are, in a few words."""
-    words = ", ".join(f"`{choice}`" for choice in about.choices) or KINDS[about.kind]
+    words = ", ".join(f"`{worded(choice)}`" for choice in about.choices) or KINDS[about.kind]
+    if about.group:
+        words = f"lists of {_counted(about.group, words)}"
+    elif about.many:
+        words = _counted(about.longest if about.shortest == about.longest else 0, words)
     if about.many:
-        words = f"list of {words}s"
+        words = f"list of {words}"
     if about.interval:
         words = f"{words} in {about.interval}"
+    if about.many and about.shortest == 1:
+        words = f"{words}, not empty"
     return f"{words} or None" if about.optional else words
+
+
+def _counted(number: int, words: str) -> str:
+    """So many of them, where a number above 0 is known."""
+    return f"{number} {words}s" if number > 0 else f"{words}s"

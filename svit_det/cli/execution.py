@@ -14,12 +14,15 @@ from typing import Any
 from svit_det.errors import InputError
 from svit_det.results import json_text
 
+INTERRUPTED = 130
+"""Exit status of a program that Ctrl-C ended."""
+
 
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     """Run the command of this module (see commands.py); returns the exit status.
 
     0: done; 1: refused, with a sentence on stderr that begins with `program`. A wrong command line
-    ends in argparse's own way, with status 2. Under --json one JSON document is all that stdout
+    ends in argparse's own way, with status 2, and Ctrl-C in one line, with status 130. Under --json one JSON document is all that stdout
     gets: the result, or {"error": the sentence}.
     """
     wanted = "--json" in argv
@@ -30,9 +33,10 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
             print(f"{program}: {problem}", file=sys.stderr)
             write_result({"error": str(problem)})
             return 1
-        except KeyboardInterrupt:
-            print(f"{program}: stopped.", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt as stop:
+            then = f"; {stop}" if str(stop) else ""
+            print(f"{program}: stopped by Ctrl-C{then}.", file=sys.stderr)
+            return INTERRUPTED
         write_result({} if result is None else result)
     return 0
 

@@ -12,22 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessRaisedException
 
 from svit_det.cli.execution import import_packages
 from svit_det.cli.options import add_allow_untrained
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import epochs_of, prepare_datasets, register_datasets
+from svit_det.detection.processes import check_processes, run_parser, run_processes
+from svit_det.detection.run_files import check_folder, clear_folder, start_run
+from svit_det.detection.token_usage import check_usage
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
@@ -39,8 +38,8 @@ MANY_EPOCHS = 300
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """detectron2's options."""
-    parser = default_argument_parser(epilog="")
+    """detectron2's options, and some of ours."""
+    parser = run_parser()
     parser.description = (__doc__ or "").split("\n\n")[0]
     add_allow_untrained(parser)
     parser.add_argument(
@@ -52,20 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train or evaluate, in as many processes as asked for; returns the evaluation's results."""
     cfg = check_run(args)
-    try:
-        launch(
-            train_or_evaluate,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except (InputError, ProcessRaisedException) as problem:
-        sentence = what_was_said(problem)
-        if sentence is None:
-            raise
-        raise InputError(sentence) from problem
+    run_processes(train_or_evaluate, args)
     return {"output": cfg.OUTPUT_DIR, "results": written_results(cfg)}
 
 
@@ -94,10 +80,10 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     Returns the config.
     """
     cfg = read_config(args)
+    check_processes(args)
+    check_usage(cfg)
     prepare_datasets(cfg, training=not args.eval_only)
     processes = args.num_gpus * args.num_machines
-    if processes < 1:
-        raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide into {processes} "
@@ -110,11 +96,9 @@ def check_run(args: argparse.Namespace) -> CfgNode:
         check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
     if not args.eval_only:
         say_epochs(cfg)
-    try:
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").touch()
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: cannot be written ({error}).") from error
+    check_folder(
+        cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
+    )
     results_file(cfg).unlink(missing_ok=True)  # of an earlier run, which this one's replace
     return cfg
 
@@ -145,8 +129,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     """One process of the run."""
     import_packages(args.packages)
     cfg = read_config(args)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="svit_det")
+    start_run(cfg, args)
     if args.eval_only:
         model = TokenTrainer.build_model(cfg)
         checkpointer = TokenCheckpointer(
@@ -157,6 +140,8 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     else:
         trainer = TokenTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        if args.overwrite and not args.resume and comm.is_main_process():
+            clear_folder(cfg)
         trainer.train()
         results = getattr(trainer, "_last_eval_results", {})
     if results and comm.is_main_process():
@@ -173,12 +158,3 @@ def written_results(cfg: CfgNode) -> dict[str, Any] | None:
     """What the run has written there; None where it evaluated nothing."""
     path = results_file(cfg)
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def what_was_said(problem: Exception) -> str | None:
-    """The sentence of an InputError, also of one that another process sent with its traceback."""
-    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
-    sent = re.findall(rf"^{name}: (.+)$", str(problem), re.MULTILINE)
-    if sent:
-        return sent[-1]
-    return str(problem) if isinstance(problem, InputError) else None

@@ -55,7 +55,8 @@ def _train(
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*program, "--config-file", *settings]
+    # What an interrupted training left is no part of this one.
+    command = [*program, "--overwrite", "--config-file", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(folder / "output.txt", "w") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -17,14 +17,14 @@ POLICY_NODE = "MODEL.TOKEN_POLICY"
 class TrunkKeys(Settings):
     """The trunk: a plain ViT."""
 
-    patch_size: int = setting(16, "Pixels per token and side.", interval="[1, inf)")
-    embed_dim: int = setting(192, "Channels; DeiT-T 192, DeiT-S 384.", interval="[1, inf)")
-    depth: int = setting(12, "Blocks.", interval="[1, inf)")
+    patch_size: int = setting(16, "Pixels per token and side.", interval="[1, 1024]")
+    embed_dim: int = setting(192, "Channels; DeiT-T 192, DeiT-S 384.", interval="[1, 65536]")
+    depth: int = setting(12, "Blocks.", interval="[1, 1000]")
     num_heads: int = setting(
-        3, "Heads; must divide EMBED_DIM. DeiT-T 3, DeiT-S 6.", interval="[1, inf)"
+        3, "Heads; must divide EMBED_DIM. DeiT-T 3, DeiT-S 6.", interval="[1, 4096]"
     )
     mlp_ratio: float = setting(
-        4.0, "Hidden channels of the MLP over EMBED_DIM.", interval="(0, inf)"
+        4.0, "Hidden channels of the MLP over EMBED_DIM.", interval="(0, 100]"
     )
     drop_path_rate: float = setting(
         0.0, "Stochastic depth of the last block; linear from 0.", interval="[0, 1)"
@@ -37,7 +37,9 @@ class TrunkKeys(Settings):
         "Tokens [rows, columns] of the stored position embedding.",
         kind=int,
         many=True,
-        interval="[1, inf)",
+        shortest=2,
+        longest=2,
+        interval="[1, 4096]",
     )
     pos_embed_init: str = setting(
         "trunc_normal",

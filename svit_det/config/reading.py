@@ -1,78 +1,57 @@
 """A yaml with its bases and the command line's KEY VALUE pairs, merged into a config's defaults.
 
-What is wrong with either is said in one sentence. Loading a yaml never executes anything: python
-tags are refused.
+What is wrong with either is said in one sentence that names the file, or the command line.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
 
 import torch
-import yaml
 from fvcore.common.config import CfgNode
 
 from svit_det.config.keys import POLICY_NODE
 from svit_det.config.policy import unused, unused_keys
+from svit_det.config.yaml_file import read_yaml
 from svit_det.errors import InputError
+from svit_det.settings import shown
+
+LONGEST_VALUE = 20_000
+"""Characters of a value on the command line."""
 
 
-def merge_file(cfg: CfgNode, path: str, options: Sequence[str] = ()) -> set[str]:
+def merge_file(
+    cfg: CfgNode, path: str, options: Sequence[str] = (), sources: dict[str, str] | None = None
+) -> set[str]:
     """Merge the yaml at `path`, with its bases, then KEY VALUE overrides; returns the keys set.
 
-    Raises InputError for a file that cannot be read, an unknown key (naming the nearest one), a
-    value of the wrong type, and yaml that asks for python objects.
+    `sources` takes in where each key was set. Raises InputError for a file that cannot be read, an
+    unknown key (naming the nearest one), and a value of the wrong type.
     """
-    known = list(keys_of(cfg))
-    defaults = cfg.clone()
-    loaded = read_yaml(path)
-    try:
-        cfg.merge_from_other_cfg(type(cfg)(loaded))
-    except (KeyError, ValueError, TypeError, AssertionError) as error:
-        raise InputError(f"{path}: {_explain(error, known)}") from error
-    flag = next((option for option in options if str(option).startswith("--")), None)
-    if flag:
-        raise InputError(f"{flag} is no override: it belongs before the first KEY VALUE.")
-    if len(options) % 2:
-        raise InputError(f"Overrides come in pairs, KEY VALUE; '{options[-1]}' stands alone.")
-    for key in options[::2]:
-        if key not in known:
-            raise InputError(f"On the command line: {_unknown(key, known)}")
-    try:
-        cfg.merge_from_list(list(options))
-    except (ValueError, TypeError, AssertionError) as error:
-        raise InputError(f"On the command line: {_explain(error, known)}") from error
-    _check_numbers(cfg, defaults)
-    return _named(loaded, set(keys_of(defaults))) | set(options[::2])
+    every, sources = set(keys_of(cfg)), {} if sources is None else sources
+    loaded = read_yaml(path, sources)
+    merge_values(cfg, loaded, source=path)
+    merge_options(cfg, options)
+    sources |= dict.fromkeys(options[::2], "On the command line")
+    return _named(loaded, every) | set(options[::2])
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """The yaml at `path` over its bases, as plain values."""
+@contextmanager
+def naming_the_source(sources: Mapping[str, str]) -> Iterator[None]:
+    """Inside the with-block, an InputError about a key says where that key was set."""
     try:
-        loaded = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-    except yaml.constructor.ConstructorError as error:
-        raise InputError(
-            f"{path}: a config holds plain values only; remove the python tag ({error.problem})."
-        ) from error
-    except RecursionError as error:
-        raise InputError(f"{path}: its _BASE_ leads back to itself.") from error
-    except (
-        OSError,
-        yaml.YAMLError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        AssertionError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable yaml config ({reason}).") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: a config holds keys with values, unlike this file.")
-    return loaded
+        yield
+    except InputError as error:
+        key = re.match(r"[A-Z0-9_.]+", str(error))
+        if key is None or key.group().rstrip(".") not in sources:
+            raise
+        raise InputError(f"{sources[key.group().rstrip('.')]}: {error}") from error
 
 
 def refuse_unused(policy: str, named: set[str]) -> None:
@@ -83,13 +62,20 @@ def refuse_unused(policy: str, named: set[str]) -> None:
 
 
 def check_device(name: str) -> None:
-    """Refuse MODEL.DEVICE where there is no such device."""
+    """Refuse a device that torch does not know, that nobody tried, or that is not there."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"MODEL.DEVICE: no device '{name}'; choose cpu or cuda.") from error
+        raise InputError(f"MODEL.DEVICE: no device {shown(name)}; choose cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise InputError(f"MODEL.DEVICE: {name} is not supported; choose cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"MODEL.DEVICE is {name}, but there is no usable GPU here; choose cpu.")
+    if device.index and device.index >= torch.cuda.device_count():
+        raise InputError(
+            f"MODEL.DEVICE is {name}, but there are {torch.cuda.device_count()} GPUs here, "
+            "counted from 0."
+        )
 
 
 def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -111,6 +97,82 @@ def _named(loaded: dict[str, Any], every: set[str]) -> set[str]:
     return set() if len(named & every) > 0.9 * len(every) else named
 
 
+# ------------------------------------------------------------------ merging
+
+
+def merge_values(cfg: CfgNode, loaded: Mapping[str, Any], *, source: str) -> None:
+    """Put nested plain values over the config. Raises InputError that begins with `source`."""
+    known = list(keys_of(cfg))
+    _check_keys(cfg, loaded, known, source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of words that begin like a number
+            cfg.merge_from_other_cfg(type(cfg)(dict(loaded)))
+    except (KeyError, ValueError, TypeError, AssertionError) as error:
+        raise InputError(f"{source}: {_explain(error, known)}") from error
+    except (RecursionError, MemoryError) as error:
+        raise InputError(f"{source}: a value in quotes is nested too deeply.") from error
+
+
+def _check_keys(
+    node: CfgNode, loaded: Mapping[str, Any], known: Sequence[str], source: str, prefix: str = ""
+) -> None:
+    """Names must exist, nodes hold keys and keys hold values."""
+    for name, value in loaded.items():
+        full = f"{prefix}{name}"
+        if name not in node:
+            raise InputError(f"{source}: {_unknown(full, known)}")
+        if isinstance(node[name], CfgNode) and isinstance(value, dict):
+            _check_keys(node[name], value, known, source, f"{full}.")
+        elif isinstance(node[name], CfgNode):
+            raise InputError(f"{source}: {full} holds keys, not '{shown(value)}'.")
+        elif isinstance(value, dict):
+            raise InputError(f"{source}: {full} holds a value, not keys such as {_first(value)}.")
+        elif any(isinstance(leaf, int) and leaf.bit_length() > 1024 for leaf in _leaves(value)):
+            # Not only absurd: Python does not write one down, so that no message could show it.
+            raise InputError(f"{source}: {full}: a number of hundreds of digits cannot be meant.")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _first(keys: Mapping[Any, Any]) -> str:
+    return shown(next(iter(keys), "{}"))
+
+
+def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
+    """Put KEY VALUE overrides over the config. Raises InputError."""
+    known = list(keys_of(cfg))
+    flag = next((option for option in options if str(option).startswith("--")), None)
+    if flag:
+        raise InputError(f"{flag} is no override: it belongs before the first KEY VALUE.")
+    for key, value in zip(options[::2], options[1::2]):
+        if key not in known:
+            raise InputError(f"On the command line: {_unknown(str(key), known)}")
+        if any(name.startswith(f"{key}.") for name in known):
+            raise InputError(f"On the command line: {key} holds keys; name one of them.")
+        if len(str(value)) > LONGEST_VALUE:
+            raise InputError(
+                f"On the command line: {key}: a value of {len(str(value)):,} characters cannot be "
+                "meant."
+            )
+    if len(options) % 2:
+        raise InputError(f"Overrides come in pairs, KEY VALUE; {shown(options[-1])} stands alone.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            cfg.merge_from_list(list(options))
+    except (KeyError, ValueError, TypeError, AssertionError) as error:
+        raise InputError(f"On the command line: {_explain(error, known)}") from error
+    except (RecursionError, MemoryError) as error:
+        raise InputError("On the command line: a value is nested too deeply.") from error
+
+
 def _explain(error: Exception, known: Sequence[str]) -> str:
     """yacs's complaint, in one sentence; for an unknown key, with the nearest that exists."""
     message = str(error).strip("'\"")
@@ -119,38 +181,17 @@ def _explain(error: Exception, known: Sequence[str]) -> str:
         return _unknown(unknown.group(1), known)
     mismatch = re.search(r"with values \((.*) vs\. (.*)\) for config key: (.+)", message, re.S)
     if mismatch:
-        default, given, key = (shorten(part, 80) for part in mismatch.groups())
+        default, given, key = (shorten(part[:200], 80) for part in mismatch.groups())
         return f"{key}: '{given}' is not of the type of the value it replaces, {default}."
-    return message
+    return shorten(message[:400], 300)
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
-    same_end = [name for name in known if name.endswith(f".{key}")]
-    nearest = difflib.get_close_matches(key, same_end or known, n=1, cutoff=0.0)[0]
-    return f"no config key '{key}'; the nearest is '{nearest}'."
-
-
-def _check_numbers(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
-    """yacs lets None and lists of anything pass where the default is a number or numbers."""
-    for name, default in defaults.items():
-        value = cfg[name]
-        if isinstance(default, CfgNode):
-            _check_numbers(value, default, f"{prefix}{name}.")
-            continue
-        expected = list(_leaves(default))
-        if expected and all(map(_is_number, expected)):
-            wrong = [leaf for leaf in _leaves(value) if not _is_number(leaf)]
-            if wrong:
-                raise InputError(f"{prefix}{name}: '{wrong[0]}' is not a number.")
-
-
-def _leaves(value: object) -> Iterator[object]:
-    if not isinstance(value, (list, tuple)):
-        yield value
-        return
-    for part in value:
-        yield from _leaves(part)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key in known:  # yaml knows no dots: the whole is one word there
+        return f"'{key}' must be written as a key inside nodes: '{key.split('.')[0]}:' and so on."
+    brief = shown(key)[1:-1]
+    if key.upper() in known:
+        return f"no config key '{brief}'; keys are in capitals: '{key.upper()}'."
+    same_end = [name for name in known if name.endswith(f".{key.upper()}")]
+    nearest = difflib.get_close_matches(key[:100].upper(), same_end or known, n=1, cutoff=0.0)[0]
+    return f"no config key '{brief}'; the nearest is '{nearest}'."

@@ -13,6 +13,7 @@ from torch import nn
 from svit_det.errors import InputError
 from svit_det.files import write_whole
 from svit_det.shipped import find_weights
+from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
 from svit_det.weights.foreign import check_file
 from svit_det.weights.kinds import other_kinds
@@ -42,6 +43,7 @@ class TokenCheckpointer(DetectionCheckpointer):
     refuse_untrained: for evaluation. Gates and whole parts that the file has no weights for would
     decide and find at random, so that they are refused; a class token alone is named and allowed,
     because attention to it tells something all the same.
+    check_resume: called with path and content before a run goes on; it may refuse.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class TokenCheckpointer(DetectionCheckpointer):
         describe: Callable[[], Mapping[str, Any] | None] | None = None,
         fresh_classes: bool = False,
         refuse_untrained: bool = False,
+        check_resume: Callable[[str, Mapping[str, Any]], None] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._describe = describe
         self._fresh_classes = fresh_classes
         self._refuse_untrained = refuse_untrained
+        self._check_resume = check_resume
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As detectron2's, with a description; until the new file is whole, the old one stays.
@@ -74,9 +78,20 @@ class TokenCheckpointer(DetectionCheckpointer):
         if said is not None:
             content[DESCRIPTION] = dict(said)
         path = Path(self.save_dir) / f"{name}.pth"
+        self._check_finite(content, path)
         self.logger.info("Saving checkpoint to %s", path)
         write_checkpoint(content, path)
         self.tag_last_checkpoint(path.name)
+
+    def _check_finite(self, content: Mapping[str, Any], path: Path) -> None:
+        """What has gone astray must not take the place of the last good checkpoint."""
+        state = content.get("trainer", {}).get("_trainer", {}).get("optimizer", {})
+        bad = not_finite(content["model"]) or not_finite(optimizer_tensors(state))
+        if bad:
+            raise InputError(
+                f"{path}: not written, because numbers are not finite in {some_of(bad)}; the last "
+                "checkpoint stays. Begin again from it with a lower SOLVER.BASE_LR."
+            )
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """As detectron2's, but `last_checkpoint` always names a file that is there."""
@@ -130,6 +145,11 @@ class TokenCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights = checkpoint["model"]
+        bad = not_finite(weights)
+        if bad:
+            raise InputError(f"{self._path}: holds numbers that are not finite in {some_of(bad)}.")
+        if self._check_resume is not None and "trainer" in checkpoint and "trainer" in self._states:
+            self._check_resume(self._path, checkpoint)
         shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
         given = {name: tuple(value.shape) for name, value in weights.items()}
         other = other_classes(shapes, given)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from svit_det.config.keys import POLICY_NODE, VIT_NODE, PolicyKeys, TrunkKeys
 from svit_det.settings import Settings, setting
 
+NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
+"""detectron2's words for a norm; "" is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VitKeys(TrunkKeys):
@@ -33,9 +36,15 @@ class SimplePyramidKeys(Settings):
         "Of the trunk's one map: a run of 4, 2, 1, 0.5 in that order.",
         kind=float,
         many=True,
+        shortest=1,
+        interval="[0.5, 4]",
     )
-    out_channels: int = setting(256, "Channels of every level.", interval="[1, inf)")
-    norm: str = setting("LN", "Norm of the levels, by detectron2's name for it; LN as in ViTDet.")
+    out_channels: int = setting(256, "Channels of every level.", interval="[1, 65536]")
+    norm: str = setting(
+        "LN",
+        "Norm of the levels, by detectron2's name for it; LN as in ViTDet.",
+        choices=NORMS,
+    )
     top_block: bool = setting(True, "One more level by max pooling.")
 
 
@@ -46,19 +55,22 @@ class AdapterKeys(Settings):
     interactions: tuple[tuple[int, int], ...] = setting(
         ((0, 2), (3, 5), (6, 8), (9, 11)),
         "[first, last] block of each run between two exchanges; they cover the trunk in order.",
-        kind=object,
+        kind=int,
         many=True,
+        group=2,
+        shortest=1,
+        interval="[0, 1000]",
     )
     deform_num_heads: int = setting(
-        6, "Heads of the exchanges; must divide EMBED_DIM.", interval="[1, inf)"
+        6, "Heads of the exchanges; must divide EMBED_DIM.", interval="[1, 4096]"
     )
-    num_points: int = setting(4, "Points that each head looks at, per level.", interval="[1, inf)")
+    num_points: int = setting(4, "Points that each head looks at, per level.", interval="[1, 1024]")
     ffn_ratio: float = setting(
-        0.25, "Hidden channels of the extractors' ConvFFN over EMBED_DIM.", interval="(0, inf)"
+        0.25, "Hidden channels of the extractors' ConvFFN over EMBED_DIM.", interval="(0, 100]"
     )
-    stem_width: int = setting(64, "Channels of the first convolutions.", interval="[1, inf)")
+    stem_width: int = setting(64, "Channels of the first convolutions.", interval="[1, 65536]")
     num_extra_extractors: int = setting(
-        2, "Extractors after the last exchange.", interval="[0, inf)"
+        2, "Extractors after the last exchange.", interval="[0, 100]"
     )
     finest_map: bool = setting(True, "Also the map at a quarter of the patch size.")
     norm: str = setting(
@@ -84,16 +96,19 @@ class DetrCropKeys(Settings):
         "Short sides to choose from.",
         kind=int,
         many=True,
-        interval="[1, inf)",
+        shortest=1,
+        interval="[1, 100000]",
     )
     crop_size: tuple[int, ...] = setting(
         (384, 600),
         "Smallest and largest side of the first crop.",
         kind=int,
         many=True,
-        interval="[1, inf)",
+        shortest=2,
+        longest=2,
+        interval="[1, 100000]",
     )
-    final_size: int = setting(1024, "Largest side of the second crop.", interval="[1, inf)")
+    final_size: int = setting(1024, "Largest side of the second crop.", interval="[1, 100000]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +142,9 @@ class DatasetsKeys(Settings):
     coco_format: tuple[tuple[str, str, str], ...] = setting(
         (),
         'COCO-format sets to register: [["name", "annotations.json", "image folder"], ...]',
-        kind=object,
+        kind=str,
         many=True,
+        group=3,
     )
     skip_bad: bool = setting(
         False,

@@ -14,12 +14,15 @@ from pathlib import Path
 import detectron2.utils.comm as comm
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY
 from pycocotools.coco import COCO
 from tabulate import tabulate
 from torch import Tensor
 
+from svit_det.detection.token_losses import TokenLosses
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.tokens import TokenGrid
@@ -154,3 +157,16 @@ def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:
     rows.append(["mean", *(100 * column.mean() for column in usage.values())])
     headers = ["block", *(name.replace("_", " ") for name in usage), "overlap"]
     return tabulate(rows, headers=headers, floatfmt=".1f")
+
+
+def check_usage(cfg: CfgNode) -> None:
+    """Refuse, before hours of training, a meta-architecture whose evaluation would find no usage.
+
+    Raises InputError that names the key.
+    """
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if cfg.TEST.TOKEN_USAGE and isinstance(model, type) and not issubclass(model, TokenLosses):
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE: {model.__name__} leaves no token usage to evaluate; choose "
+            "TokenRCNN or TokenRetinaNet, or set TEST.TOKEN_USAGE False."
+        )

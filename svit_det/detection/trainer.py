@@ -13,9 +13,10 @@ import detectron2.utils.comm as comm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,11 +24,16 @@ from torch.nn.parallel import DistributedDataParallel
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
+from svit_det.detection.image_order import TrainImages
+from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
+from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
+from svit_det.detection.run_state import CatchUp, RunState, check_resume
 from svit_det.detection.solver import build_optimizer
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
 from svit_det.training.distillation import dense_teacher
+from svit_det.training.finite import not_finite, some_of
 from svit_det.training.freezing import Freezing
 from svit_det.training.groups import name_of, named_from
 from svit_det.vit import TokenNet, find_token_net
@@ -44,16 +50,17 @@ class TokenTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         check_losses(model)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        images = self.build_train_loader(cfg)
         parallel = _in_parallel(model)
-        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer_class(parallel, data_loader, optimizer)
+        trainer_class = MixedSteps if cfg.SOLVER.AMP.ENABLED else PlainSteps
+        self._trainer = trainer_class(parallel, images, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer: DetectionCheckpointer = TokenCheckpointer(
             parallel,
             cfg.OUTPUT_DIR,
             describe=partial(describe_run, cfg),
             fresh_classes=True,
+            check_resume=partial(check_resume, cfg),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -68,6 +75,43 @@ class TokenTrainer(DefaultTrainer):
 
         # The inner trainer's hook, because only there gradients exist and are not yet used.
         self._trainer.register_hooks([FreezeHook(Freezing(model, frozen), weakref.proxy(self))])
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """detectron2's, between the run's random numbers and what a resumed run catches up with."""
+        hooks = super().build_hooks()
+        metrics = getattr(self, "_metrics", None)
+        self._run = RunState(self.cfg, self._trainer.data_loader.seed, metrics)
+        return [self._run, *hooks, CatchUp()]
+
+    def build_writers(self) -> list[EventWriter]:
+        """detectron2's, with a metrics.json of whole lines."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        self._metrics = MetricsWriter(folder / "metrics.json")
+        return [
+            CommonMetricPrinter(self.max_iter),
+            self._metrics,
+            TensorboardXWriter(str(folder)),
+        ]
+
+    def train(self) -> Any:
+        """All steps that are left, and the evaluation. Raises InputError where a run must stop."""
+        images = self._trainer.data_loader
+        images.seed, images.first_step = self._run.seed, self.start_iter
+        with said_about_the_disk(self.cfg.OUTPUT_DIR):
+            run_steps(self, self.start_iter, self.max_iter)
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+        return getattr(self, "_last_eval_results", None)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As DefaultTrainer's. Raises InputError where the optimiser has other parameters."""
+        try:
+            super().load_state_dict(state_dict)
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: its optimiser's state is of other parameters "
+                f"({error}); go on with the settings of that run, or begin anew."
+            ) from error
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As DefaultTrainer's; a policy that learns from a teacher gets the one of MODEL.WEIGHTS.
@@ -87,8 +131,15 @@ class TokenTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """detectron2's loader with a mapper that survives unreadable images."""
-        return build_detection_train_loader(cfg, mapper=TokenDatasetMapper(cfg, True))
+        """Images in an order that hangs on the seed alone; unreadable ones are survived."""
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        return TrainImages(
+            cfg,
+            TokenDatasetMapper(cfg, True),
+            seed=seed,
+            process=comm.get_rank(),
+            processes=comm.get_world_size(),
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -106,7 +157,7 @@ class TokenTrainer(DefaultTrainer):
             folder = folder / dataset_name
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         evaluators: list[DatasetEvaluator] = [
-            ZeroWithoutPredictions(dataset_name, tasks=tasks, output_dir=str(folder))
+            WholeCOCOEvaluator(dataset_name, tasks=tasks, output_dir=str(folder))
         ]
         if cfg.TEST.TOKEN_USAGE:
             evaluators.append(
@@ -159,6 +210,11 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
         for key, value in given.items()
         if key.startswith(f"{name}.") and ".policy." not in key
     }
+    bad = not_finite(inside)
+    if bad:
+        raise InputError(
+            f"MODEL.WEIGHTS {weights}: holds numbers that are not finite in {some_of(bad)}."
+        )
     if "trunk.cls_token" not in inside:
         teacher.trunk.register_parameter("cls_token", None)  # the dense model had none
     try:
@@ -168,14 +224,6 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
             f"MODEL.WEIGHTS {weights}: not a whole dense model to learn from ({error})."
         ) from error
     return teacher
-
-
-class ZeroWithoutPredictions(COCOEvaluator):
-    """COCOEvaluator that calls the AP of a model that finds nothing 0, not nan."""
-
-    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict:
-        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
-        return results if coco_eval is not None else dict.fromkeys(results, 0.0)
 
 
 def _in_parallel(model: nn.Module) -> nn.Module:

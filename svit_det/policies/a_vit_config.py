@@ -14,13 +14,13 @@ class AViTConfig(PolicyConfig):
 
     node = "A_VIT"
     gamma: float = setting(
-        10.0, "Slope of the halting score, sigmoid(GAMMA x - BETA).", interval="(0, inf)"
+        10.0, "Slope of the halting score, sigmoid(GAMMA x - BETA).", interval="(0, 1e6]"
     )
     beta: float = setting(
         30.0,
         "Its offset. A token halts about where its first channel x exceeds BETA / GAMMA, so "
         "choose it by what that channel is in the weights to begin from.",
-        interval="(-inf, inf)",
+        interval="[-1e6, 1e6]",
     )
     output: str = setting(
         "mixture",
@@ -28,17 +28,17 @@ class AViTConfig(PolicyConfig):
         choices=("mixture", "last"),
     )
     ponder_weight: float = setting(
-        5e-4, "Weight of the blocks per token in the loss.", interval="[0, inf)"
+        5e-4, "Weight of the blocks per token in the loss.", interval="[0, 1e6]"
     )
     prior_weight: float = setting(
-        1e-3, "Weight of the prior on where tokens halt.", interval="[0, inf)"
+        1e-3, "Weight of the prior on where tokens halt.", interval="[0, 1e6]"
     )
     prior_centre: int | None = setting(
         None,
         "Block near which tokens should halt. None: two thirds down, block 8 of twelve.",
         kind=int,
         optional=True,
-        interval="[0, inf)",
+        interval="[0, 1000]",
     )
     target_depth: float | None = setting(
         None,
@@ -52,6 +52,6 @@ class AViTConfig(PolicyConfig):
         0.005,
         "Each step multiplies the weight by exp(TARGET_RATE x excess over TARGET_DEPTH). More "
         "for a short training at a high rate.",
-        interval="(0, inf)",
+        interval="(0, 1e6]",
         needs=("target_depth", ...),
     )

@@ -46,13 +46,13 @@ class AdaViTConfig(ScheduleConfig):
         TARGET, "Share of attentions and MLPs that run.", interval="(0, 1]"
     )
     keep_first: int = setting(
-        1, "First blocks of the trunk, in which tokens alone are decided.", interval="[0, inf)"
+        1, "First blocks of the trunk, in which tokens alone are decided.", interval="[0, 1000]"
     )
     token_threshold: float = setting(
         0.6, "What the sigmoid must exceed to keep a token.", interval="(0, 1)"
     )
     usage_weight: float = setting(
-        2.0, "Weight of each loss that holds a usage to its target.", interval="[0, inf)"
+        2.0, "Weight of each loss that holds a usage to its target.", interval="[0, 1e6]"
     )
 
     def __post_init__(self) -> None:

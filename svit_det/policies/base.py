@@ -107,6 +107,7 @@ class ScheduleConfig(PolicyConfig):
         "Blocks with a decision. []: the policy's own, which its file names.",
         kind=int,
         many=True,
+        interval="[0, 1000]",
         shared=True,
     )
     keep_ratios: tuple[float, ...] = setting(

@@ -59,13 +59,13 @@ class EViT(ScheduledPolicy):
 
         fuse: bool = setting(True, "Fuse the dropped tokens into one more token.")
         warmup_start: int = setting(
-            0, "First training steps, which keep all tokens.", interval="[0, inf)"
+            0, "First training steps, which keep all tokens.", interval="[0, 1e9]"
         )
         warmup_steps: int = setting(
             0,
             "Steps after those over which the shares fall to KEEP_RATIOS along a cosine. 0: at "
             "once.",
-            interval="[0, inf)",
+            interval="[0, 1e9]",
         )
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:

@@ -85,6 +85,7 @@ class EvoViT(ScheduledPolicy):
             "Blocks of LAYERS in ascending order, the first of them first.",
             kind=int,
             many=True,
+            interval="[0, 1000]",
             needs=("stage_wise", True),
         )
         layer_wise_steps: int = setting(

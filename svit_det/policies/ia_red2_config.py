@@ -18,22 +18,22 @@ class IARED2Config(ScheduleConfig):
 
     node = "IA_RED2"
     loss_weight: float = setting(
-        4.0, "Weight of the policy's auxiliary loss.", interval="[0, inf)", shared=True
+        4.0, "Weight of the policy's auxiliary loss.", interval="[0, 1e6]", shared=True
     )
     method: str = setting("straight_through", "How agents learn.", choices=tuple(LEAST_CHANCE))
     mode: str = setting("threshold", "How agents decide at inference.", choices=MODES)
     agent_heads: int = setting(
-        6, "Heads of each agent; must divide MODEL.VIT.EMBED_DIM.", interval="[1, inf)"
+        6, "Heads of each agent; must divide MODEL.VIT.EMBED_DIM.", interval="[1, 4096]"
     )
     agent_rate: float = setting(
         1.0,
         "Learning rate of the agents over SOLVER.BASE_LR, which the rest learns at.",
-        interval="(0, inf)",
+        interval="(0, 1e6]",
     )
     reward_weight: float = setting(
         1.0,
         'Of 1 - (kept share)^2 beside the task\'s losses, in method "reinforce".',
-        interval="[0, inf)",
+        interval="[0, 1e6]",
         needs=("method", "reinforce"),
     )
 

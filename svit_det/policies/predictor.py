@@ -26,24 +26,24 @@ class PredictorConfig(ScheduleConfig):
     """The recipe, and the shared keys."""
 
     ratio_weight: float = setting(
-        2.0, "Weight of the loss that holds the kept shares to KEEP_RATIOS.", interval="[0, inf)"
+        2.0, "Weight of the loss that holds the kept shares to KEEP_RATIOS.", interval="[0, 1e6]"
     )
     distill_weight: float = setting(
         0.0,
         "Weight of the squared difference between the last tokens that stay and those of a frozen "
         "dense teacher, made from MODEL.WEIGHTS. 0: no teacher.",
-        interval="[0, inf)",
+        interval="[0, 1e6]",
     )
     predictor_rate: float = setting(
         1.0,
         "Learning rate of the predictors over SOLVER.BASE_LR, which the rest learns at. "
         "The paper's backbone learns at 0.01 of it.",
-        interval="(0, inf)",
+        interval="(0, 1e6]",
     )
     frozen_steps: int = setting(
         0,
         "First training steps in which the trunk stands still, but for the policy.",
-        interval="[0, inf)",
+        interval="[0, 1e9]",
     )
 
 

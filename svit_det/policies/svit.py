@@ -71,7 +71,7 @@ class SViT(ThresholdedPolicy):
 
         fixed_count = {"mode": "quota"}
         loss_weight: float = setting(
-            4.0, "Weight of the policy's auxiliary loss.", interval="[0, inf)", shared=True
+            4.0, "Weight of the policy's auxiliary loss.", interval="[0, 1e6]", shared=True
         )
         mode: str = setting("threshold", "How gates decide at inference.", choices=MODES)
         sample_seed: int = setting(

@@ -229,7 +229,8 @@ def test_an_override_of_a_key_that_is_not_used(name, unused, values):
             continue
         said = refusal(f"plain_{name}_t", f"{POLICY}.{key}", value)
         chosen = config(f"plain_{name}_t").MODEL.TOKEN_POLICY.NAME
-        assert said.startswith(f"{POLICY}.{key} is set, but {chosen} does not use it: remove it")
+        unwanted = f"{POLICY}.{key} is set, but {chosen} does not use it: remove it"
+        assert said.startswith(f"On the command line: {unwanted}")
         assert "SViT" in said and "AttentionProbe" not in said
 
 
@@ -322,7 +323,7 @@ def test_a_value_outside_is_refused_when_it_is_read(tmp_path, key, value):
     for node in reversed(nodes):
         text = f"{{{node}: {text}}}"
     path.write_text(f'{{_BASE_: "{(CONFIGS / "plain_svit_t.yaml").as_posix()}", {text[1:]}')
-    with pytest.raises(InputError, match=rf"^{key}: "):
+    with pytest.raises(InputError, match=rf"own\.yaml: {key}: "):
         load_config(str(path))
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch.multiprocessing import ProcessRaisedException
 
-from svit_det.cli.train_net import what_was_said
+from svit_det.detection.processes import what_was_said
 from svit_det.errors import InputError
 
 SETS = {"all", "inside_gt", "outside_gt", "inside_pred", "outside_pred"}

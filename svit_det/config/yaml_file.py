@@ -1,0 +1,197 @@
+"""Reading a yaml with its bases: plain values only, each key once, nothing that explodes.
+
+Every refusal names the file, and the key or the line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from svit_det.errors import InputError
+from svit_det.settings import shown
+
+BASE = "_BASE_"
+MOST_BYTES = 200_000
+"""A run's whole config.yaml has 10,000; reading this many takes seconds."""
+MOST_VALUES = 20_000
+"""With every alias written out."""
+DEEPEST = 30
+"""Lists and nodes inside each other; bases above each other, too."""
+KINDS = ("str", "int", "float", "bool", "null", "seq", "map")
+PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
+
+
+def read_yaml(path: str, sources: dict[str, str] | None = None) -> dict[str, Any]:
+    """The yaml at `path` over its bases, as plain values by nested keys.
+
+    `_BASE_` names one file or a list of files, from the folder of the file that says so; of two
+    values the later one wins. `sources` takes in which file each key is from. Raises InputError.
+    """
+    return _read(path, {} if sources is None else sources, above=())
+
+
+def _read(path: str, sources: dict[str, str], *, above: tuple[str, ...]) -> dict[str, Any]:
+    if "\0" in path:
+        raise InputError(f"{shown(path)}: no file has a null byte in its name.")
+    place = os.path.realpath(path)
+    if place in above:
+        raise InputError(f"{path}: its {BASE} leads back to itself.")
+    if len(above) > DEEPEST:
+        raise InputError(f"{path}: more than {DEEPEST} bases stand above each other.")
+    own = _values(path)
+    given = own.pop(BASE, [])
+    bases = [given] if isinstance(given, str) else given
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{path}: {BASE} names a file or a list of files, not {shown(given)}.")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        below = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        _merge(_read(below, sources, above=(*above, place)), merged, path)
+    _merge(own, merged, path)
+    sources.update((key, path) for key in _full_keys(own))
+    return merged
+
+
+def _full_keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _full_keys(value, f"{prefix}{name}.")
+
+
+def _merge(new: dict[str, Any], old: dict[str, Any], path: str, prefix: str = "") -> None:
+    """Put `new` over `old`, in place."""
+    for name, value in new.items():
+        if isinstance(value, dict) and name in old:
+            if not isinstance(old[name], dict):
+                raise InputError(f"{path}: {prefix}{name} holds keys, but a value in its {BASE}.")
+            _merge(value, old[name], path, f"{prefix}{name}.")
+        else:
+            old[name] = value
+
+
+# ------------------------------------------------------------------ one file
+
+
+def _values(path: str) -> dict[str, Any]:
+    """What stands in one file."""
+    text = _text(path)
+    try:
+        loader = _ShallowLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            raise InputError(f"{path}: is empty; a config holds keys with values.")
+        if not isinstance(node, yaml.MappingNode):
+            raise InputError(f"{path}: a config holds keys with values, unlike this file.")
+        _Measure(path).check(node)
+        return loader.construct_document(node)
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"{path}: its lists or nodes are nested too deeply.") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: not a readable yaml config ({reason}).") from error
+
+
+def _text(path: str) -> str:
+    try:
+        if not os.path.isfile(path) and os.path.exists(path):
+            what = "a folder" if os.path.isdir(path) else "no ordinary file"
+            raise InputError(f"{path}: is {what}; name a yaml file.")
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: not a readable yaml config ({reason}).") from error
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path}: a config of more than {MOST_BYTES:,} bytes cannot be meant.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8."
+        ) from error
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """Gives up at once where lists and nodes are nested too deeply."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            line = self.peek_event().start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Measure:
+    """Refuses what plain configs do not have, before any value is built."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.known: dict[int, tuple[int, int]] = {}
+        self.open: set[int] = set()
+
+    def check(self, node: yaml.Node, key: str = "") -> tuple[int, int]:
+        """How many values the node holds with all aliases written out, and how deep they lie."""
+        if id(node) in self.known:
+            return self.known[id(node)]
+        if id(node) in self.open:
+            raise self._refusal(key, node, "an alias leads back to itself")
+        self.open.add(id(node))
+        self._check_tag(key, node)
+        size, depth = 1, 0
+        for name, entry in self._entries(key, node):
+            more, below = self.check(entry, name)
+            size, depth = size + more, max(depth, below + 1)
+            if depth > DEEPEST:
+                raise self._refusal(key, node, f"its aliases nest more than {DEEPEST} deep")
+            if size > MOST_VALUES:
+                many = f"more than {MOST_VALUES:,} values, aliases written out, cannot be meant"
+                raise self._refusal(key, node, many)
+        self.open.discard(id(node))
+        self.known[id(node)] = size, depth
+        return size, depth
+
+    def _entries(self, key: str, node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+        """What lies inside a node, with the key that it belongs to."""
+        if isinstance(node, yaml.SequenceNode):
+            yield from ((key, entry) for entry in node.value)
+        if not isinstance(node, yaml.MappingNode):
+            return
+        lines: dict[str, int] = {}
+        for name, value in node.value:
+            is_merge = name.tag == "tag:yaml.org,2002:merge"
+            if name.tag != "tag:yaml.org,2002:str" and not is_merge:
+                what = shown(name.value) if isinstance(name, yaml.ScalarNode) else "a list"
+                raise self._refusal(key, name, f"{what} is no name of a key")
+            full, line = f"{key}.{name.value}".lstrip("."), name.start_mark.line + 1
+            if name.value in lines:
+                twice = f"stands twice, in lines {lines[name.value]} and {line}; remove one"
+                raise InputError(f"{self.path}: {shown(full)[1:-1]} {twice}.")
+            lines[name.value] = line
+            yield key if is_merge else full, value
+
+    def _check_tag(self, key: str, node: yaml.Node) -> None:
+        if node.tag in PLAIN:
+            return
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind == "timestamp":
+            raise self._refusal(key, node, f"{node.value} is read as a date; put it in quotes")
+        tag = "python tag" if kind.startswith("python/") else "tag"
+        plain = f"a config holds plain values only; remove the {tag} {shown(kind)}"
+        raise self._refusal(key, node, plain)
+
+    def _refusal(self, key: str, node: yaml.Node, problem: str) -> InputError:
+        where = f"{shown(key)[1:-1]}, " if key else ""
+        return InputError(f"{self.path}: {where}line {node.start_mark.line + 1}: {problem}.")

@@ -1,0 +1,173 @@
+"""Which images a training step sees, and how they are augmented: a function of seed and position.
+
+A position counts the images of a run, over all epochs and processes. Nothing of it depends on the
+number of loader processes or on what was read before, so that a resumed run sees what the
+uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from torch.utils.data import DataLoader, Dataset
+
+from svit_det.errors import InputError
+from svit_det.training.randomness import drawn_at, seed_of
+
+logger = logging.getLogger(__name__)
+
+ORDER, AUGMENTATION, SUBSTITUTE = range(3)
+"""What is drawn at a place; each has random numbers of its own."""
+TRIES = 100
+"""Images that may be unreadable one after the other."""
+Place = tuple[int, int]
+"""(position, index of the image in the set)."""
+
+
+def index_stream(size: int, seed: int, repeats: torch.Tensor | None = None) -> Iterator[int]:
+    """The indices of all positions: shuffled epoch by epoch, without end.
+
+    `repeats`, (size,): how often an epoch holds each image in the mean; the fraction is drawn.
+    """
+    for epoch in itertools.count():
+        generator = torch.Generator().manual_seed(seed_of(seed, ORDER, epoch))
+        indices = torch.arange(size)
+        if repeats is not None:
+            whole = torch.floor(repeats)
+            more = torch.rand(size, generator=generator) < repeats - whole
+            indices = torch.repeat_interleave(indices, (whole + more).long())
+        yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
+
+
+def batches(places: Iterator[Place], batch: int, *, upright: Sequence[bool]) -> Iterator[list]:
+    """Batches of images that all stand or all lie, which need less padding.
+
+    `upright` says of each image of the set whether it stands; empty: as they come.
+    """
+    waiting: dict[bool, list[Place]] = {True: [], False: []}
+    for place in places:
+        group = waiting[bool(upright) and upright[place[1]]]
+        group.append(place)
+        if len(group) == batch:
+            yield group[:]
+            group.clear()
+
+
+class PlacedImages(Dataset):
+    """Model inputs by their place; an unreadable image gives way to another, the same each time."""
+
+    def __init__(
+        self, records: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int
+    ) -> None:
+        self._records = DatasetFromList(list(records), copy=False)
+        self._mapper = mapper
+        self._seed = seed
+
+    def __getitem__(self, place: Place) -> dict:
+        position, index = place
+        for attempt in range(TRIES):
+            with drawn_at(self._seed, AUGMENTATION, position, attempt):
+                given = self._mapper(self._records[index])
+            if given is not None:
+                return given
+            index = seed_of(self._seed, SUBSTITUTE, position, attempt) % len(self._records)
+        raise InputError(
+            f"DATASETS.TRAIN: {TRIES} images one after the other could not be read; the log names "
+            "them."
+        )
+
+
+class TrainImages:
+    """An endless loader of batches, a list of model inputs each, that can begin at any step.
+
+    process, processes: of the training, which share every batch. Raises InputError for an empty
+    set.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        mapper: Callable[[dict], dict | None],
+        *,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        records = _records(cfg)
+        self._images, self._mapper = records, mapper
+        self._batch = cfg.SOLVER.IMS_PER_BATCH // processes
+        self._workers = cfg.DATALOADER.NUM_WORKERS
+        self._process, self._processes = process, processes
+        self._repeats = _repeats(cfg, records)
+        grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+        self._upright = [record["width"] <= record["height"] for record in records if grouped]
+        self.seed = seed
+        self.first_step = 0
+
+    def plan(self) -> Iterator[list[Place]]:
+        """The batches of this process from `first_step` on, as places."""
+        stream = enumerate(index_stream(len(self._images), self.seed, self._repeats))
+        mine = itertools.islice(stream, self._process, None, self._processes)
+        every = batches(mine, self._batch, upright=self._upright)
+        return itertools.islice(every, self.first_step, None)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        loader = DataLoader(
+            PlacedImages(self._images, self._mapper, self.seed),
+            batch_sampler=_Plan(self.plan),
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=ignore_interrupts,
+            generator=torch.Generator(),  # else its start would draw from the step's numbers
+        )
+        return iter(loader)
+
+
+class _Plan:
+    """What a DataLoader takes for a sampler of batches."""
+
+    def __init__(self, plan: Callable[[], Iterator[list[Place]]]) -> None:
+        self._plan = plan
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        return self._plan()
+
+
+def _as_it_is(batch: list[dict]) -> list[dict]:
+    return batch
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _records(cfg: CfgNode) -> list[dict]:
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    proposals = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+    try:
+        return get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=keypoints,
+            proposal_files=proposals,
+        )
+    except AssertionError as error:
+        raise InputError(f"DATASETS.TRAIN: {str(error).rstrip('.')}.") from error
+
+
+def _repeats(cfg: CfgNode, records: Sequence[Mapping[str, Any]]) -> torch.Tensor | None:
+    """How often each image is seen, for `DATALOADER.SAMPLER_TRAIN`; None: once an epoch."""
+    if cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
+        return None
+    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+    )

@@ -1,0 +1,142 @@
+"""Starting the processes of a run, and ending them: in one line, whatever ends them."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import torch
+from detectron2.engine import default_argument_parser, launch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from svit_det.errors import InputError
+
+PATIENCE = 5
+"""Seconds that a process has for its end."""
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """detectron2's arguments, and `--overwrite`."""
+    parser = default_argument_parser(epilog="")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed",
+    )
+    return parser
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse processes that could not start or would wait for each other forever."""
+    if args.num_gpus < 1 or args.num_machines < 1:
+        raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(
+            f"--machine-rank {args.machine_rank}: the ranks of {args.num_machines} machines are 0 "
+            f"to {args.num_machines - 1} (--num-machines)."
+        )
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise InputError(
+            f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()} GPUs here."
+        )
+    if args.num_gpus * args.num_machines > 1:
+        _check_url(args.dist_url, args.num_machines, args.machine_rank)
+
+
+def _check_url(url: str, machines: int, rank: int) -> None:
+    if url == "auto":
+        if machines > 1:
+            raise InputError("--dist-url auto: several machines need tcp://HOST:PORT of the first.")
+        return
+    if url.startswith("file:///"):
+        return
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not url.startswith("tcp://") or not host or not port or parts.path not in ("", "/"):
+        raise InputError(f"--dist-url {url!r} is not auto, tcp://HOST:PORT or file:///PATH.")
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise InputError(f"--dist-url {url}: no machine '{host}' ({error.strerror}).") from error
+    if rank == 0:
+        _check_port(url, address)
+
+
+def _check_port(url: str, address: tuple) -> None:
+    """The first machine listens there."""
+    with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address[4])
+            probe.listen(1)
+        except OSError as error:
+            raise InputError(
+                f"--dist-url {url}: cannot be listened on ({error.strerror}); another run may use "
+                "it: choose another port, or auto on a single machine."
+            ) from error
+
+
+def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """`main` in as many processes as `args` say, until the last has ended.
+
+    Raises InputError for what can be told in a sentence and, after Ctrl-C, KeyboardInterrupt with
+    what can be done then; other exceptions come through.
+    """
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except KeyboardInterrupt as stop:
+        end_children()
+        raise KeyboardInterrupt("--resume goes on from the last checkpoint") from stop
+    except (InputError, ProcessRaisedException, ProcessExitedException, RuntimeError) as problem:
+        sentence = what_was_said(problem)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from problem
+
+
+def what_was_said(problem: Exception) -> str | None:
+    """The sentence of an InputError, also of one that another process sent with its traceback.
+
+    None: there is none.
+    """
+    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
+    sent = re.findall(rf"^{name}: (.+)$", str(problem), re.MULTILINE)
+    if sent:
+        return sent[-1]
+    if isinstance(problem, ProcessExitedException):
+        how = problem.signal_name or f"status {problem.exit_code}"
+        return (
+            f"process {problem.error_index} ended by itself ({how}), so the others were stopped; "
+            "--resume goes on from the last checkpoint."
+        )
+    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(problem)):
+        return (
+            "a process that loads images was killed, perhaps for want of memory; --resume goes on "
+            "from the last checkpoint (DATALOADER.NUM_WORKERS says how many there are)."
+        )
+    return str(problem) if isinstance(problem, InputError) else None
+
+
+def end_children() -> None:
+    """End the processes that this one started and that Ctrl-C may not have reached."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(PATIENCE)
+        if child.is_alive():
+            child.kill()

@@ -1,0 +1,195 @@
+"""What a run writes beside its checkpoints: whole or not at all, and never over a finished run."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import detectron2.utils.comm as comm
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.logger import setup_logger
+
+from svit_det.errors import InputError
+from svit_det.files import write_whole
+from svit_det.results import finite
+
+LAST = "last_checkpoint"
+OF_A_RUN = (LAST, "metrics.json", "results.json", "token_usage.json", "model_*.pth")
+"""What a new run in the same folder would mix with its own, the pointer first."""
+WINDOW = 20
+"""Steps over which detectron2's median runs."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool = False) -> None:
+    """Refuse a folder that cannot be written to, and one that holds a training already.
+
+    Makes the folder where it is missing. Raises InputError.
+    """
+    if not folder:
+        raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
+    if held and not (resume or overwrite or evaluates):
+        raise InputError(
+            f"OUTPUT_DIR {folder}: holds a training already ({held[-1]}); go on with --resume, "
+            "begin anew with --overwrite, or name another folder."
+        )
+
+
+def clear_folder(cfg: CfgNode) -> None:
+    """Remove what an earlier training left in OUTPUT_DIR, the pointer to its checkpoint first.
+
+    The weights that the new training began from stay.
+    """
+    begun_from = os.path.realpath(cfg.MODEL.WEIGHTS)
+    for path in _of_a_run(Path(cfg.OUTPUT_DIR)):
+        if os.path.realpath(path) != begun_from:
+            path.unlink(missing_ok=True)
+
+
+def _of_a_run(folder: Path) -> list[Path]:
+    return [path for name in OF_A_RUN for path in sorted(folder.glob(name)) if path.is_file()]
+
+
+@contextmanager
+def said_about_the_disk(folder: str) -> Iterator[None]:
+    """Inside the with-block, a full or broken disk is told in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error
+
+
+class MetricsWriter(EventWriter):
+    """detectron2's metrics.json, one JSON a line, of which each line is whole or not there.
+
+    A number that does not exist is null.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.last_step = -1
+        """Of what is written."""
+
+    def write(self) -> None:
+        """Append what came since. Raises InputError where the file cannot be written."""
+        values: dict[int, dict[str, Any]] = {}
+        for name, (value, step) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
+            if step > self.last_step:
+                values.setdefault(step, {"iteration": step})[name] = value
+        if not values:
+            return
+        lines = [
+            json.dumps(finite(values[step]), sort_keys=True, allow_nan=False) + "\n"
+            for step in values
+        ]
+        _append(self.path, "".join(lines).encode())
+        self.last_step = max(values)
+
+    def keep_until(self, step: int) -> None:
+        """Forget what was written of later steps, and half a line. Raises InputError."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
+        if kept != lines:
+            with write_whole(self.path) as partial:
+                partial.write_bytes(b"".join(kept))
+        self.last_step = max(map(_step_of, kept), default=-1)
+
+
+def _step_of(line: bytes) -> float:
+    """Infinite where the line is not whole."""
+    try:
+        return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _append(path: Path, content: bytes) -> None:
+    before = path.stat().st_size if path.is_file() else None
+    try:
+        with open(path, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            os.truncate(path, before)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+class WholeCOCOEvaluator(COCOEvaluator):
+    """COCOEvaluator with whole files, which calls the AP of a model that finds nothing 0."""
+
+    def evaluate(self, img_ids: Any = None) -> Any:
+        """As COCOEvaluator's. Raises InputError where its files cannot be written."""
+        folder = self._output_dir
+        if not folder:
+            return super().evaluate(img_ids)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".evaluation.partial.") as beside:
+                self._output_dir = beside
+                results = super().evaluate(img_ids)
+                for path in sorted(Path(beside).iterdir()):
+                    with write_whole(Path(folder) / path.name) as partial:
+                        path.replace(partial)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise InputError(
+                f"{folder}: predictions cannot be written ({cause.strerror or cause})."
+            ) from error
+        finally:
+            self._output_dir = folder
+        return results
+
+    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict:
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        return results if coco_eval is not None else dict.fromkeys(results, 0.0)
+
+
+def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Logs to OUTPUT_DIR, the config beside them, and a seed, as detectron2's `default_setup`.
+
+    In each process of a run. Raises InputError where the folder cannot be written to.
+    """
+    rank = comm.get_rank()
+    with said_about_the_disk(cfg.OUTPUT_DIR):
+        for name in ("fvcore", "detectron2", "svit_det"):
+            logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+        logger.info("Process %d of %d. %s", rank, comm.get_world_size(), collect_env_info())
+        logger.info("Arguments: %s", args)
+        logger.info("Config:\n%s", cfg.dump())
+        if comm.is_main_process():
+            with write_whole(Path(cfg.OUTPUT_DIR) / "config.yaml") as partial:
+                partial.write_text(cfg.dump())
+    seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

@@ -1,0 +1,133 @@
+"""What a run remembers from checkpoint to checkpoint, so that a resumed one is the same run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import detectron2.utils.comm as comm
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, hooks
+from detectron2.utils.events import EventStorage
+
+from svit_det.detection.run_files import WINDOW, MetricsWriter
+from svit_det.errors import InputError
+from svit_det.training.finite import not_finite, optimizer_tensors, some_of
+from svit_det.training.randomness import seed_all
+
+logger = logging.getLogger(__name__)
+
+STEP = 3
+"""Tells a step's random numbers from those of the images (`image_order`)."""
+
+
+def identity(cfg: CfgNode) -> dict[str, Any]:
+    """What must be the same in a resumed run: its other checkpoints would mean something else."""
+    return {
+        "MODEL.TOKEN_POLICY.NAME": cfg.MODEL.TOKEN_POLICY.NAME,
+        "MODEL.TOKEN_POLICY.WRAPPERS": list(cfg.MODEL.TOKEN_POLICY.WRAPPERS),
+        "SOLVER.OPTIMIZER": cfg.SOLVER.OPTIMIZER,
+        "number of processes": comm.get_world_size(),
+    }
+
+
+def order_of(cfg: CfgNode) -> dict[str, Any]:
+    """What the order of the images hangs on, besides the seed."""
+    return {
+        "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
+        "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
+        "DATALOADER.ASPECT_RATIO_GROUPING": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "DATALOADER.SAMPLER_TRAIN": cfg.DATALOADER.SAMPLER_TRAIN,
+    }
+
+
+def check_resume(cfg: CfgNode, path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on with a checkpoint of another run, or with one that has gone astray.
+
+    Raises InputError that names the file and what differs.
+    """
+    trainer = checkpoint["trainer"]
+    before = trainer.get("hooks", {}).get("RunState", {})
+    for key, now in identity(cfg).items():
+        if key in before.get("identity", {}) and before["identity"][key] != now:
+            raise InputError(
+                f"{path}: a run with {key} {before['identity'][key]} cannot go on with {now}; set "
+                "it back, or begin anew with this file as MODEL.WEIGHTS and without --resume."
+            )
+    bad = not_finite(optimizer_tensors(trainer.get("_trainer", {}).get("optimizer", {})))
+    if bad:
+        raise InputError(
+            f"{path}: its optimiser holds numbers that are not finite ({some_of(bad)}); write the "
+            "name of an earlier checkpoint into last_checkpoint, or begin anew."
+        )
+    for key, now in order_of(cfg).items():
+        if key in before.get("order", {}) and before["order"][key] != now:
+            logger.warning("%s is not that of %s: the images come in another order.", key, path)
+
+
+class RunState(HookBase):
+    """Begins each step's random numbers, and keeps what the next checkpoint must say."""
+
+    def __init__(self, cfg: CfgNode, seed: int, metrics: MetricsWriter | None) -> None:
+        self.seed = seed
+        self._cfg = cfg
+        self._metrics = metrics
+        self._history: dict[str, Any] = {}
+        self._resumed = False
+
+    def before_train(self) -> None:
+        """Take up the log where the checkpoint left it."""
+        if self._metrics is not None:
+            self._metrics.keep_until(self.trainer.start_iter - 1)
+        for name, entry in self._history.items():
+            for value, step in entry["values"]:
+                hint = entry["smoothing_hint"]
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=step)
+
+    def before_step(self) -> None:
+        """What is drawn in a step hangs on the run, the process and the step alone."""
+        seed_all(self.seed, STEP, comm.get_rank(), self.trainer.iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, as weights_only files may hold them."""
+        return {
+            "seed": self.seed,
+            "identity": identity(self._cfg),
+            "order": order_of(self._cfg),
+            "history": _history_of(self.trainer.storage),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The seed of the run that goes on, and its last metrics."""
+        if state["seed"] != self.seed and self._cfg.SEED >= 0:
+            logger.warning("The run goes on with its own seed, %d.", state["seed"])
+        self.seed = state["seed"]
+        self._history = state["history"]
+
+
+def _history_of(storage: EventStorage) -> dict[str, Any]:
+    """The last values of every scalar, which the medians of the log run over."""
+    hints = storage.smoothing_hints()
+    return {
+        name: {
+            "values": [(float(value), int(step)) for value, step in history.values()[-WINDOW:]],
+            "smoothing_hint": bool(hints[name]),
+        }
+        for name, history in storage.histories().items()
+    }
+
+
+class CatchUp(HookBase):
+    """After a resume: evaluates and logs what the checkpoint's own step had still to do."""
+
+    def before_train(self) -> None:
+        """The last of the hooks, so that all others are ready."""
+        step = self.trainer.start_iter - 1
+        if step < 0:
+            return
+        self.trainer.iter = self.trainer.storage.iter = step
+        for hook in self.trainer._hooks:
+            if isinstance(hook, (hooks.EvalHook, hooks.PeriodicWriter)):
+                hook.after_step()
+        self.trainer.iter = self.trainer.storage.iter = step + 1

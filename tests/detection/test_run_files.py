@@ -1,0 +1,186 @@
+"""What a run writes: whole or not at all, also at a full disk; finished folders are left alone."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from svit_det.detection import run_files
+from svit_det.detection.run_files import (
+    MetricsWriter,
+    WholeCOCOEvaluator,
+    check_folder,
+    said_about_the_disk,
+)
+from svit_det.errors import InputError
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+# ------------------------------------------------------------------ metrics.json
+
+
+def write(writer, *steps, first=0):
+    with EventStorage(first) as storage:
+        for step in steps:
+            storage.put_scalar("loss", 1.0 + step, cur_iter=step, smoothing_hint=False)
+            writer.write()
+
+
+def steps_in(path):
+    return [json.loads(line)["iteration"] for line in path.read_text().splitlines()]
+
+
+def test_metrics_are_taken_up_where_a_checkpoint_left_them(tmp_path):
+    path = tmp_path / "metrics.json"
+    write(MetricsWriter(path), 0, 1, 2, 3)
+    with open(path, "a") as file:
+        file.write('{"iteration": 4, "lo')  # killed inside a line
+    writer = MetricsWriter(path)
+    writer.keep_until(1)
+    assert steps_in(path) == [0, 1] and writer.last_step == 1
+    write(writer, 1, 2, first=2)  # step 1 is there already
+    assert steps_in(path) == [0, 1, 2]
+    assert names(tmp_path) == ["metrics.json"]
+
+
+def test_a_number_that_does_not_exist_is_null(tmp_path):
+    with EventStorage() as storage:
+        storage.put_scalar("bbox/APl", float("nan"), smoothing_hint=False)
+        MetricsWriter(tmp_path / "metrics.json").write()
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"iteration": 0, "bbox/APl": None}
+
+
+def test_nothing_new_writes_nothing(tmp_path):
+    writer = MetricsWriter(tmp_path / "metrics.json")
+    writer.keep_until(5)
+    with EventStorage():
+        writer.write()
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_leaves_the_lines_before(tmp_path, small_files):
+    path = tmp_path / "metrics.json"
+    writer = MetricsWriter(path)
+    write(writer, 0)
+    with EventStorage(1) as storage:
+        storage.put_scalar("x" * 5000, 1.0)
+        with pytest.raises(
+            InputError, match=r"metrics\.json: cannot be written \(File too large\)"
+        ):
+            writer.write()
+    assert steps_in(path) == [0]
+    other = MetricsWriter(tmp_path / "other.json")
+    with EventStorage() as storage, pytest.raises(InputError, match=r"other\.json: cannot be"):
+        storage.put_scalar("x" * 5000, 1.0)
+        other.write()
+    assert names(tmp_path) == ["metrics.json"]
+
+
+# ------------------------------------------------------------------ predictions
+
+
+@pytest.fixture
+def evaluator(tiny_config, tmp_path):
+    """Of the drawn validation set, with a prediction for each of its images."""
+    from svit_det.detection.datasets import register_datasets
+
+    register_datasets(tiny_config())
+    made = WholeCOCOEvaluator("discs_val", tasks=("bbox",), output_dir=str(tmp_path / "out"))
+    made.reset()
+    box = {"category_id": 0, "bbox": [1.0, 2.0, 9.0, 9.0], "score": 0.5}
+    made._predictions = [
+        {"image_id": image, "instances": [{"image_id": image, **box}]} for image in range(200, 204)
+    ]
+    return made
+
+
+WRITTEN = ["coco_instances_results.json", "instances_predictions.pth"]
+
+
+def test_predictions_appear_whole(evaluator, tmp_path):
+    assert set(evaluator.evaluate()) == {"bbox"}
+    assert names(tmp_path / "out") == WRITTEN
+    assert len(json.loads((tmp_path / "out" / WRITTEN[0]).read_text())) == 4
+    assert len(torch.load(tmp_path / "out" / WRITTEN[1], weights_only=True)) == 4
+
+
+def test_a_full_disk_leaves_the_older_predictions(evaluator, tmp_path, request):
+    evaluator.evaluate()
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in WRITTEN}
+    evaluator._predictions *= 200
+    request.getfixturevalue("small_files")
+    with pytest.raises(InputError, match=r"out: predictions cannot be written \(File too large\)"):
+        evaluator.evaluate()
+    assert names(tmp_path / "out") == WRITTEN
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in WRITTEN} == before
+
+
+def test_an_interrupted_evaluation_leaves_the_older_predictions(evaluator, tmp_path, monkeypatch):
+    evaluator.evaluate()
+    before = (tmp_path / "out" / WRITTEN[1]).read_bytes()
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WholeCOCOEvaluator, "_eval_predictions", interrupted)
+    evaluator._predictions *= 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate()
+    assert names(tmp_path / "out") == WRITTEN
+    assert (tmp_path / "out" / WRITTEN[1]).read_bytes() == before
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def test_a_finished_folder_asks_for_a_word(tmp_path):
+    folder = tmp_path / "run"
+    check_folder(str(folder), resume=False, overwrite=False)
+    assert names(folder) == []  # nothing is left of the question whether it can be written to
+    (folder / "metrics.json").write_text("")
+    check_folder(str(folder), resume=False, overwrite=False)
+    (folder / "model_0000001.pth").write_text("")
+    with pytest.raises(InputError, match=r"model_0000001\.pth.*--resume.*--overwrite"):
+        check_folder(str(folder), resume=False, overwrite=False)
+    for flag in ("resume", "overwrite", "evaluates"):
+        words = {"resume": False, "overwrite": False, flag: True}
+        check_folder(str(folder), **words)
+
+
+@pytest.mark.parametrize("folder", ["", "a\0b"])
+def test_what_is_no_folder(folder):
+    with pytest.raises(InputError, match="OUTPUT_DIR"):
+        check_folder(folder, resume=False, overwrite=False)
+
+
+def test_a_run_without_resume_into_a_finished_folder(refused, tiny_yaml, tmp_path):
+    (tmp_path / "model_final.pth").write_text("the work of a week")
+    arguments = ["--config-file", tiny_yaml, "OUTPUT_DIR", tmp_path]
+    assert "begin anew with --overwrite" in refused("train_net.py", *arguments)
+    assert names(tmp_path) == ["model_final.pth"]
+
+
+def test_overwrite_forgets_the_older_run(tiny_config, tmp_path):
+    old = ["last_checkpoint", "metrics.json", "model_0000001.pth", "model_final.pth"]
+    for name in [*old, "notes.txt"]:
+        (tmp_path / name).write_text("old")
+    weights = tmp_path / "model_final.pth"
+    run_files.clear_folder(tiny_config("OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", weights))
+    assert names(tmp_path) == ["model_final.pth", "notes.txt"]
+    run_files.clear_folder(tiny_config("OUTPUT_DIR", tmp_path))
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_only_the_disk_is_blamed_on_the_disk(tmp_path):
+    said = r"^out: cannot be written \(No space left"
+    with pytest.raises(InputError, match=said), said_about_the_disk("out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), said_about_the_disk("out"):
+        Path(tmp_path / "nowhere").read_text()
