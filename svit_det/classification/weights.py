@@ -19,7 +19,7 @@ from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoin
 logger = logging.getLogger(__name__)
 
 POLICY = "trunk.policy."
-HEADS = ("head.", "class_head.")
+HEADS = ("head.", "class_head.", "class_norm.")
 
 
 def describe(cfg: Any, classes: Iterable[str] | None = None) -> dict[str, Any]:

@@ -10,6 +10,14 @@
 --from evo-vit       the SViT authors' dense Evo-ViT, the same: the backbone with its class token
 --from trunk         a model trained here, under any pyramid: its trunk, without the policy
 
+Image classifiers, whose --config-file is one of configs/imagenet, take --classifier besides:
+
+    svit-det convert --classifier --from svit --weights svit_s.pth \
+        --config-file imagenet/svit_s --output weights/svit_s.pth
+
+--from deit, svit, evit, ats, evo-vit, dynamic-vit or a-vit: the released classifier of that method,
+DeiT as timm names it. --reverse goes the other way: from weights of ours to the released names.
+
 Every weight of the file must be known and every weight of the target found: nothing is half loaded.
 """
 
@@ -21,6 +29,7 @@ from typing import Any
 
 from detectron2.modeling import build_model
 
+from svit_det.cli.convert_classifier import convert_classifier
 from svit_det.cli.options import (
     add_config_file,
     add_output,
@@ -33,6 +42,7 @@ from svit_det.detection import load_config
 from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
 from svit_det.vit import find_token_net
+from svit_det.weights.classifiers import CLASSIFIERS
 from svit_det.weights.convert import KINDS, convert_weights
 from svit_det.weights.files import read_checkpoint, write_weights
 
@@ -44,12 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--from", dest="kind", choices=KINDS, required=True, help="see above")
+    kinds = list(dict.fromkeys([*KINDS, *CLASSIFIERS]))
+    parser.add_argument("--from", dest="kind", choices=kinds, required=True, help="see above")
     add_weights(parser, "what is read", required=True)
     add_config_file(parser, "the model that will load the result", required=True)
     add_output(parser, "the .pth or .safetensors file to write", required=True)
     parser.add_argument(
         "--class-token", action="store_true", help="with deit: take its class token too"
+    )
+    parser.add_argument("--classifier", action="store_true", help="of an image classifier")
+    parser.add_argument(
+        "--reverse", action="store_true", help="with --classifier: to the released names"
     )
     add_overwrite(parser)
     add_overrides(parser)
@@ -60,7 +75,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Read, rename, check against the model, write."""
     output = Path(args.output)
     check_output_file(output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
-    weights = existing_weights(args.weights)
+    args.weights = existing_weights(args.weights)
+    if args.classifier:
+        said = convert_classifier(args)
+        print(said)
+        return {"output": str(output), "said": said}
+    if args.reverse:
+        raise InputError("--reverse goes with --classifier only.")
+    if args.kind not in KINDS:
+        raise InputError(f"--from {args.kind} goes with --classifier only.")
     if args.class_token and args.kind != "deit":
         raise InputError("--class-token goes with --from deit only.")
     cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
@@ -71,7 +94,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prefix = next(name for name, module in model.named_modules() if module is net)
     converted = convert_weights(
         args.kind,
-        read_checkpoint(weights)["model"],
+        read_checkpoint(args.weights)["model"],
         net,
         pretrain_grid=tuple(cfg.MODEL.VIT.PRETRAIN_GRID),
         num_interactions=len(cfg.MODEL.ADAPTER.INTERACTIONS),

@@ -21,9 +21,9 @@ INTERRUPTED = 130
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     """Run the command of this module (see commands.py); returns the exit status.
 
-    0: done; 1: refused, with a sentence on stderr that begins with `program`. A wrong command line
-    ends in argparse's own way, with status 2, and Ctrl-C in one line, with status 130. Under --json one JSON document is all that stdout
-    gets: the result, or {"error": the sentence}.
+    0: done; 1: refused, with a sentence on stderr that begins with `program`; 130: stopped by
+    Ctrl-C, with a line there. A wrong command line ends in argparse's own way, with status 2. Under
+    --json one JSON document is all that stdout gets: the result, or {"error": the sentence}.
     """
     wanted = "--json" in argv
     with _stdout_for(wanted) as write_result:
