@@ -1,7 +1,11 @@
 """tools/visualize_tokens.py: pictures for files and folders, and what it refuses."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,3 +287,46 @@ def test_the_config_may_name_its_weights(fork_tool, weights, tiny_yaml, discs, t
     given = ("--config-file", path, "--output", tmp_path / "out", discs / "images/val_0.png")
     run = fork_tool("visualize_tokens.py", *given)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+OWN_POLICY = """
+from dataclasses import dataclass
+from svit_det.policies.base import PolicyConfig, TokenPolicy
+from svit_det.policies.ranking import keep_top
+from svit_det.policies.registry import POLICY_REGISTRY
+from svit_det.settings import setting
+from svit_det.tokens import Selection
+
+@POLICY_REGISTRY.register()
+class LargestNorm(TokenPolicy):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PolicyConfig):
+        node = "LARGEST_NORM"
+        share: float = setting(0.5, "Share that each block keeps.", interval="(0, 1]")
+
+    def __init__(self, *, config, shape):
+        super().__init__()
+        self.share = config.share
+
+    def before_block(self, view, state):
+        score = state.patches.norm(dim=-1)
+        return state, Selection(keep=keep_top(score, int(self.share * state.num_patches)))
+"""
+
+
+def test_a_policy_that_lives_elsewhere(tiny_config, tiny_model, discs, tmp_path):
+    """In a module of the current folder, with a key of its own."""
+    (tmp_path / "own_policies.py").write_text(OWN_POLICY)
+    dense = ("MODEL.TOKEN_POLICY.NAME", "Dense")
+    state = {n: v.contiguous() for n, v in tiny_model(*dense).state_dict().items()}
+    write_weights(state, tmp_path / "d.safetensors", description=describe_run(tiny_config(*dense)))
+    command = [sys.executable, "-m", "svit_det", "visualize", "--json", "--import", "own_policies"]
+    command += ["--weights", "d.safetensors", "--output", "out", str(discs / "images/val_0.png")]
+    command += ["MODEL.TOKEN_POLICY.NAME", "LargestNorm"]
+    command += ["MODEL.TOKEN_POLICY.LARGEST_NORM.SHARE", "0.25"]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (picture,) = json.loads(run.stdout)["pictures"].values()
+    assert picture["kept_share_per_block"] == [0.25, 0.25, 0.25]
