@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +64,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name, about in self.described().items():
             value = getattr(self, name)
-            if about.many and isinstance(value, list):
-                value = tuple(value)
+            if about.many and isinstance(value, Sequence) and not isinstance(value, str):
+                value = tuple(value)  # of a yaml's list, or of a LazyConfig's
             object.__setattr__(self, name, _checked(name, value, about))
         for name, about in self.described().items():
             self._check_needs(name, about)

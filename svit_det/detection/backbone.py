@@ -13,6 +13,7 @@ from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor
 
 from svit_det.detection.config import build_policy_from, vit_key
+from svit_det.detection.stock_trainer import refuse_stock_trainer
 from svit_det.errors import InputError, renamed_settings
 from svit_det.policies import TokenPolicy, TrunkShape
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
@@ -110,8 +111,9 @@ def cpu_precision(cfg: CfgNode) -> torch.dtype:
 def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
     """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`.
 
-    It has a class token where the policy needs one.
+    It has a class token where the policy needs one. Refuses a trainer that would lose our keys.
     """
+    refuse_stock_trainer(cfg)
     vit = cfg.MODEL.VIT
     if len(vit.PRETRAIN_GRID) != 2 or min(vit.PRETRAIN_GRID) < 1:
         raise InputError(f"MODEL.VIT.PRETRAIN_GRID: {vit.PRETRAIN_GRID} must be [rows, columns].")
