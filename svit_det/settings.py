@@ -85,7 +85,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, about in self.described().items():
-            object.__setattr__(self, name, checked(name, getattr(self, name), about))
+            value = getattr(self, name)
+            if about.many and isinstance(value, Sequence) and not isinstance(value, str):
+                value = tuple(value)  # of a yaml's list, or of a LazyConfig's
+            object.__setattr__(self, name, checked(name, value, about))
         for name, about in self.described().items():
             self._check_needs(name, about)
 

@@ -13,6 +13,7 @@ from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor
 
 from svit_det.config.trunk import build_trunk_from
+from svit_det.detection.stock_trainer import refuse_stock_trainer
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
@@ -109,8 +110,9 @@ def cpu_precision(cfg: CfgNode) -> torch.dtype:
 def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
     """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`.
 
-    It has a class token where the policy needs one.
+    It has a class token where the policy needs one. Refuses a trainer that would lose our keys.
     """
+    refuse_stock_trainer(cfg)
     return build_trunk_from(cfg.MODEL, in_channels)
 
 

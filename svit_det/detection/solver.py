@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
+from svit_det.detection.keys import SolverKeys
 from svit_det.errors import InputError
 from svit_det.training.groups import named_from, parameter_groups
 from svit_det.vit import TokenNet
+
+NO_WEIGHT_DECAY: tuple[str, ...] = SolverKeys.defaults()["no_weight_decay"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -23,15 +28,35 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER != "ADAMW":
         raise InputError(f"SOLVER.OPTIMIZER: no '{cfg.SOLVER.OPTIMIZER}'; choose ADAMW or SGD.")
     solver = cfg.SOLVER
-    groups = parameter_groups(
+    return build_adamw(
         model,
         rate=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         no_weight_decay=solver.NO_WEIGHT_DECAY,
+        kind=maybe_add_gradient_clipping(cfg, torch.optim.AdamW),
+    )
+
+
+def build_adamw(
+    model: nn.Module,
+    *,
+    rate: float,
+    weight_decay: float,
+    no_weight_decay: Sequence[str] = NO_WEIGHT_DECAY,
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW,
+) -> torch.optim.Optimizer:
+    """AdamW over the recipe's groups, without a config.
+
+    no_weight_decay: parameters with one of these in their full name get none.
+    """
+    groups = parameter_groups(
+        model,
+        rate=rate,
+        weight_decay=weight_decay,
+        no_weight_decay=no_weight_decay,
         rate_factors=_factors(model),
     )
-    optimizer_class = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return optimizer_class(groups, lr=solver.BASE_LR)
+    return kind(groups, lr=rate)
 
 
 def _factors(model: nn.Module) -> dict[str, float]:

@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""As detectron2's own demo scripts do it: get_cfg, merge_from_file, DefaultPredictor, Visualizer.
+
+    python examples/detectron2_demo.py CONFIG_FILE WEIGHTS PICTURE RESULT.png
+
+`svit_det.detection.Predictor` takes more kinds of pictures and says which tokens ran.
+"""
+
+import sys
+
+import cv2
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.visualizer import Visualizer
+
+from svit_det.detection import add_svit_config
+
+
+def draw(config_file, weights, picture, result):
+    """Write the picture with its detections; returns detectron2's instances."""
+    cfg = get_cfg()
+    add_svit_config(cfg)
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(["MODEL.WEIGHTS", weights])
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    image = cv2.imread(picture)  # BGR, which DefaultPredictor expects
+    instances = DefaultPredictor(cfg)(image)["instances"].to("cpu")
+    drawn = Visualizer(image[:, :, ::-1]).draw_instance_predictions(instances)
+    cv2.imwrite(result, drawn.get_image()[:, :, ::-1])
+    return instances
+
+
+if __name__ == "__main__":
+    print(len(draw(*sys.argv[1:5])), "detections")
