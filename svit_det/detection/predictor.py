@@ -34,7 +34,7 @@ class Prediction:
     """Which pixels of the image as the network saw it each token stands for."""
     attention: np.ndarray | None = None
     """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
-    macs: tuple[float, float] | None = None
+    trunk_macs: tuple[int, int] = (0, 0)
     """Multiply-adds of the trunk for this image, and those of a dense trunk."""
 
 
@@ -64,10 +64,13 @@ class TokenPredictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
 
-    @torch.no_grad()
     def __call__(self, path: str | Path) -> Prediction:
         """Read and run one image file. Raises InputError for a file that cannot be read."""
-        image = read_image(path, "RGB")
+        return self.run(read_image(path, "RGB"))
+
+    @torch.no_grad()
+    def run(self, image: np.ndarray) -> Prediction:
+        """Run one image, (height, width, 3) uint8 RGB."""
         given = self.model_input(image)
         output = self.model([given])[0]
         attention = output.get("token_attention")
@@ -77,5 +80,5 @@ class TokenPredictor:
             usage=output["token_usage"].cpu().numpy(),
             grid=find_token_net(self.model).grid_of(*given["image"].shape[-2:]),
             attention=None if attention is None else attention.cpu().numpy(),
-            macs=tuple(output["trunk_macs"]) if "trunk_macs" in output else None,
+            trunk_macs=tuple(output.get("trunk_macs", (0, 0))),
         )

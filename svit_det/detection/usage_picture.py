@@ -34,7 +34,7 @@ def usage_picture(
         found=found_objects(prediction.instances, min_score=min_score, class_names=class_names),
         annotated=annotated,
         attention=prediction.attention,
-        macs=prediction.macs,
+        macs=prediction.trunk_macs if any(prediction.trunk_macs) else None,
     )
 
 

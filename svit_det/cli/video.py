@@ -1,0 +1,164 @@
+"""A film with what a detector finds beside the heat map, and usage over time below.
+
+    python tools/video.py --config-file C --weights W --input CLIP --output out.mp4
+
+The film is H.264 in an mp4, which browsers play. An interrupted run leaves the frames so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from svit_det.cli.report import check_writable
+from svit_det.detection import load_config
+from svit_det.detection.predictor import TokenPredictor
+from svit_det.detection.usage_picture import usage_picture
+from svit_det.errors import InputError
+from svit_det.video.frame import PANEL, FilmFrames, film_scale
+from svit_det.video.reader import Film
+from svit_det.video.writer import encoder_path, film_to
+from svit_det.visualization import UsagePicture, UsageScale
+
+PANELS = (160, 960)
+"""Pixels that --panel may be."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add = parser.add_argument
+    add("--config-file", required=True, help="yaml of the trained model")
+    add("--weights", required=True, help=".safetensors or .pth")
+    add("--input", required=True, help="the film")
+    add("--output", required=True, type=Path, help="the film that is made, .mp4")
+    add("--every", type=int, default=1, help="take every so manieth frame; the speed stays")
+    add("--frames", type=int, help="stop after so many frames")
+    add("--panel", type=int, default=PANEL, help="pixels of a picture's longer side; %(default)s")
+    add("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add("--full-scale", action="store_true", help="colours from 0 to all blocks")
+    add("--overwrite", action="store_true", help="replace a film that is there")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides")
+    return parser
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Make the film; returns what is wrong."""
+    try:
+        run(build_parser().parse_args(argv))
+    except InputError as problem:
+        return str(problem)
+    except KeyboardInterrupt:
+        return "interrupted; the film ends there."
+    return None
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Check what can be checked, run every frame, write the film; returns what it took."""
+    check_arguments(args)
+    film = Film.open(args.input)
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.WEIGHTS = args.weights
+    predictor = TokenPredictor(cfg)
+    fps = film.fps / args.every
+    total = None if film.frames is None else -(-film.frames // args.every)
+    if args.frames is not None:
+        total = min(args.frames, total or args.frames)
+    caption = f"{cfg.MODEL.TOKEN_POLICY.NAME}, weights {Path(args.weights).name}"
+    seconds: list[float] = []
+    shares: list[float] = []
+    started = time.perf_counter()
+
+    def pictures() -> Iterator[UsagePicture]:
+        frames = islice(film.read(every=args.every), args.frames)
+        for frame in tqdm(frames, total=total, desc=film.path.name, unit="frame"):
+            before = time.perf_counter()
+            prediction = predictor.run(frame)
+            seconds.append(time.perf_counter() - before)
+            shares.append(float(prediction.usage.mean()))
+            yield usage_picture(
+                prediction, min_score=args.min_score, class_names=predictor.class_names
+            )
+
+    stream = pictures()
+    first = next(stream)
+    frames = FilmFrames(
+        image_size=film.size,
+        total=total,
+        fps=fps,
+        scale=UsageScale.full(first.layers) if args.full_scale else film_scale(first),
+        caption=caption,
+        panel=args.panel,
+    )
+    with ending_well(), film_to(args.output, size=frames.size, fps=fps) as writer:
+        try:
+            writer.add(frames.draw(first))
+            for picture in stream:
+                writer.add(frames.draw(picture))
+        finally:
+            took = time.perf_counter() - started
+            tell(args.output, writer.frames, took, seconds, shares)
+    return {
+        "film": str(args.output),
+        "frames": writer.frames,
+        "seconds": took,
+        "model_seconds": sum(seconds),
+        "kept_share_per_frame": shares[: writer.frames],
+    }
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before a model is built."""
+    if args.output.suffix.lower() != ".mp4":
+        raise InputError(f"--output {args.output}: name the film with the ending .mp4.")
+    if args.output.exists() and not args.overwrite:
+        raise InputError(f"--output {args.output}: is there already; give --overwrite.")
+    if args.output.exists() and args.output.samefile(args.input):
+        raise InputError(f"--output {args.output}: is the film that is read; choose another name.")
+    check_writable("--output", args.output)
+    for name in ("every", "frames"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: choose a number from 1 on.")
+    low, high = PANELS
+    if not low <= args.panel <= high:
+        raise InputError(f"--panel {args.panel}: choose from {low} to {high} pixels.")
+    encoder_path()
+
+
+@contextmanager
+def ending_well() -> Iterator[None]:
+    """Inside the with-block, a request to end (SIGTERM) comes as an interrupt."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the film is being ended
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def tell(
+    output: Path, frames: int, took: float, seconds: Sequence[float], shares: Sequence[float]
+) -> None:
+    """What was made and how fast."""
+    if not frames:
+        return
+    alone = 1 / np.mean(seconds)
+    print(
+        f"{output}: {frames} frames in {took:.1f} s, {frames / took:.2f} frames per second "
+        f"({alone:.2f} for the model alone); {100 * np.mean(shares):.0f} % of all block runs."
+    )
