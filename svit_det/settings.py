@@ -85,10 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, about in self.described().items():
-            value = getattr(self, name)
-            if about.many and isinstance(value, Sequence) and not isinstance(value, str):
-                value = tuple(value)  # of a yaml's list, or of a LazyConfig's
-            object.__setattr__(self, name, checked(name, value, about))
+            object.__setattr__(self, name, checked(name, getattr(self, name), about))
         for name, about in self.described().items():
             self._check_needs(name, about)
 
@@ -136,7 +133,8 @@ def checked(name: str, value: Any, about: Setting) -> Any:
 
 
 def _checked_list(name: str, value: Any, shortest: int, longest: int) -> Sequence[Any]:
-    if not isinstance(value, (list, tuple)):
+    # Of a LazyConfig's kind of list, too.
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise InputError(f"{shown(value)} is not a list of values.", setting=name)
     if shortest <= len(value) <= longest:
         return value

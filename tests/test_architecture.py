@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "config": {"policies", "vit"},
     "visualization": {"files", "tokens"},
     "report": {"files", "tokens", "visualization"},
+    "video": {"files", "visualization"},
     "benchmark": CORE,
     "export": {"tokens", "vit"},
     "detection": {
@@ -72,6 +73,8 @@ PACKAGES = {
     "weights": {"torch", "safetensors"},
     "visualization": {"numpy", "cv2", "matplotlib", "PIL"},
     "report": {"numpy", "cv2", "jinja2", "markupsafe"},
+    # The encoder's package is imported by name where a film is written.
+    "video": {"numpy", "cv2"},
     # The runtimes are imported by name where one is asked for, so that none is needed to import it.
     "export": {"torch", "torchvision", "numpy"},
 }

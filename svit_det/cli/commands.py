@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
         summary="one page about one or two models on a set of pictures",
         tool="report.py",
     ),
+    "video": Command(
+        module="video",
+        summary="a film with detections beside the heat map",
+        tool="video.py",
+    ),
     "train": Command(
         module="train_net",
         summary="train a detector, or evaluate one with --eval-only",

@@ -99,6 +99,10 @@ class Predictor:
                 read = []
         yield from self._run_or_note(read, unread)
 
+    def run(self, image: np.ndarray) -> Prediction:
+        """Run one picture, (height, width, 3) uint8 RGB."""
+        return self._run([("", image)])[0]
+
     def model_input(self, image: np.ndarray) -> dict:
         """(height, width, 3) uint8 RGB -> detectron2's input for one image."""
         height, width = image.shape[:2]

@@ -34,7 +34,7 @@ def usage_picture(
         found=found_objects(prediction.instances, min_score=min_score, class_names=class_names),
         annotated=annotated,
         attention=prediction.attention,
-        macs=prediction.trunk_macs if prediction.trunk_macs[1] else None,
+        macs=prediction.trunk_macs if any(prediction.trunk_macs) else None,
     )
 
 

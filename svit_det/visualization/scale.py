@@ -22,6 +22,8 @@ class UsageScale:
     low: int
     high: int
     layers: int
+    open_below: bool = False
+    """The lowest colour stands for fewer blocks than `low` too."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= self.layers:
@@ -59,6 +61,8 @@ class UsageScale:
 
     def paint(self, depth: np.ndarray) -> np.ndarray:
         """(...) int numbers of blocks -> (..., 3) uint8 RGB. Raises ValueError for one off it."""
+        if self.open_below:
+            depth = np.maximum(depth, self.low)
         if depth.min() < self.low or depth.max() > self.high:
             raise ValueError(
                 f"The scale runs from {self.low} to {self.high}; the picture has "

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.long
@@ -154,3 +155,34 @@ def test_in_the_dark_the_ground_is_dark(opened):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     colour = browser.find_element("css selector", "body").value_of_css_property("background-color")
     assert "20, 23, 26" in colour
+
+
+def test_a_film_plays(opened, tmp_path):
+    """What the video command writes, whole and as a killed process leaves it."""
+    from svit_det.video.writer import film_to, partial_path
+
+    random = np.random.default_rng(0)
+    path = tmp_path / "film.mp4"
+    with pytest.raises(KeyError), film_to(path, size=(64, 96), fps=10.0) as writer:
+        for _ in range(25):
+            writer.add(random.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+        until = time.monotonic() + 60
+        while partial_path(path).stat().st_size < 20000 and time.monotonic() < until:
+            writer.add(random.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+            time.sleep(0.02)
+        (tmp_path / "killed.mp4").write_bytes(partial_path(path).read_bytes())
+        raise KeyError
+    browser = opened()
+    for name in ("film.mp4", "killed.mp4"):
+        page = tmp_path / "player.html"
+        page.write_text(f"<video muted src={name}></video>")
+        browser.get(page.as_uri())
+        played = browser.execute_async_script(
+            """const [done] = arguments, film = document.querySelector("video");
+            film.onerror = () => done(film.error.message);
+            film.ontimeupdate = () => {
+              if (film.currentTime > 0.3) done([film.videoWidth, film.videoHeight]);
+            };
+            film.play();"""
+        )
+        assert played == [96, 64], name

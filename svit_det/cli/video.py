@@ -1,0 +1,166 @@
+"""A film with what a detector finds beside the heat map, and usage over time below.
+
+    svit-det video --weights FILE --output out.mp4 FILM [KEY VALUE ...]
+
+The film is H.264 in an mp4, which browsers play. An interrupted run leaves the frames so far. The
+config comes with the weights, or the weights with the config that names them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import (
+    add_allow_untrained,
+    add_config_file,
+    add_output,
+    add_overrides,
+    add_overwrite,
+    add_weights,
+)
+from svit_det.cli.output import check_output_file
+from svit_det.detection.predictor import TokenPredictor
+from svit_det.detection.trained import read_trained
+from svit_det.detection.usage_picture import usage_picture
+from svit_det.errors import InputError
+from svit_det.video.frame import PANEL, FilmFrames, film_scale
+from svit_det.video.reader import Film
+from svit_det.video.writer import encoder_path, film_to
+from svit_det.visualization import UsagePicture, UsageScale
+
+PANELS = (160, 960)
+"""Pixels that --panel may be."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    add = parser.add_argument
+    add("film", metavar="FILM", help="the film that is read")
+    add_weights(parser, "trained weights; default: the ones that --config-file names")
+    add_config_file(parser, "of the model; default: what the weights carry")
+    add_output(parser, "the film that is made, .mp4", required=True, type=Path)
+    add("--every", type=int, default=1, help="take every so manieth frame; the speed stays")
+    add("--frames", type=int, help="stop after so many frames")
+    add("--panel", type=int, default=PANEL, help="pixels of a picture's longer side; %(default)s")
+    add("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add("--full-scale", action="store_true", help="colours from 0 to all blocks")
+    add_overwrite(parser)
+    add_allow_untrained(parser)
+    add_overrides(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Make the film; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Check what can be checked, run every frame, write the film; returns what it took."""
+    check_arguments(args)
+    film = Film.open(args.film)
+    trained = read_trained(args.weights, args.opts, config_file=args.config_file)
+    predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
+    fps = film.fps / args.every
+    total = None if film.frames is None else -(-film.frames // args.every)
+    if args.frames is not None:
+        total = min(args.frames, total or args.frames)
+    weights = Path(trained.cfg.MODEL.WEIGHTS).name
+    caption = f"{trained.cfg.MODEL.TOKEN_POLICY.NAME}, weights {weights}"
+    seconds: list[float] = []
+    shares: list[float] = []
+    started = time.perf_counter()
+
+    def pictures() -> Iterator[UsagePicture]:
+        frames = islice(film.read(every=args.every), args.frames)
+        for frame in tqdm(frames, total=total, desc=film.path.name, unit="frame"):
+            before = time.perf_counter()
+            prediction = predictor.run(frame)
+            seconds.append(time.perf_counter() - before)
+            shares.append(float(prediction.usage.mean()))
+            yield usage_picture(
+                prediction, min_score=args.min_score, class_names=trained.class_names
+            )
+
+    stream = pictures()
+    first = next(stream)
+    frames = FilmFrames(
+        image_size=film.size,
+        total=total,
+        fps=fps,
+        scale=UsageScale.full(first.layers) if args.full_scale else film_scale(first),
+        caption=caption,
+        panel=args.panel,
+    )
+    with ending_well(), film_to(args.output, size=frames.size, fps=fps) as writer:
+        try:
+            writer.add(frames.draw(first))
+            for picture in stream:
+                writer.add(frames.draw(picture))
+        finally:
+            took = time.perf_counter() - started
+            tell(args.output, writer.frames, took, seconds, shares)
+    return {
+        "film": str(args.output),
+        "frames": writer.frames,
+        "seconds": took,
+        "model_seconds": sum(seconds),
+        "kept_share_per_frame": shares[: writer.frames],
+    }
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before a model is built."""
+    check_output_file(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
+    if args.output.exists() and args.output.samefile(args.film):
+        raise InputError(f"--output {args.output}: is the film that is read; choose another name.")
+    for name in ("every", "frames"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: choose a number from 1 on.")
+    low, high = PANELS
+    if not low <= args.panel <= high:
+        raise InputError(f"--panel {args.panel}: choose from {low} to {high} pixels.")
+    encoder_path()
+
+
+@contextmanager
+def ending_well() -> Iterator[None]:
+    """Inside the with-block, a request to end (SIGTERM) comes as an interrupt."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the film is being ended
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def tell(
+    output: Path, frames: int, took: float, seconds: Sequence[float], shares: Sequence[float]
+) -> None:
+    """What was made and how fast."""
+    if not frames:
+        return
+    alone = 1 / np.mean(seconds)
+    print(
+        f"{output}: {frames} frames in {took:.1f} s, {frames / took:.2f} frames per second "
+        f"({alone:.2f} for the model alone); {100 * np.mean(shares):.0f} % of all block runs."
+    )

@@ -1,0 +1,80 @@
+"""Reading a film: how large, how fast and how long it is, and its frames one by one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from svit_det.errors import InputError
+
+DEFAULT_FPS = 25.0
+"""Where a file does not say how fast it runs, or says something no film does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A film that could be opened and has a first frame."""
+
+    path: Path
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    fps: float
+    """Frames per second."""
+    frames: int | None
+    """How many frames the file says it has, which may be wrong; None where it does not say."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Film:
+        """Raises InputError for what is not there, is no film, or has no frame."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such film.")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty.")
+        capture = _capture(path)
+        try:
+            good, frame = capture.read() if capture.isOpened() else (False, None)
+            if not good or frame is None:
+                raise InputError(f"{path}: not a film of which a frame can be read.")
+            fps = float(capture.get(cv2.CAP_PROP_FPS))
+            count = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        finally:
+            capture.release()
+        return cls(
+            path=path,
+            size=(frame.shape[0], frame.shape[1]),
+            fps=fps if math.isfinite(fps) and 0.1 <= fps <= 240 else DEFAULT_FPS,
+            frames=int(count) if math.isfinite(count) and 1 <= count < 1e9 else None,
+        )
+
+    def read(self, *, every: int = 1) -> Iterator[np.ndarray]:
+        """Every `every`-th frame, (height, width, 3) uint8 RGB, until the film ends."""
+        capture, number = _capture(self.path), 0
+        try:
+            while capture.grab():  # frames that are left out are not decoded to pixels
+                if number % every == 0:
+                    good, frame = capture.retrieve()
+                    if not good:
+                        break
+                    yield np.ascontiguousarray(frame[..., ::-1])
+                number += 1
+        finally:
+            capture.release()
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    """Opened without what OpenCV and its ffmpeg would print of a file that it cannot read."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(str(path))
+    finally:
+        log.setLogLevel(level)
