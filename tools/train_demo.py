@@ -35,6 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", default="output/train_demo", help="folder for both runs")
     parser.add_argument("--steps", type=int, help="of each training, to try the command out")
+    parser.add_argument("--overwrite", action="store_true", help="train anew what is there already")
     parser.add_argument("--install", action="store_true", help="put the weights in configs/demo/")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     return parser.parse_args()
@@ -48,7 +49,8 @@ def main(args: argparse.Namespace) -> None:
         weights = in_the_project(output / parent / "model_final.pth") if parent else ""
         if name == "adapter_dense":
             weights = convert_trunk(weights, in_the_project(output / "trunk.pth"), name)
-        command = [sys.executable, "tools/train_net.py", "--config-file"]
+        again = ["--overwrite"] if args.overwrite else []
+        command = [sys.executable, "tools/train_net.py", *again, "--config-file"]
         command += [f"configs/demo/{name}.yaml", *args.opts]
         command += ["OUTPUT_DIR", in_the_project(folder), "MODEL.WEIGHTS", weights]
         if args.steps:

@@ -15,9 +15,8 @@ from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
+from svit_det.startup import INTERRUPTED
 
-INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C ended."""
 PATIENCE = 5
 """Seconds that a process has for its end."""
 
@@ -96,6 +95,8 @@ def run_to_the_end(
 
     A sentence for what can be told in one, 130 after Ctrl-C; other exceptions come through.
     """
+    # What the processes of a run share is cleaned up behind a killed one; that is no news.
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
         check(args)
         launch(
