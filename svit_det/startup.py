@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import io
 import logging
 import os
 import sys
 import warnings
+from types import TracebackType
 
 FOREIGN_WARNINGS = (
     r"pkg_resources is deprecated",
@@ -29,6 +31,8 @@ FOREIGN_LOGGERS = (
 
 ALLOCATOR = "SVIT_DET_ALLOCATOR"
 """Environment variable of `keep_freed_memory`: `keep`, the default, or `system`."""
+INTERRUPTED = 130
+"""Exit status of a program that Ctrl-C ended."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt."""
 
@@ -36,12 +40,15 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def prepare_process() -> None:
     """Let waiting threads sleep, keep freed memory, keep others' deprecations off the screen.
 
+    From then on Ctrl-C ends the program with one line and exit status 130, whatever it is doing.
+
     Two threads that wait for each other by spinning run several times slower on a busy machine;
     OpenMP reads the policy once, when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     print_any_name()
+    sys.excepthook = _say_interrupted
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in FOREIGN_LOGGERS:
@@ -56,6 +63,19 @@ def print_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _say_interrupted(
+    kind: type[BaseException], problem: BaseException, trace: TracebackType | None
+) -> None:
+    """Python's hook for what nobody caught, except that Ctrl-C is no news to whoever pressed it."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, problem, trace)
+        return
+    print(f"{os.path.basename(sys.argv[0])}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)  # Python itself would end as killed by a signal, which is not 130 to all
 
 
 def keep_freed_memory() -> bool:

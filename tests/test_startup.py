@@ -73,3 +73,27 @@ def test_another_c_library_is_left_alone(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setattr(startup.ctypes, "CDLL", lambda _: object())
     assert startup.keep_freed_memory() is False
+
+
+INTERRUPTED = """
+from svit_det.startup import prepare_process
+prepare_process()
+import atexit
+atexit.register(print, "cleaned up")
+raise KeyboardInterrupt
+"""
+
+
+def test_ctrl_c_is_one_line_and_130():
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "-c: stopped by Ctrl-C.\n"
+    assert done.stdout == "cleaned up\n"
+
+
+def test_other_exceptions_are_told_as_ever():
+    command = [sys.executable, "-c", INTERRUPTED.replace("KeyboardInterrupt", "ValueError('x')")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and done.stderr.endswith("ValueError: x\n")

@@ -13,9 +13,7 @@ from typing import Any
 
 from svit_det.errors import InputError
 from svit_det.results import json_text
-
-INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C ended."""
+from svit_det.startup import INTERRUPTED
 
 
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:

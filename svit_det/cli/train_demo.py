@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svit_det.cli.again import command_again
-from svit_det.cli.options import add_output, add_overrides
+from svit_det.cli.options import add_output, add_overrides, add_overwrite
 from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_weights
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_output(parser, "folder for the trainings", default="output/train_demo")
     parser.add_argument("--steps", type=int, help="of each training, to try the command out")
     parser.add_argument("--install", action="store_true", help="put the weights in configs/demo/")
+    add_overwrite(parser)
     add_overrides(parser)
     return parser
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if name == "adapter_dense":
             weights = convert_trunk(weights, in_the_project(output / "trunk.pth"), name)
         command = command_again("train", packages=args.packages)
+        command += ["--overwrite"] if args.overwrite else []
         command += ["--config-file", f"configs/demo/{name}.yaml", *args.opts]
         command += ["OUTPUT_DIR", in_the_project(folder), "MODEL.WEIGHTS", weights]
         if args.steps:

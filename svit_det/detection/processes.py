@@ -14,6 +14,7 @@ from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
+from svit_det.startup import INTERRUPTED
 
 PATIENCE = 5
 """Seconds that a process has for its end."""
@@ -89,6 +90,8 @@ def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.N
     Raises InputError for what can be told in a sentence and, after Ctrl-C, KeyboardInterrupt with
     what can be done then; other exceptions come through.
     """
+    # What the processes of a run share is cleaned up behind a killed one; that is no news.
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
         launch(
             main,

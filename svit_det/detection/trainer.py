@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
-from svit_det.detection.image_order import TrainImages
+from svit_det.detection.image_order import TrainImages, ignore_interrupts
 from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
 from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
 from svit_det.detection.run_state import CatchUp, RunState, check_resume
@@ -144,7 +144,10 @@ class TokenTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """detectron2's loader, batch 1, with the same reading of images."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=TokenDatasetMapper(cfg, False))
+        mapper = TokenDatasetMapper(cfg, False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader.worker_init_fn = ignore_interrupts
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
