@@ -219,8 +219,8 @@ def test_a_file_that_computes_something_else_is_refused(lively_model, tmp_path, 
         find_token_net(other).trunk.pos_embed.mul_(2)
     made = build.export_program
 
-    def of_the_other(graph, net, **options):
-        return made(BackboneGraph(other), find_token_net(other), **options)
+    def of_the_other(graph, trunk, example, **options):
+        return made(BackboneGraph(other), find_token_net(other).trunk, example, **options)
 
     monkeypatch.setattr(build, "export_program", of_the_other)
     with pytest.raises(InputError, match=r"backbone\.pt2 does not compute"):
