@@ -24,7 +24,11 @@ def calibration_pictures(
 
     Without a folder, that of the config's first training set. Raises InputError for none.
     """
-    chosen = spread_out(find_images([folder or training_folder(cfg)]), NUMBER)
+    try:
+        paths = find_images([folder or training_folder(cfg)])
+    except InputError as error:
+        raise error if folder is None else InputError(f"--calibration {error}") from error
+    chosen = spread_out(paths, NUMBER)
     if len(chosen) < batch:
         raise InputError(f"--calibration: {len(chosen)} pictures are fewer than --batch {batch}.")
     pictures = [fitted(read_image(path, cfg.INPUT.FORMAT), cfg, size) for path in chosen]
