@@ -274,13 +274,15 @@ WIDE = ((64, 96), (48, 176))
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("network", NETWORKS)
 @torch.no_grad()
-def test_open_sizes(lively_model, tmp_path):
-    model = lively_model()
-    export_files(model, wanted("backbone", formats=("pt2", "onnx"), dynamic_size=True), tmp_path)
+def test_open_sizes(lively_model, tmp_path, network):
+    model = lively_model(*NETWORKS[network])
+    export_files(model, wanted("backbone", dynamic_size=True), tmp_path)
     graph = BackboneGraph(model)
     # torch's own graph asks for the orientation that it was traced with, and says so loudly.
-    for end, sizes in ((".pt2", WIDE), (".onnx", (*WIDE, (128, 64)))):
+    any_size = (*WIDE, (128, 64))
+    for end, sizes in ((".pt2", WIDE), (".onnx", any_size), (".xml", any_size)):
         for size in sizes:
             parity = compare(
                 graph, load(tmp_path / f"backbone{end}")[0], [made_up_picture(size, 5)]
