@@ -21,6 +21,11 @@ arms of an older checkout, in a process of its own, take turns with these. --thr
 --processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
 thread each at the same time.
 
+--runtime onnxruntime openvino has the model exported and run in these too, in turn with eager
+torch: dense, under a fixed count of tokens, and under one that depends on the image, as far as the
+policy has them, one image at a time and with the same number of threads. --against adds the older
+checkout's eager dense model.
+
 The classifier has a command of its own, tools/benchmark_classifier.py.
 """
 
@@ -33,6 +38,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,6 +54,7 @@ from svit_det.benchmark.report import (
     stages_table,
     table,
 )
+from svit_det.benchmark.runtimes import runtimes_table
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
 from svit_det.cli.benchmark_charts import draw_charts
 from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
@@ -60,8 +67,9 @@ from svit_det.cli.benchmark_measures import (
 )
 from svit_det.cli.benchmark_models import read_configs
 from svit_det.cli.benchmark_options import build_parser as options_parser
-from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cores
+from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cores, with_defaults
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
+from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
 from svit_det.errors import InputError
 from svit_det.results import write_json
@@ -81,7 +89,7 @@ def main(argv: Sequence[str]) -> str | None:
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark, or what it asks another process of its own for."""
-    check(args)
+    check(with_defaults(args))
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:
@@ -111,6 +119,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if measures_rate(args):
             measure_rates(bench, sizes, results, path, stack)
             print_rates(results)
+        elif args.runtime:
+            measure_arms(bench, sizes, results, path, stack)
+            print_arms(results["runtimes"])
         else:
             measure_rows(bench, sizes, results, path, stack)
             print_rows(results["rows"], several=bool(args.policies))
@@ -154,6 +165,8 @@ def describe(bench: Bench, sizes: Sequence[Size]) -> dict[str, Any]:
         described["against"] = {"folder": args.against, "commit": commit_of(Path(args.against))}
     if measures_rate(args):
         described |= {"throughput": [], "processes": []}
+    if args.runtime:
+        described["runtimes"] = []
     return described
 
 
@@ -172,13 +185,29 @@ def measure_rows(
     bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
 ) -> None:
     """Speed-ups; the file is written after each, so that a run that is cut short keeps them."""
-    if bench.args.against is not None:
-        worker = start(Path(bench.args.against).resolve(), f"--against {bench.args.against}")
-        bench = Bench(**{**vars(bench), "older": stack.enter_context(worker)})
+    bench = beside_older(bench, stack)
     for part, size in product(bench.found.parts.values(), sizes):
         for batch in bench.args.batch_sizes:
             results["rows"] += measure(bench, part, batch, size)
             write_json(path, results)
+
+
+def beside_older(bench: Bench, stack: ExitStack) -> Bench:
+    """The same with the process of the older checkout, where one is named."""
+    if bench.args.against is None:
+        return bench
+    worker = start(Path(bench.args.against).resolve(), f"--against {bench.args.against}")
+    return replace(bench, older=stack.enter_context(worker))
+
+
+def measure_arms(
+    bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
+) -> None:
+    """Runtimes and budgets, likewise."""
+    bench = beside_older(bench, stack)
+    for part, size in product(bench.found.parts.values(), sizes):
+        results["runtimes"].append(measure_runtimes(bench, part, size))
+        write_json(path, results)
 
 
 def measure_rates(
@@ -215,6 +244,16 @@ def print_rows(rows: Sequence[dict[str, Any]], *, several: bool) -> None:
             print(f"\nWhat deciding costs, per batch, in the {title}:\n{decisions}")
     if different := different_counts_table(rows):
         print(f"\nDifferent counts per image of the same total, no gates:\n{different}")
+
+
+def print_arms(rows: Sequence[dict[str, Any]]) -> None:
+    """Runtimes and budgets, and how the older checkout's maps compare."""
+    print(f"\nPer image; medians, quartiles in brackets.\n{runtimes_table(rows)}")
+    for row in rows:
+        if row["against"] is not None:
+            apart = row["against"]["largest_difference"]["dense"]
+            says = "agree" if row["against"]["agrees"] else "DIFFER"
+            print(f"{row['part']}: dense maps of the older checkout {says} ({apart:.1e}).")
 
 
 def by_title(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

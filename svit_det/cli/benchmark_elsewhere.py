@@ -19,9 +19,10 @@ from svit_det.benchmark.throughput import time_together
 from svit_det.benchmark.timing import Spread, Timings
 from svit_det.benchmark.worker import Worker
 from svit_det.cli.benchmark_inputs import Size, make_images
-from svit_det.cli.benchmark_models import Pair
+from svit_det.cli.benchmark_models import DENSE, PRUNED, Pair
 from svit_det.cli.benchmark_options import DTYPES
 from svit_det.cli.benchmark_parts import Part
+from svit_det.cli.benchmark_worker import maps_of
 from svit_det.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +119,7 @@ class Older:
     ) -> dict[str, Callable[[Any], float]]:
         """Runs on `inputs`, made of these images, that return their own seconds."""
         path = self._scratch / "inputs.pt"
-        torch.save(list(images), path)
+        torch.save(list(inputs if self._part.name == "detector" else images), path)
         self._worker.ask(do="inputs", path=str(path))
         places = {id(given): index for index, given in enumerate(inputs)}
 
@@ -127,18 +128,26 @@ class Older:
 
         return {OLD + arm: run(arm) for arm in self._pair.arms}
 
-    def largest_differences(self, given: Any) -> dict[str, float]:
-        """By arm, how far the maps of the first input lie apart."""
+    def largest_differences(
+        self, given: Any, kinds: Sequence[str] = (DENSE, PRUNED)
+    ) -> dict[str, float]:
+        """By arm, how far the maps of the first input lie apart, or its boxes and their scores."""
         found = {}
-        for kind, arm in self._pair.arms.items():
+        for kind in kinds:
             path = self._scratch / "maps.pt"
             self._worker.ask(do="maps", arm=kind, path=str(path))
-            done = self._part.runs[arm](given)
-            blocks = self._part.name == "blocks"
-            ours = [done.patches] if blocks else [done[name] for name in sorted(done)]
-            pairs = zip(ours, torch.load(path), strict=True)
-            found[kind] = max((a.float().cpu() - b).abs().max().item() for a, b in pairs)
+            ours = maps_of(self._part.name, self._part.runs[self._pair.arms[kind]](given))
+            found[kind] = largest_difference(ours, torch.load(path))
         return found
+
+
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """inf where shapes differ, as where another number of boxes was found."""
+    pairs = list(zip(ours, theirs, strict=True))
+    if any(one.shape != other.shape for one, other in pairs):
+        return float("inf")
+    apart = [(one.float().cpu() - other).abs() for one, other in pairs if one.numel()]
+    return max((each.max().item() for each in apart), default=0.0)
 
 
 def against(timings: Timings, differences: dict[str, float]) -> dict[str, Any]:

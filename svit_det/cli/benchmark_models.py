@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from svit_det.benchmark import arms as compared
 from svit_det.benchmark.decisions import keeps_everyone
+from svit_det.cli.benchmark_budgets import arms_by_budget
 from svit_det.config.policy import build_policy_from, token_policy_config
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
@@ -90,6 +91,9 @@ def build_arms(
     if names_weights(args):
         TokenCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     _settle_unless_loaded(model, before)
+    if args.runtime:
+        arms = arms_by_budget(model.eval(), cfg)
+        return arms, [Pair(cfg=cfg, dense=DENSE, pruned=list(arms)[1])]
     return compared.policy_arms(model), [Pair(cfg=cfg, dense=DENSE, pruned=PRUNED)]
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import torch
 
 from svit_det.benchmark.decisions import keeps_everyone
+from svit_det.benchmark.runtimes import EAGER
 from svit_det.errors import InputError
+from svit_det.export.runtimes import NEEDED, check_modules
+from svit_det.export.variants import VARIANTS
 from svit_det.images import find_images
 from svit_det.policies import POLICY_REGISTRY
 
@@ -24,11 +27,12 @@ ELSEWHERE = ("blocks", "backbone", "detector")
 """The parts that other processes can run for this one."""
 COMPARABLE = ("blocks", "backbone")
 """The parts whose maps can be compared with those of another checkout."""
+ALL_RUNTIMES = (EAGER, *VARIANTS)
 
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
     """The command line, read."""
-    return build_parser(description).parse_args(argv)
+    return with_defaults(build_parser(description).parse_args(argv))
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -38,6 +42,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config-file", default="configs/plain_svit_s.yaml", help="which backbone")
+    add("--runtime", nargs="+", metavar="NAME", help=f"{', '.join(ALL_RUNTIMES)}: at batch 1")
     add("--policies", nargs="+", metavar="NAME", help="several in one run, not the config's")
     add("--parts", nargs="+", choices=PARTS, default=["blocks", "backbone"], help="default: two")
     add("--height", type=int, default=800, help="pixels; padded as the backbone needs it")
@@ -46,7 +51,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--grids", nargs="+", metavar="HxW", help="several grids of tokens, instead of --tokens")
     add("--image-folder", help="pictures to run on, instead of noise")
     add("--keep-ratios", type=float, nargs="+", help="by deciding block; default: the config's")
-    add("--batch-sizes", type=int, nargs="+", default=[1, 4])
+    add("--batch-sizes", type=int, nargs="+", help="default: 1 4, and 1 with --runtime")
     add("--count-spread", type=float, default=0.3, help="images of a batch keep 1 -+ this much")
     add("--images", type=int, default=3, help="different inputs, each timed --repeats times")
     add("--repeats", type=int, default=3, help="turns of every arm on every input")
@@ -65,6 +70,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--memory-of", nargs=4, help=argparse.SUPPRESS)  # see forward_memory
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
+
+
+def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    """What other options decide, where it is left open."""
+    args.batch_sizes = args.batch_sizes or ([1] if args.runtime else [1, 4])
+    if args.runtime:
+        args.device = args.device or "cpu"
+    return args
 
 
 def check(args: argparse.Namespace) -> None:
@@ -89,6 +102,8 @@ def check(args: argparse.Namespace) -> None:
     grids_of(args)
     _check_modes(args)
     _check_policies(args.policies or [])
+    if args.runtime:
+        _check_runtimes(args)
     if args.against is not None:
         _check_checkout(args)
     if args.image_folder is not None:
@@ -119,7 +134,8 @@ def _check_modes(args: argparse.Namespace) -> None:
     for name in ("stages", "decisions", "against"):
         if measures_rate(args) and getattr(args, name):
             raise InputError(f"--{name} belongs to speed-ups, which {rate} does not measure.")
-    for option, parts in (("processes", ELSEWHERE), ("against", COMPARABLE)):
+    against = ELSEWHERE if args.runtime else COMPARABLE
+    for option, parts in (("processes", ELSEWHERE), ("against", against), ("runtime", ELSEWHERE)):
         wrong = [part for part in args.parts if part not in parts]
         if getattr(args, option) and wrong:
             raise InputError(
@@ -132,6 +148,27 @@ def _check_modes(args: argparse.Namespace) -> None:
         raise InputError(
             "--plot draws over tokens and over batch sizes: give several --grids, --batch-sizes or "
             "--processes."
+        )
+
+
+def _check_runtimes(args: argparse.Namespace) -> None:
+    """Names, their packages, and what exported files are not."""
+    for name in args.runtime:
+        if name not in ALL_RUNTIMES:
+            raise InputError(f"--runtime {name}: choose among {', '.join(ALL_RUNTIMES)}.")
+        if args.runtime.count(name) > 1:
+            raise InputError(f"--runtime {' '.join(args.runtime)}: names one twice.")
+        if name != EAGER:
+            check_modules(f"--runtime {name}", NEEDED[VARIANTS[name].format])
+    for option in ("policies", "throughput", "processes", "stages", "decisions", "plot"):
+        if getattr(args, option):
+            raise InputError(f"--{option} is measured in eager torch alone: leave --runtime out.")
+    if args.batch_sizes != [1]:
+        raise InputError("--runtime: exported files take one image at a time: --batch-sizes 1.")
+    if args.dtype != "float32" or args.device != "cpu":
+        raise InputError(
+            "--runtime: exported files run on the CPU, in what they were made in; leave --device "
+            "and --dtype out."
         )
 
 

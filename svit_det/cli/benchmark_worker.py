@@ -69,11 +69,10 @@ class Arms:
         return time.perf_counter() - start
 
     def save_maps(self, arm: str, path: str) -> None:
-        """The maps of the first input, or the tokens after the last block, as a list."""
+        """What `maps_of` finds in the first input."""
         import torch
 
-        done = self.once(arm, 0)
-        maps = [done.patches] if self._blocks else [done[name] for name in sorted(done)]
+        maps = maps_of(self.part, self.once(arm, 0))
         torch.save([each.float().cpu() for each in maps], path)
 
     def _wait(self) -> None:
@@ -81,6 +80,14 @@ class Arms:
 
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def maps_of(part: str, done: Any) -> list[Any]:
+    """The maps, the tokens after the last block, or a detector's boxes and scores."""
+    if part == "detector":
+        found = done[0]["instances"]
+        return [found.pred_boxes.tensor, found.scores]
+    return [done.patches] if part == "blocks" else [done[name] for name in sorted(done)]
 
 
 def answer(arms: Arms, do: str, **asked: Any) -> Any:

@@ -5,6 +5,7 @@
 Writes the whole detector, or with --part backbone its maps alone, as torch.export's .pt2, ONNX and
 OpenVINO, each with every block's keep map among its outputs. The config comes from the checkpoint,
 where it has one. Each file is compared with the model on other pictures before it is written.
+--int8 quantises the ONNX file, --bf16 has OpenVINO compute its file in bfloat16.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,23 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from svit_det.cli.execution import problem_of
+from svit_det.cli.export_calibration import calibration_pictures
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
-from svit_det.export.build import PARTS, Exported, Wanted, export_files, has_fixed_count
+from svit_det.export.build import (
+    PARTS,
+    Exported,
+    Wanted,
+    check_wanted,
+    export_files,
+    has_fixed_count,
+)
 from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
+from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
 from svit_det.files import write_whole
 from svit_det.policies import POLICY_REGISTRY
@@ -62,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--budget", type=float, help="a fixed share of tokens, the same number in every image")
     add("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="pixels of the input")
     add("--dynamic-size", action="store_true", help="leave height and width open")
+    add("--batch", type=int, default=1, help="pictures at a time; more with --part backbone alone")
+    add("--int8", action="store_true", help="the ONNX file in 8-bit integers")
+    add("--calibration", metavar="FOLDER", help="pictures for --int8; default: the training set's")
+    add("--bf16", action="store_true", help="the OpenVINO file in bfloat16")
     add("--no-topk", action="store_true", help="for back ends without TopK; --part backbone")
     add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="default: %(default)s")
     add("--overwrite", action="store_true", help="replace files that are there")
@@ -79,22 +94,30 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     args.weights = existing_weights(args.weights)
     formats = tuple(name for name in FORMATS if name in args.formats)
     check_output(args.output, [f"{args.part}{e}" for f in formats for e in FORMATS[f]], args)
-    check_runtimes(list(formats))
+    check_precisions(args, formats)
+    check_runtimes(formats)
     said = what_it_says(args.weights)
     cfg = config_of(args, said)
     model = load_model(cfg, args.weights)
+    size = size_of(args, cfg, model)
     wanted = Wanted(
         part=args.part,
-        size=size_of(args, cfg, model),
+        size=size,
         formats=formats,
+        batch=args.batch,
         dynamic_size=args.dynamic_size,
         topk=not args.no_topk,
         opset=args.opset,
         image_format=cfg.INPUT.FORMAT,
         sides=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+        bf16=args.bf16,
         said={"train_sets": list(cfg.DATASETS.TRAIN), "classes": classes_of(cfg), **said},
     )
     check_budget(args.budget, model, wanted)
+    check_wanted(wanted, find_token_net(model), model.backbone.size_divisibility)
+    if args.int8:
+        pictures = calibration_pictures(cfg, args.calibration, size=size, batch=args.batch)
+        wanted = replace(wanted, int8=pictures)
     with tempfile.TemporaryDirectory(prefix="svit_det_export_") as folder:
         exported = export_files(model, wanted, Path(folder))
         publish(Path(folder), args.output, wanted.files())
@@ -169,6 +192,23 @@ def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None
         )
 
 
+def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
+    """Refuse what no file would be in; say so where bfloat16 is not the processor's."""
+    for option, name in (("int8", "onnx"), ("bf16", "openvino")):
+        if getattr(args, option) and name not in formats:
+            raise InputError(f"--{option} is for {name}: name it in --formats.")
+    if args.calibration is not None and not args.int8:
+        raise InputError(f"--calibration {args.calibration}: belongs to --int8, which is missing.")
+    if args.bf16:
+        check_runtimes(["openvino"])
+        if not multiplies_bfloat16():
+            print(
+                "--bf16: this processor has no instructions for bfloat16, so that OpenVINO gains "
+                "nothing from it here.",
+                file=sys.stderr,
+            )
+
+
 def check_output(output: Path, names: Sequence[str], args: argparse.Namespace) -> None:
     """Refuse files that are there and folders that cannot be written to, before the work."""
     there = [name for name in names if (output / name).exists()]
@@ -196,8 +236,10 @@ def report(exported: Exported, wanted: Wanted, output: Path) -> None:
     """Say what was made, and how far it is from the model."""
     about = exported.metadata
     size = "any size" if wanted.dynamic_size else "{} x {} pixels".format(*wanted.size)
-    print(f"{about['policy']}, {wanted.part}: one picture of {size} at a time.")
+    number = f"{wanted.batch} pictures" if wanted.batch > 1 else "one picture"
+    print(f"{about['policy']}, {wanted.part}: {number} of {size} at a time.")
     print(f"Tokens kept: {'a fixed number' if about['kept_tokens'] == 'fixed' else 'by image'}.")
     for name, parity in exported.parity.items():
         path = output / f"{wanted.part}{FORMATS[name][-1]}"
-        print(f"{path}: against the model on other pictures, {parity}.")
+        precision = wanted.precision(name)
+        print(f"{path}, {precision}: against the model on other pictures, {parity}.")

@@ -1,38 +1,35 @@
 """The tables of docs/export.md: what exports, how far it is from the model, and the shipped AP.
 
-    python tools/export_table.py [--image-folder FOLDER] [--policies NAME ...] [--skip-ap]
+    python tools/export_table.py [--image-folder FOLDER] [--tables parity open ap]
 
-Every policy under both networks at toy size, on real pictures, in every format; then the shipped
-detectors, exported and evaluated beside the model itself.
+Every policy under both networks at toy size, on real pictures, in every format; some of them with
+open sizes; then the shipped detectors, exported and evaluated beside the model itself. --policies
+NAME ... measures those anew and leaves the other rows of the first table as they are. The page is
+written after every policy, so that a run that is cut short keeps its rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from svit_det.cli.export import fixed_count_options
+from svit_det.cli.export_ap import ap_rows
 from svit_det.detection import load_config
-from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.datasets import prepare_datasets
-from svit_det.detection.exported import ExportedDetector
-from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.export.backbone import BackboneGraph
 from svit_det.export.build import Wanted, export_files, has_fixed_count
 from svit_det.export.checks import compare
 from svit_det.export.formats import FORMATS
-from svit_det.export.quiet import quiet
 from svit_det.export.running import load
 from svit_det.files import write_whole
 from svit_det.images import find_images, read_image, spread_out
@@ -43,12 +40,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "export.md"
 MARKS = "<!-- {} of tools/export_table.py: {} -->"
 NETWORKS = {"simple pyramid": "demo/dense.yaml", "ViT-Adapter": "demo/adapter_dense.yaml"}
+TABLES = ("parity", "open", "ap")
+OPEN = ("Dense", "SViT")
+"""Policies of the table of open sizes: what stands in the way there is a matter of the network and
+of whether the count depends on the image."""
 SIZE = (64, 96)
 TOY = (
     *("MODEL.DEVICE", "cpu", "MODEL.VIT.EMBED_DIM", "48", "MODEL.VIT.DEPTH", "6"),
     *("MODEL.ADAPTER.INTERACTIONS", "[[0, 2], [3, 5]]"),
+    # So low that tokens of random weights halt.
+    *("MODEL.TOKEN_POLICY.A_VIT.GAMMA", "20.0", "MODEL.TOKEN_POLICY.A_VIT.BETA", "4.0"),
 )
-SHIPPED = ("dense", "svit", "adapter_svit")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,36 +58,86 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     add("--image-folder", default="datasets/nuclei/val", help="pictures; default: %(default)s")
-    add("--policies", nargs="+", default=POLICY_REGISTRY.names(), help="default: every one")
-    add("--skip-ap", action="store_true", help="leave the table of the shipped models as it is")
+    add("--tables", nargs="+", choices=TABLES, default=TABLES, help="default: all of them")
+    add("--policies", nargs="+", metavar="NAME", help="of the first table; default: every one")
     add("--file", type=Path, default=PAGE, help="default: %(default)s")
     return parser
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, then write the tables into the page."""
-    try:
-        page = args.file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--file {args.file}: cannot be read ({error.strerror}).") from error
-    pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
-    page = with_table(page, "parity", parity_rows(args.policies, pictures), args.file)
-    if not args.skip_ap:
-        page = with_table(page, "ap", ap_rows(), args.file)
-    with write_whole(args.file) as path:
-        path.write_text(page, encoding="utf-8")
+    measure(args)
     return {"file": str(args.file)}
 
 
-def with_table(page: str, name: str, rows: Iterator[str], path: Path) -> str:
-    """The page with new rows between the two marks of this name."""
+def measure(args: argparse.Namespace) -> None:
+    """Table by table, row by row."""
+    policies = args.policies or POLICY_REGISTRY.names()
+    for policy in policies:
+        POLICY_REGISTRY.named(policy, "--policies")
+    page = read_page(args.file)
+    if "ap" in args.tables:
+        with_rows(page, "ap", (), args.file)  # before the work: is there a place for it?
+    pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
+    if "parity" in args.tables:
+        kept = [] if args.policies is None else rows_of(page, "parity", args.file)
+        found: dict[str, list[str]] = {}
+        for policy in tqdm(policies, desc="policies", unit="policy"):
+            found[policy] = list(parity_rows(policy, pictures))
+            lines = merged(kept, found)
+            write_rows(args.file, "parity", [*PARITY_HEAD, *lines])
+    if "open" in args.tables:
+        write_rows(args.file, "open", open_rows(pictures))
+    if "ap" in args.tables:
+        write_rows(args.file, "ap", ap_rows())
+
+
+def read_page(path: Path) -> str:
+    """The text of the page. Raises InputError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--file {path}: cannot be read ({error.strerror}).") from error
+
+
+def write_rows(path: Path, name: str, rows: Iterable[str]) -> None:
+    """Put new rows into the page as it is by now."""
+    lines = list(rows)
+    page = with_rows(read_page(path), name, lines, path)
+    with write_whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def split_page(page: str, name: str, path: Path) -> tuple[str, str, str]:
+    """What is before the two marks of this name, between and after them."""
     begin, end = (MARKS.format(word, name) for word in ("begin", "end"))
     head, begun, rest = page.partition(begin)
-    _, ended, tail = rest.partition(end)
+    middle, ended, tail = rest.partition(end)
     if not begun or not ended:
         raise InputError(f"{path} has no place for the table: put '{begin}' and '{end}' there.")
+    return head + begin, middle, end + tail
+
+
+def with_rows(page: str, name: str, rows: Iterable[str], path: Path) -> str:
+    """The page with new rows between the two marks of this name."""
+    head, _, tail = split_page(page, name, path)
     table = "\n".join(rows)
-    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
+    return f"{head}\n\n{table}\n\n{tail}"
+
+
+def rows_of(page: str, name: str, path: Path) -> list[str]:
+    """The rows of a table without its head."""
+    lines = split_page(page, name, path)[1].strip().splitlines()
+    return [line for line in lines if line.startswith("| ")][1:]
+
+
+def merged(kept: Iterable[str], found: Mapping[str, list[str]]) -> list[str]:
+    """New rows in place of the old ones of the same policy, in the order of the registry."""
+    by_policy: dict[str, list[str]] = {}
+    for row in kept:
+        by_policy.setdefault(row.split()[1], []).append(row)
+    by_policy |= found
+    return [row for policy in sorted(by_policy) for row in by_policy[policy]]
 
 
 def picture(path: Path) -> Tensor:
@@ -97,23 +149,40 @@ def picture(path: Path) -> Tensor:
 # ------------------------------------------------------------------ every policy, at toy size
 
 
-def parity_rows(policies: Sequence[str], pictures: Sequence[Tensor]) -> Iterator[str]:
-    """Largest difference of the maps by policy, network and format; or why there is none."""
-    yield f"| policy | network | tokens kept | {' | '.join(FORMATS)} |"
-    yield "|---" * (3 + len(FORMATS)) + "|"
-    cases = [
-        (policy, options, network)
-        for policy in policies
-        for options in dict.fromkeys(((), tuple(fixed_count_options(policy))))
-        for network in NETWORKS
-    ]
-    for policy, options, network in tqdm(cases, desc="exports", unit="model"):
-        model = toy_model(policy, options, network, pictures)
-        fixed = has_fixed_count(find_token_net(model), SIZE)
-        label = f"{policy} `{options[-1]}`" if options else policy
-        cells = cells_of(model, pictures)
-        kept = "fixed number" if fixed else "by image"
-        yield f"| {label} | {network} | {kept} | {' | '.join(cells)} |"
+PARITY_HEAD = (
+    f"| policy | network | tokens kept | {' | '.join(FORMATS)} |",
+    "|---" * (3 + len(FORMATS)) + "|",
+)
+
+
+def parity_rows(policy: str, pictures: Sequence[Tensor]) -> Iterator[str]:
+    """Largest difference of the maps by network and format; or why there is none."""
+    for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
+        for network in NETWORKS:
+            model = toy_model(policy, options, network, pictures)
+            cells = cells_of(model, pictures)
+            yield row_of(model, policy, options, network, cells)
+
+
+def row_of(
+    model: nn.Module, policy: str, options: Sequence[str], network: str, cells: Sequence[str]
+) -> str:
+    """What it is, then what each format makes of it."""
+    label = f"{policy} `{options[-1]}`" if options else policy
+    fixed = has_fixed_count(find_token_net(model), SIZE)
+    kept = "fixed number" if fixed else "by image"
+    return f"| {label} | {network} | {kept} | {' | '.join(cells)} |"
+
+
+def open_rows(pictures: Sequence[Tensor]) -> Iterator[str]:
+    """The same with open height and width, of some policies."""
+    yield from PARITY_HEAD
+    for policy in tqdm(OPEN, desc="open sizes", unit="policy"):
+        for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
+            for network in NETWORKS:
+                model = toy_model(policy, options, network, pictures)
+                cells = [cell_or_reason(model, name, pictures, open_sizes=True) for name in FORMATS]
+                yield row_of(model, policy, options, network, cells)
 
 
 def toy_model(
@@ -150,58 +219,30 @@ def cells_of(model: nn.Module, pictures: Sequence[Tensor]) -> list[str]:
         return [cell_or_reason(model, name, pictures) for name in FORMATS]
 
 
-def cell_or_reason(model: nn.Module, name: str, pictures: Sequence[Tensor]) -> str:
+def cell_or_reason(
+    model: nn.Module, name: str, pictures: Sequence[Tensor], *, open_sizes: bool = False
+) -> str:
     """What one format makes of it, or why it does not."""
     try:
-        return exported_cells(model, (name,), pictures)[0]
+        return exported_cells(model, (name,), pictures, open_sizes=open_sizes)[0]
     except InputError as problem:
         return f"no: {problem}".replace("|", "/")
 
 
 def exported_cells(
-    model: nn.Module, formats: tuple[str, ...], pictures: Sequence[Tensor]
+    model: nn.Module,
+    formats: tuple[str, ...],
+    pictures: Sequence[Tensor],
+    *,
+    open_sizes: bool = False,
 ) -> list[str]:
     """The largest difference of each format's maps from the model's, on real pictures."""
     cells = []
     with tempfile.TemporaryDirectory() as folder:
-        export_files(model, Wanted(part="backbone", size=SIZE, formats=formats), Path(folder))
+        wanted = Wanted(part="backbone", size=SIZE, formats=formats, dynamic_size=open_sizes)
+        export_files(model, wanted, Path(folder))
         for name in formats:
             run, _ = load(Path(folder) / f"backbone{FORMATS[name][-1]}")
             parity = compare(BackboneGraph(model), run, pictures)
             cells.append(f"{parity.difference:.0e}" if parity.same_kept else f"no: {parity}")
     return cells
-
-
-# ------------------------------------------------------------------ the shipped detectors
-
-
-def ap_rows() -> Iterator[str]:
-    """AP of the shipped models, and of their exported files."""
-    columns = ["model", *FORMATS]
-    yield f"| `nuclei_val`, box / mask AP | {' | '.join(columns)} |"
-    yield "|---" * (1 + len(columns)) + "|"
-    for name in tqdm(SHIPPED, desc="shipped", unit="model"):
-        cfg = load_config(str(ROOT / f"configs/demo/{name}.yaml"), ["MODEL.DEVICE", "cpu"])
-        prepare_datasets(cfg, training=False)
-        model = build_model(cfg).eval()
-        TokenCheckpointer(model).load(str(ROOT / f"configs/demo/{name}.safetensors"))
-        side = cfg.INPUT.MIN_SIZE_TEST
-        with tempfile.TemporaryDirectory() as folder:
-            export_files(model, Wanted(part="detector", size=(side, side)), Path(folder))
-            ends = [endings[-1] for endings in FORMATS.values()]
-            arms = [model, *(ExportedDetector(Path(folder) / f"detector{end}") for end in ends)]
-            cells = [average_precision(cfg, arm.eval()) for arm in arms]
-        yield f"| demo/{name} | {' | '.join(cells)} |"
-
-
-def average_precision(cfg: CfgNode, model: nn.Module) -> str:
-    """Box and mask AP on the config's test set."""
-    dataset = cfg.DATASETS.TEST[0]
-    with tempfile.TemporaryDirectory() as folder:
-        own = cfg.clone()
-        own.merge_from_list(["OUTPUT_DIR", folder, "TEST.TOKEN_USAGE", False])
-        evaluator = TokenTrainer.build_evaluator(own, dataset)
-        loader = TokenTrainer.build_test_loader(cfg, dataset)
-        with quiet():
-            found = inference_on_dataset(model, loader, evaluator)
-    return f"{found['bbox']['AP']:.2f} / {found['segm']['AP']:.2f}"

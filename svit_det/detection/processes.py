@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import re
 import socket
+import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -14,7 +15,6 @@ from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
-from svit_det.startup import INTERRUPTED
 
 PATIENCE = 5
 """Seconds that a process has for its end."""

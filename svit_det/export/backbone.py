@@ -12,7 +12,7 @@ from svit_det.tokens import PassRecord
 from svit_det.vit import find_token_net
 
 KEEP_MAPS = "keep_maps"
-"""Output (1, L, H, W) bool: block l kept this token, of which heat maps are made."""
+"""Output (B, L, H, W) bool: block l kept this token, of which heat maps are made."""
 
 
 class Scaled(nn.Module):
@@ -24,7 +24,7 @@ class Scaled(nn.Module):
         self.register_buffer("std", std.detach().clone(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(1, 3, height, width) float, 0 to 255 -> the same, normalised by channel."""
+        """(B, 3, height, width) float, 0 to 255 -> the same, normalised by channel."""
         return (image - self.mean) / self.std
 
 
@@ -32,13 +32,14 @@ class BackboneGraph(nn.Module):
     """A detector's backbone, pyramid included: maps by name, and every block's keep map.
 
     The same module that the detector runs; the record of the pass is fetched by a hook, because
-    pyramids have no slot for it.
+    pyramids have no slot for it. A backbone without its detector is given normalised images.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.scale = Scaled(model.pixel_mean, model.pixel_std)
-        self.backbone = model.backbone
+        alone = not hasattr(model, "pixel_mean")
+        self.scale = nn.Identity() if alone else Scaled(model.pixel_mean, model.pixel_std)
+        self.backbone = model if alone else model.backbone
         self.net = find_token_net(model)
 
     @property
@@ -47,12 +48,12 @@ class BackboneGraph(nn.Module):
         return [*self.backbone.output_shape(), KEEP_MAPS]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, height, width) pixels, 0 to 255 -> the maps and the keep maps."""
+        """(B, 3, height, width) pixels, 0 to 255 -> the maps and the keep maps."""
         maps, keep = self.maps_of(image)
         return (*(maps[name] for name in self.backbone.output_shape()), keep)
 
     def maps_of(self, image: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-        """The maps by name, and the keep maps (1, L, H, W)."""
+        """The maps by name, and the keep maps (B, L, H, W)."""
         records: list[PassRecord] = []
 
         def keep_record(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -66,7 +67,7 @@ class BackboneGraph(nn.Module):
         return maps, records[0].keep_maps()
 
 
-def example_image(size: tuple[int, int]) -> Tensor:
-    """Pixels of a made-up picture to trace a graph with; their values do not matter."""
+def example_image(size: tuple[int, int], batch: int = 1) -> Tensor:
+    """Pixels of made-up pictures to trace a graph with; their values do not matter."""
     generator = torch.Generator().manual_seed(0)
-    return 255 * torch.rand(1, 3, *size, generator=generator)
+    return 255 * torch.rand(batch, 3, *size, generator=generator)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
-from svit_det.export.backbone import BackboneGraph
-from svit_det.export.checks import Parity, check_other_size, compare
+from svit_det.export.backbone import BackboneGraph, example_image
+from svit_det.export.checks import Parity, check_refused, compare
 from svit_det.export.detector import DetectorGraph
-from svit_det.export.formats import FORMATS, write_onnx, write_openvino, write_pt2
+from svit_det.export.formats import (
+    BFLOAT16,
+    FLOAT,
+    FORMATS,
+    INT8,
+    write_onnx,
+    write_openvino,
+    write_pt2,
+)
 from svit_det.export.metadata import describe
 from svit_det.export.program import export_program, other_size
+from svit_det.export.quantise import write_int8
 from svit_det.export.running import load
 from svit_det.export.runtimes import check_runtimes
 from svit_det.vit import TokenNet, find_token_net
@@ -36,6 +46,8 @@ class Wanted:
     size: tuple[int, int]
     """(height, width) in pixels."""
     formats: tuple[str, ...] = tuple(FORMATS)
+    batch: int = 1
+    """Pictures at a time."""
     dynamic_size: bool = False
     topk: bool = True
     """Positions may come from ONNX's TopK."""
@@ -45,10 +57,20 @@ class Wanted:
     """The shorter side that pictures are resized to, and the most that the longer may have."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """What the checkpoint says of itself."""
+    int8: Sequence[Tensor] = ()
+    """Pictures (B, 3, height, width) to quantise the ONNX file with; none: it stays in float32."""
+    bf16: bool = False
+    """The OpenVINO file is to be computed in bfloat16."""
 
     def files(self) -> list[str]:
         """Names of the files that come out, one that refers to another after it."""
         return [f"{self.part}{end}" for name in self.formats for end in FORMATS[name]]
+
+    def precision(self, name: str) -> str:
+        """What the file of this format computes its products in."""
+        if name == "onnx" and self.int8:
+            return INT8
+        return BFLOAT16 if name == "openvino" and self.bf16 else FLOAT
 
 
 @dataclass(frozen=True)
@@ -65,25 +87,17 @@ def export_files(model: nn.Module, wanted: Wanted, folder: Path) -> Exported:
 
     Raises InputError where the model, a format or a missing package stands in the way.
     """
-    check_runtimes(list(wanted.formats))
+    check_runtimes(wanted.formats)
     graph, net = PARTS[wanted.part](model.eval()), find_token_net(model)
     divisor = model.backbone.size_divisibility
-    check_size(wanted.size, divisor)
-    if not wanted.topk and wanted.part == "detector":
-        raise InputError(
-            "--no-topk: the detector's proposals are chosen by TopK; give --part backbone."
-        )
-    if wanted.opset > 18 and wanted.part == "detector":
-        raise InputError(
-            f"--opset {wanted.opset}: onnxruntime has no RoiAlign of this opset; give --opset 18, "
-            "or --part backbone."
-        )
+    check_wanted(wanted, net, divisor)
     metadata = describe(
         model,
         net,
         part=wanted.part,
         outputs=graph.outputs,
         size=wanted.size,
+        batch=wanted.batch,
         divisor=divisor,
         dynamic_size=wanted.dynamic_size,
         fixed_count=has_fixed_count(net, wanted.size),
@@ -95,62 +109,85 @@ def export_files(model: nn.Module, wanted: Wanted, folder: Path) -> Exported:
     )
     program = export_program(
         graph,
-        net,
-        size=wanted.size,
-        divisor=divisor,
-        dynamic_size=wanted.dynamic_size,
+        net.trunk,
+        example_image(wanted.size, wanted.batch),
+        open_step=divisor if wanted.dynamic_size else None,
         topk=wanted.topk,
     )
-    parity = {}
-    for name in wanted.formats:
-        path = _write(program, name, folder / wanted.part, metadata, graph.outputs, wanted)
-        parity[name] = _checked(path, graph, wanted, divisor)
-    if "onnx" not in wanted.formats:
-        (folder / f"{wanted.part}.onnx").unlink(missing_ok=True)  # only a step to OpenVINO
+    files = _Files(program, net.trunk.policy, folder / wanted.part, metadata, wanted)
+    parity = {name: _checked(files.write(name), graph, wanted, divisor) for name in wanted.formats}
+    files.source.unlink(missing_ok=True)
     return Exported(metadata, parity)
 
 
-def _write(
-    program: torch.export.ExportedProgram,
-    name: str,
-    stem: Path,
-    metadata: Mapping[str, Any],
-    outputs: list[str],
-    wanted: Wanted,
-) -> Path:
-    if name == "pt2":
-        path = stem.with_suffix(".pt2")
-        write_pt2(program, path, metadata)
+@dataclass(frozen=True)
+class _Files:
+    """Writes one program in each format."""
+
+    program: torch.export.ExportedProgram
+    policy: nn.Module
+    stem: Path
+    metadata: Mapping[str, Any]
+    wanted: Wanted
+
+    @property
+    def source(self) -> Path:
+        """ONNX in float32, of which the others are made."""
+        return self.stem.with_name(f"{self.stem.name}.float32.onnx")
+
+    def write(self, name: str) -> Path:
+        """The file of this format."""
+        about = {**self.metadata, "precision": self.wanted.precision(name)}
+        path = self.stem.with_suffix(FORMATS[name][-1])
+        if name == "pt2":
+            write_pt2(self.program, path, about)
+            return path
+        if not self.source.exists():
+            self._write_source({**self.metadata, "precision": FLOAT})
+        if name == "openvino":
+            write_openvino(self.source, path, about)
+        elif self.wanted.int8:
+            weights = self.policy.parameters()
+            write_int8(self.source, path, about, pictures=self.wanted.int8, decisions=weights)
+        else:
+            shutil.copyfile(self.source, path)
         return path
-    source = stem.with_suffix(".onnx")
-    if not source.exists():
-        write_onnx(program, source, metadata, outputs=outputs, opset=wanted.opset, topk=wanted.topk)
-    if name == "onnx":
-        return source
-    write_openvino(source, stem.with_suffix(".xml"), metadata)
-    return stem.with_suffix(".xml")
+
+    def _write_source(self, about: Mapping[str, Any]) -> None:
+        outputs, wanted = self.metadata["outputs"], self.wanted
+        opset, topk = wanted.opset, wanted.topk
+        write_onnx(self.program, self.source, about, outputs=outputs, opset=opset, topk=topk)
 
 
 def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Parity:
-    """Compared on two pictures, and on another size: refused there, or the same as the model."""
+    """Compared on other pictures and on another size: refused there, or the same as the model."""
     try:
-        run, _ = load(path)
+        run, about = load(path)
     except Exception as error:  # each runtime has its own
         reason = " ".join(str(error).split())[-200:]
         raise InputError(f"{path.name}: its runtime does not take it ({reason}).") from error
-    elsewhere = other_size(wanted.size, divisor)
-    images = [made_up_picture(wanted.size, seed) for seed in (1, 2)]
+    elsewhere, batch = other_size(wanted.size, divisor), wanted.batch
+    images = [made_up_pictures(wanted.size, seed, batch) for seed in (1, 2)]
     if wanted.dynamic_size:
-        images.append(made_up_picture(elsewhere, 3))
+        images.append(made_up_pictures(elsewhere, 3, batch))
     else:
-        check_other_size(run, made_up_picture(elsewhere, 3), file=path.name)
+        other = made_up_pictures(elsewhere, 3, batch)
+        check_refused(run, other, file=path.name, what="a picture of another size")
+    more = made_up_pictures(wanted.size, 4, batch + 1)
+    check_refused(run, more, file=path.name, what="another number of pictures")
     parity = compare(graph, run, images)
-    if not parity.same_kept or parity.difference > MOST:
+    exact = about["precision"] == FLOAT
+    if not parity.finite or (exact and not (parity.same_kept and parity.difference <= MOST)):
         raise InputError(
             f"{path.name} does not compute what the model computes ({parity}), so that it is not "
             "written; choose another of --formats."
         )
     return parity
+
+
+def made_up_pictures(size: tuple[int, int], seed: int, batch: int) -> Tensor:
+    """(B, 3, height, width) different ones."""
+    return torch.cat([made_up_picture(size, 100 * index + seed) for index in range(batch)])
 
 
 def made_up_picture(size: tuple[int, int], seed: int) -> Tensor:
@@ -167,9 +204,33 @@ def has_fixed_count(net: TokenNet, size: tuple[int, int]) -> bool:
     return all(block.selection.total is not None for block in record.blocks)
 
 
-def check_size(size: tuple[int, int], divisor: int) -> None:
-    """Raise InputError for sides that the network cannot take as they are."""
-    if any(side < divisor or side % divisor for side in size):
+def check_wanted(wanted: Wanted, net: TokenNet, divisor: int) -> None:
+    """Raise InputError for what cannot be made of this network, before anything is."""
+    if any(side < divisor or side % divisor for side in wanted.size):
         raise InputError(
-            f"--size {size[0]} {size[1]}: both sides must be multiples of {divisor} pixels."
+            f"--size {wanted.size[0]} {wanted.size[1]}: both sides must be multiples of {divisor} "
+            "pixels."
+        )
+    if wanted.batch < 1:
+        raise InputError(f"--batch {wanted.batch}: give 1 or more.")
+    whole = wanted.part == "detector"
+    if not wanted.topk and whole:
+        raise InputError(
+            "--no-topk: the detector's proposals are chosen by TopK; give --part backbone."
+        )
+    if wanted.opset > 18 and whole:
+        raise InputError(
+            f"--opset {wanted.opset}: onnxruntime has no RoiAlign of this opset; give --opset 18, "
+            "or --part backbone."
+        )
+    if wanted.batch > 1 and whole:
+        raise InputError(
+            f"--batch {wanted.batch}: a detector's file takes one picture at a time; give --part "
+            "backbone."
+        )
+    if wanted.batch > 1 and not has_fixed_count(net, wanted.size):
+        raise InputError(
+            f"--batch {wanted.batch}: how many tokens {type(net.trunk.policy).__name__} keeps "
+            "depends on the image, and a graph counts those of one picture; give --batch 1, or "
+            "--budget where the policy has one."
         )

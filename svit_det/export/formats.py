@@ -22,6 +22,8 @@ INPUT = "image"
 FORMATS = {"pt2": (".pt2",), "onnx": (".onnx",), "openvino": (".bin", ".xml")}
 """Endings of the files of each format; a file that refers to another comes after it."""
 OPSETS = (18, 23)
+FLOAT, INT8, BFLOAT16 = "float32", "int8", "bfloat16"
+"""What a file computes its products in."""
 
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -72,7 +74,11 @@ def write_onnx(
 
 
 def write_openvino(source: Path, path: Path, metadata: Mapping[str, Any]) -> None:
-    """OpenVINO's own converter, from an ONNX file; in float32. Writes `path` .xml and its .bin."""
+    """OpenVINO's own converter, from an ONNX file. Writes `path` .xml and its .bin.
+
+    The weights are in float32 whatever the file is to be computed in: OpenVINO chooses that when it
+    compiles a model, by a hint of whoever loads it.
+    """
     openvino = need("openvino")
     try:
         model = openvino.convert_model(source)

@@ -21,6 +21,7 @@ def describe(
     part: str,
     outputs: Sequence[str],
     size: tuple[int, int],
+    batch: int,
     divisor: int,
     dynamic_size: bool,
     fixed_count: bool,
@@ -50,7 +51,7 @@ def describe(
         "input": {
             "name": "image",
             "layout": "batch, channel, row, column; float32, 0 to 255",
-            "batch": 1,
+            "batch": batch,
             "size": None if dynamic_size else list(size),
             "size_divisor": divisor,
             "shorter_side": sides[0],

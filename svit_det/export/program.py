@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from svit_det.errors import InputError
 from svit_det.export.backbone import example_image
 from svit_det.export.quiet import quiet
-from svit_det.vit import Execution, Packed, TokenNet
+from svit_det.vit import Execution, Packed, TokenTrunk
 from svit_det.vit.positions import by_running_count, by_top
 
 LARGEST_SIDE = 4096
@@ -20,51 +20,51 @@ LARGEST_SIDE = 4096
 
 
 @contextmanager
-def rows_for_graphs(net: TokenNet, *, topk: bool = True) -> Iterator[None]:
+def rows_for_graphs(trunk: TokenTrunk, *, topk: bool = True) -> Iterator[None]:
     """Inside the with-block the trunk finds its rows by operators that every format has."""
-    before = net.trunk.execution
-    net.trunk.execution = Execution(hard=Packed(find=by_top if topk else by_running_count))
+    before = trunk.execution
+    trunk.execution = Execution(hard=Packed(find=by_top if topk else by_running_count))
     try:
         yield
     finally:
-        net.trunk.execution = before
+        trunk.execution = before
 
 
 @torch.no_grad()
 def export_program(
     graph: nn.Module,
-    net: TokenNet,
+    trunk: TokenTrunk,
+    example: Tensor,
     *,
-    size: tuple[int, int],
-    divisor: int,
-    dynamic_size: bool = False,
+    open_step: int | None = None,
     topk: bool = True,
 ) -> ExportedProgram:
-    """The program of `graph` for one picture of `size` (height, width), or of any size.
+    """The program of `graph`, traced with `example`, and for tensors of its shape alone.
 
-    `net` is the network inside it. Raises InputError where torch cannot make one graph of it.
+    With `open_step` the example is (B, 3, height, width), and height and width stay open: any
+    multiples of so many pixels. `trunk` is the one inside the graph. Raises InputError where torch
+    cannot make one graph of it.
     """
     shapes = None
-    if dynamic_size:
+    if open_step is not None:
         # At least two steps a side: torch takes a side of one for a size that is always one.
-        largest = LARGEST_SIDE // divisor
+        largest = LARGEST_SIDE // open_step
         rows, columns = (Dim(name, min=2, max=largest) for name in ("rows", "columns"))
-        shapes = ({2: divisor * rows, 3: divisor * columns},)
-    with rows_for_graphs(net, topk=topk), quiet():
+        shapes = ({2: open_step * rows, 3: open_step * columns},)
+    with rows_for_graphs(trunk, topk=topk), quiet():
         try:
-            program = torch.export.export(
-                graph, (example_image(size),), strict=False, dynamic_shapes=shapes
-            )
-            if dynamic_size:
+            program = torch.export.export(graph, (example,), strict=False, dynamic_shapes=shapes)
+            if open_step is not None:
                 # What the graph took for a constant it asserts: other formats would not.
-                program.module()(example_image(other_size(size, divisor)))
+                height, width = other_size((example.shape[2], example.shape[3]), open_step)
+                program.module()(example_image((height, width), len(example)))
             return _without_folders(program)
         except InputError:
             raise
         except Exception as error:  # whatever the exporter raises for what it cannot follow
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            policy = type(net.trunk.policy).__name__
-            sizes = " with --dynamic-size" if dynamic_size else ""
+            policy = type(trunk.policy).__name__
+            sizes = "" if open_step is None else " with --dynamic-size"
             raise InputError(
                 f"{policy} does not export as one graph{sizes}: {reason.rstrip('.')[:300]}."
             ) from error

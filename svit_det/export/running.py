@@ -12,16 +12,16 @@ import torch
 import torchvision  # noqa: F401  (its operators, for whole detectors as .pt2)
 from torch import Tensor
 
-from svit_det.export.formats import INPUT, METADATA
+from svit_det.export.formats import BFLOAT16, INPUT, METADATA
 from svit_det.export.quiet import quiet
 from svit_det.export.runtimes import need
 
 Run = Callable[[Tensor], list[np.ndarray]]
-"""(1, 3, height, width) pixels -> the outputs in their order."""
+"""(B, 3, height, width) pixels -> the outputs in their order."""
 
 
 def load(path: Path) -> tuple[Run, dict[str, Any]]:
-    """How to run a file of any format, and its metadata."""
+    """How to run a file of any format, on as many threads as torch has, and its metadata."""
     return {".pt2": _pt2, ".onnx": _onnx, ".xml": _openvino}[path.suffix](path)
 
 
@@ -40,7 +40,10 @@ def _pt2(path: Path) -> tuple[Run, dict[str, Any]]:
 def _onnx(path: Path) -> tuple[Run, dict[str, Any]]:
     runtime = need("onnxruntime")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    # As ours: a thread that waits sleeps.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors alone: a graph of ours has branches of no rows
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map[METADATA]
@@ -50,11 +53,13 @@ def _onnx(path: Path) -> tuple[Run, dict[str, Any]]:
 def _openvino(path: Path) -> tuple[Run, dict[str, Any]]:
     core = need("openvino").Core()
     model = core.read_model(path)
-    metadata = model.get_rt_info([METADATA]).astype(str)
-    # Some processors would compute in bfloat16 by default.
+    metadata = json.loads(model.get_rt_info([METADATA]).astype(str))
+    # Said in either case: some processors would compute in bfloat16 by default. Threads that wait
+    # sleep after a moment, for which there is no setting.
     hints = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if metadata.get("precision") == BFLOAT16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
     }
     compiled = core.compile_model(model, "CPU", hints)
 
@@ -62,4 +67,10 @@ def _openvino(path: Path) -> tuple[Run, dict[str, Any]]:
         found = compiled({INPUT: image.numpy()})
         return [np.array(found[output]) for output in compiled.outputs]
 
-    return run, json.loads(metadata)
+    return run, metadata
+
+
+def multiplies_bfloat16() -> bool:
+    """OpenVINO says that this processor has instructions for it."""
+    capabilities = need("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities

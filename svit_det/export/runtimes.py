@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 from svit_det.errors import InputError
 
 PACKAGES = {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"}
-PACKAGES["openvino"] = "openvino"
+PACKAGES |= {"onnxruntime.quantization": "onnxruntime", "openvino": "openvino"}
 NEEDED = {"pt2": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 NEEDED["openvino"] = (*NEEDED["onnx"], "openvino")
 """By format: to write it and to check what was written."""
@@ -20,15 +21,20 @@ def need(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"this format needs {module}, which is not installed: pip install {PACKAGES[module]}."
+            f"this needs {module}, which is not installed: pip install {PACKAGES[module]}."
         ) from error
 
 
-def check_runtimes(formats: list[str]) -> None:
+def check_runtimes(formats: Iterable[str]) -> None:
     """Raise InputError for the first package that one of the formats lacks."""
     for name in formats:
-        for module in NEEDED[name]:
-            try:
-                need(module)
-            except InputError as error:
-                raise InputError(f"--formats {name}: {error}") from error
+        check_modules(f"--formats {name}", NEEDED[name])
+
+
+def check_modules(asked: str, modules: Iterable[str]) -> None:
+    """Raise InputError for the first one that is missing; `asked` is the option that needs it."""
+    for module in modules:
+        try:
+            need(module)
+        except InputError as error:
+            raise InputError(f"{asked}: {error}") from error

@@ -23,6 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from svit_det.detection import load_config
+from svit_det.policies import POLICY_REGISTRY
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Seconds after which a tool hangs. The slowest test needs four minutes on a core of its own, and
@@ -240,7 +241,8 @@ def tiny_config(tiny_yaml):
         options = [str(option) for option in options]
         # A schedule may not be set under a policy that has none.
         named = dict(zip(options[::2], options[1::2])).get("MODEL.TOKEN_POLICY.NAME")
-        without = named in ("Dense", "AttentionProbe")
+        kind = POLICY_REGISTRY.get(named) if named else None
+        without = kind is not None and "layers" not in kind.Config.described()
         path = tiny_yaml.with_name("dense.yaml") if without else tiny_yaml
         return load_config(str(path), options)
 

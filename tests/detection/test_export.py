@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from detectron2.structures import Instances
+from onnx import numpy_helper
 
 from svit_det.errors import InputError
 from svit_det.export import build
@@ -16,7 +17,7 @@ from svit_det.export.build import Wanted, export_files, made_up_picture
 from svit_det.export.checks import compare
 from svit_det.export.detector import DetectorGraph
 from svit_det.export.formats import FORMATS
-from svit_det.export.running import load
+from svit_det.export.running import load, multiplies_bfloat16
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.vit import find_token_net
 
@@ -34,10 +35,13 @@ ADAPTER = (
 NETWORKS = {"pyramid": (), "adapter": ADAPTER}
 
 
-SCHEDULED = [name for name in POLICY_REGISTRY.names() if name != "AViT"]
-"""The tiny model's config sets LAYERS, which A-ViT refuses."""
 OWN = {
     "IARED2": ("MODEL.TOKEN_POLICY.IA_RED2.AGENT_HEADS", "4"),
+    "AViT": (
+        *("MODEL.TOKEN_POLICY.A_VIT.GAMMA", "20.0"),
+        *("MODEL.TOKEN_POLICY.A_VIT.BETA", "4.0"),
+        *("MODEL.TOKEN_POLICY.A_VIT.PRIOR_CENTRE", "2"),
+    ),
 }
 """What the tiny model must set otherwise under a policy."""
 
@@ -147,7 +151,7 @@ def test_an_adapter(lively_model, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("policy", [*SCHEDULED, "SViT quota"])
+@pytest.mark.parametrize("policy", [*POLICY_REGISTRY.names(), "SViT quota"])
 def test_every_policy_under_every_network(lively_model, tmp_path, network, policy):
     options = QUOTA if policy == "SViT quota" else named(policy)
     model = lively_model(*NETWORKS[network], *options)
@@ -203,17 +207,91 @@ def test_without_topk_there_is_none(lively_model, tmp_path):
         export_files(model, wanted("detector", topk=False), tmp_path)
 
 
+# ------------------------------------------------------------------ precisions, several pictures
+
+
+@torch.no_grad()
+def test_an_int8_file_keeps_its_decisions_in_float32(lively_model, tmp_path):
+    model = lively_model(*QUOTA)
+    pictures = tuple(picture(seed) for seed in range(21, 25))
+    only = ("onnx",)
+    exported = export_files(model, wanted("detector", formats=only, int8=pictures), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["detector.onnx"]
+    run, metadata = load(tmp_path / "detector.onnx")
+    assert metadata["precision"] == "int8" and metadata["policy"] == "SViT"
+    assert exported.parity["onnx"].finite and exported.parity["onnx"].alike > 0.8
+    graph = onnx.load(tmp_path / "detector.onnx").graph
+    makers = {name: node for node in graph.node for name in node.output}
+    names = {each.name for each in graph.initializer}
+    quantised = {
+        maker.input[0].removesuffix("_quantized")
+        for node in graph.node
+        if node.op_type in ("Gemm", "MatMul", "Conv")
+        and len(node.input) > 1
+        and (maker := makers.get(node.input[1])) is not None
+        and maker.op_type == "DequantizeLinear"
+    }
+    for part in ("blocks.1.attn.qkv", "blocks.2.mlp.fc2", "rpn_head.conv", "box_head.fc1"):
+        assert any(part in name for name in quantised), part
+    for part in ("policy", "objectness", "anchor_deltas", "bbox_pred", "cls_score"):
+        assert not any(part in name for name in quantised), part
+    gates = [each for each in find_token_net(model).trunk.policy.parameters() if each.dim() == 2]
+    stored = {numpy_helper.to_array(e).tobytes() for e in graph.initializer}
+    assert names and all(
+        {gate.numpy().tobytes(), gate.numpy().T.tobytes()} & stored for gate in gates
+    )
+    assert run(picture(1))[-1].shape == (1, 3, 8, 12)
+
+
+@torch.no_grad()
+def test_a_bfloat16_file_is_computed_in_it(lively_model, tmp_path):
+    model = lively_model(*QUOTA)
+    export_files(model, wanted("backbone", formats=("openvino",), bf16=True), tmp_path)
+    run, metadata = load(tmp_path / "backbone.xml")
+    assert metadata["precision"] == "bfloat16"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backbone.bin", "backbone.xml"]
+    parity = compare(BackboneGraph(model), run, [picture(1)])
+    assert parity.finite and parity.alike > 0.8
+    if multiplies_bfloat16():
+        assert parity.difference > 1e-4
+
+
+def test_a_file_for_two_pictures(lively_model, tmp_path):
+    model = lively_model(*QUOTA)
+    export_files(model, wanted("backbone", batch=2), tmp_path)
+    graph, pictures = BackboneGraph(model), torch.cat([picture(11), picture(12)])
+    for end in (".pt2", ".onnx", ".xml"):
+        run, metadata = load(tmp_path / f"backbone{end}")
+        assert metadata["input"]["batch"] == 2
+        parity = compare(graph, run, [pictures])
+        assert parity.same_kept and parity.difference <= 1e-4, (end, parity)
+        with pytest.raises(Exception, match=r"."):
+            run(picture(11))
+
+
+def test_a_count_that_depends_on_the_image_is_of_one(lively_model, tmp_path):
+    with pytest.raises(InputError, match=r"--batch 2: how many tokens SViT keeps"):
+        export_files(lively_model(), wanted("backbone", batch=2), tmp_path)
+    with pytest.raises(InputError, match=r"--batch 2: a detector's file takes one picture"):
+        export_files(lively_model(*QUOTA), wanted("detector", batch=2), tmp_path)
+    with pytest.raises(InputError, match=r"--batch 0: give 1 or more"):
+        export_files(lively_model(*QUOTA), wanted("backbone", batch=0), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 WIDE = ((64, 96), (48, 176))
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("network", NETWORKS)
 @torch.no_grad()
-def test_open_sizes(lively_model, tmp_path):
-    model = lively_model()
-    export_files(model, wanted("backbone", formats=("pt2", "onnx"), dynamic_size=True), tmp_path)
+def test_open_sizes(lively_model, tmp_path, network):
+    model = lively_model(*NETWORKS[network])
+    export_files(model, wanted("backbone", dynamic_size=True), tmp_path)
     graph = BackboneGraph(model)
     # torch's own graph asks for the orientation that it was traced with, and says so loudly.
-    for end, sizes in ((".pt2", WIDE), (".onnx", (*WIDE, (128, 64)))):
+    any_size = (*WIDE, (128, 64))
+    for end, sizes in ((".pt2", WIDE), (".onnx", any_size), (".xml", any_size)):
         for size in sizes:
             parity = compare(
                 graph, load(tmp_path / f"backbone{end}")[0], [made_up_picture(size, 5)]
@@ -228,8 +306,8 @@ def test_a_file_that_computes_something_else_is_refused(lively_model, tmp_path, 
         find_token_net(other).trunk.pos_embed.mul_(2)
     made = build.export_program
 
-    def of_the_other(graph, net, **options):
-        return made(BackboneGraph(other), find_token_net(other), **options)
+    def of_the_other(graph, trunk, example, **options):
+        return made(BackboneGraph(other), find_token_net(other).trunk, example, **options)
 
     monkeypatch.setattr(build, "export_program", of_the_other)
     with pytest.raises(InputError, match=r"backbone\.pt2 does not compute"):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from svit_det.cli import export
+from svit_det.cli.export_calibration import calibration_pictures, fitted
 from svit_det.detection.description import describe_run
 from svit_det.errors import InputError
 from svit_det.export.running import load
 from svit_det.export.runtimes import check_runtimes
+from svit_det.images import read_image
 from svit_det.weights.files import write_weights
 
 
@@ -102,6 +104,48 @@ def test_what_cannot_be_exported_as_asked(weights, problem):
     assert "--no-topk" in problem(weights(), "--no-topk")
     assert "multiples of 16" in problem(weights(), "--size", 64, 90)
     assert "--opset 23" in problem(weights(), "--opset", 23)
+    assert "--batch 2" in problem(weights(), "--batch", 2)
+
+
+def test_a_precision_needs_its_format_and_its_pictures(weights, problem, tmp_path):
+    assert problem(weights(), "--int8", "--formats", "pt2") == (
+        "--int8 is for onnx: name it in --formats."
+    )
+    assert problem(weights(), "--bf16", "--formats", "onnx").startswith("--bf16 is for openvino")
+    assert "belongs to --int8" in problem(weights(), "--calibration", tmp_path)
+    nowhere = ("DATASETS.COCO_FORMAT", f"[['discs_train', 'x.json', '{tmp_path}/none']]")
+    said = problem(weights(), "--int8", "--formats", "onnx", *nowhere)
+    assert said.startswith("--int8: the pictures of the training set (discs_train) are not here")
+    (tmp_path / "empty").mkdir()
+    said = problem(weights(), "--int8", "--formats", "onnx", "--calibration", tmp_path / "empty")
+    assert said.startswith("--calibration ") and "empty" in said
+
+
+def test_a_processor_without_bfloat16_is_said(monkeypatch, capsys):
+    for has, words in ((False, "no instructions for bfloat16"), (True, "")):
+        monkeypatch.setattr(export, "multiplies_bfloat16", lambda has=has: has)
+        args = export.build_parser().parse_args(["--weights", "w", "--output", "o", "--bf16"])
+        export.check_precisions(args, ("openvino",))
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == (not has)
+
+
+def test_calibration_pictures_are_what_the_detector_is_given(tiny_config, discs):
+    cfg = tiny_config()
+    found = calibration_pictures(cfg, None, size=(64, 96), batch=1)
+    assert len(found) == len(list((discs / "images").iterdir()))
+    assert all(each.shape == (1, 3, 64, 96) for each in found)
+    pixels = read_image(discs / "images/train_0.png", cfg.INPUT.FORMAT)  # 64 x 64 as it is
+    given = fitted(pixels, cfg, (64, 96))
+    assert np.array_equal(given[:, :, :64].numpy(), pixels.transpose(2, 0, 1))
+    mean = np.array(cfg.MODEL.PIXEL_MEAN, np.float32)[:, None, None]
+    assert np.allclose(given[:, :, 64:].numpy(), mean)
+    tall = read_image(discs / "images/train_6.png", cfg.INPUT.FORMAT)  # 72 x 48: 96 x 64 by rule
+    assert np.allclose(fitted(tall, cfg, (64, 96))[:, :, 43:].numpy(), mean)
+    pairs = calibration_pictures(cfg, str(discs / "images"), size=(64, 96), batch=3)
+    assert all(each.shape == (3, 3, 64, 96) for each in pairs)
+    with pytest.raises(InputError, match=r"fewer than --batch 99"):
+        calibration_pictures(cfg, None, size=(64, 96), batch=99)
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime", "openvino"])
