@@ -25,8 +25,8 @@ class TokenClassifier(TokenNet):
 
     `reads` says what the head reads: the class token, as DeiT; the mean over all patch tokens,
     skipped ones with the value they have; or "two_heads", as Evo-ViT trains: the mean, and in
-    training a second head with a norm of its own on the class token, which inference does not use. Source: Touvron et al.
-    2021 (DeiT); Xu et al. 2022 (Evo-ViT) for the two heads.
+    training a second head with a norm of its own on the class token, which inference does not use.
+    Source: Touvron et al. 2021 (DeiT); Xu et al. 2022 (Evo-ViT) for the two heads.
 
     Images of a batch may keep different numbers of tokens; the logits of an image do not depend on
     its neighbours.

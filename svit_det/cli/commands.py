@@ -95,6 +95,11 @@ COMMANDS: dict[str, Command] = {
         summary="images per second of a classifier over batch sizes",
         tool="benchmark_classifier.py",
     ),
+    "compare-classifiers": Command(
+        module="compare_classifiers",
+        summary="fine-tune classifiers under every policy alike, into one table",
+        tool="compare_classifiers.py",
+    ),
     "doctor": Command(
         module="doctor",
         summary="which versions, devices and threads there are, and what follows",
@@ -108,6 +113,12 @@ COMMANDS: dict[str, Command] = {
         module="demo",
         summary="the shipped models at work on the default data set",
         tool="demo.py",
+        in_a_checkout=True,
+    ),
+    "demo-classification": Command(
+        module="demo_classification",
+        summary="the shipped classifiers at work on digits",
+        tool="demo_classification.py",
         in_a_checkout=True,
     ),
     "train-demo": Command(

@@ -27,7 +27,7 @@ def convert_classifier(args: argparse.Namespace) -> str:
     model = build_classifier(cfg)
     if args.reverse:
         load_weights(model, args.weights, for_training=False)
-        converted = to_released(args.kind, model.state_dict(), source=args.weights)
+        converted = to_released(args.kind, model, source=args.weights)
     else:
         given = read_checkpoint(args.weights)["model"]
         converted = from_released(args.kind, given, model, source=args.weights)

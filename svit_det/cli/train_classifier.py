@@ -26,7 +26,7 @@ from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes, joined
 from svit_det.classification.trainer import Trainer
-from svit_det.classification.weights import load_weights
+from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
 from svit_det.errors import InputError
@@ -42,6 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_config_file(parser, "network, policy and recipe", required=True)
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pth")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    parser.add_argument(
+        "--export", help="with --eval-only: write the weights in half precision, .safetensors"
+    )
     add_overrides(parser)
     return parser
 
@@ -53,6 +56,8 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate; the first process returns what the evaluation found."""
+    if args.export and not (args.eval_only and args.export.endswith(".safetensors")):
+        raise InputError("--export goes with --eval-only and names a .safetensors file.")
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
     with joined(cfg.MODEL.DEVICE) as (where, device):
@@ -83,7 +88,10 @@ def _evaluate(
     model = build_classifier(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
-    return evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
+    found = evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
+    if args.export and where.is_first:
+        export_weights(model, Path(args.export), cfg, images.classes)
+    return found
 
 
 def _prepare_folder(cfg: Any, where: Processes) -> None:

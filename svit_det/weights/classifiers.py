@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from svit_det.errors import InputError
 from svit_det.weights.mmdet import join_qkv
-from svit_det.weights.rename import Table, rename
+from svit_det.weights.rename import rename
 
 CLASSIFIERS = ("deit", "svit", "evit", "ats", "evo-vit", "dynamic-vit", "a-vit")
 """Kinds of files."""
@@ -110,14 +110,14 @@ def from_released(
     return {name: renamed.get(name, value).contiguous() for name, value in ours.items()}
 
 
-def to_released(kind: str, weights: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """Our weights under the released names of this kind; statistics stay behind.
+def to_released(kind: str, model: nn.Module, *, source: str) -> dict[str, Tensor]:
+    """The weights of `model` under the released names of this kind; statistics stay behind.
 
     Raises InputError for weights that such a file has no names for.
     """
+    weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
     back = {ours: theirs for theirs, ours in _table_for(kind, weights).items()}
-    statistics: Table = {"trunk.policy.budget.{*}": None, "trunk.policy.num_steps": None}
-    renamed = rename(weights, {**back, **statistics}, source=source)
+    renamed = rename(weights, back, source=source)
     return split_qkv(renamed) if kind == "evo-vit" else renamed
 
 

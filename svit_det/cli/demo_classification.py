@@ -1,0 +1,95 @@
+"""The shipped classifiers at work on digits: accuracy, cost, and which tokens run.
+
+    make demo-classification          or: python tools/demo_classification.py
+
+The dense model and SViT, fine-tuned from it, on the 1,000 digits that neither has trained on: the
+supplementary's table 1 for this set, heat maps over digits, and all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from svit_det.benchmark.report import describe_machine
+from svit_det.classification.evaluation import evaluate
+from svit_det.classification.folder import LabelledImages, read_split
+from svit_det.classification.images import test_transform
+from svit_det.classification.load import read_trained
+from svit_det.classification.loading import val_loader
+from svit_det.classification.model import LOGITS, TokenClassifier
+from svit_det.classification.processes import Processes
+from svit_det.classification.tables import row_of, table_1
+from svit_det.cli.options import add_output
+from svit_det.images import read_image, spread_out
+from svit_det.results import write_json
+from svit_det.shipped import get_weights_file
+from svit_det.visualization import UsagePicture, UsageScale, draw_heatmap, write_image
+from svit_det.visualization.canvas import stack
+from svit_det.visualization.overview import row
+
+MODELS = ("dense", "svit")
+NUM_PICTURES, IN_A_ROW, SIDE = 10, 5, 224
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-root", default="datasets/digits", help="default: %(default)s")
+    add_output(parser, "folder to write to", default="output/demo_classification")
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The whole demo."""
+    data, output = args.data_root, Path(args.output)
+    options = ["DATA.ROOT", data, "DATA.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"]
+    rows, last = [], None
+    for name in MODELS:
+        cfg, model = read_trained(get_weights_file(f"digits/{name}"), options)
+        images = read_split(data, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
+        found = evaluate(model, val_loader(cfg, images, Processes()), images)
+        rows.append(row_of(name, cfg, found))
+        last = cfg, model, images
+    assert last is not None
+    pictures = draw(*last, output)
+    print(f"\n{rows[0].found.images} digits of MNIST's 5,000, 56 x 56 pixels, 196 tokens each\n")
+    print(table_1(rows))
+    kept = " ".join(f"{count:.0f}" for count in rows[-1].found.tokens_per_block)
+    print(f"\nPatch tokens that each block of svit kept: {kept}")
+    content = {
+        "machine": describe_machine("cpu"),
+        "rows": [row.as_dict() for row in rows],
+    }
+    write_json(output / "results.json", content)
+    print(f"Heat maps: {pictures}   all figures: {output}/results.json")
+    return content
+
+
+@torch.no_grad()
+def draw(cfg: Any, model: TokenClassifier, images: LabelledImages, output: Path) -> Path:
+    """Heat maps of a few digits in one picture, each with the answer above."""
+    transform, pictures, captions = test_transform(cfg.INPUT), [], []
+    for path, label in tqdm(spread_out(images.files, NUM_PICTURES), unit="digit"):
+        pixels = read_image(path, "RGB")
+        outputs, record = model(transform(Image.fromarray(pixels))[None])
+        answer = images.classes[int(outputs[LOGITS].argmax())]
+        keep = record.keep_maps()[0].numpy()
+        pictures.append(UsagePicture(image=pixels, keep=keep, grid=record.grid))
+        captions.append(f"{images.classes[label]}: answer {answer}")
+    scale = UsageScale.over(pictures)
+    drawn = [draw_heatmap(each, (SIDE, SIDE), scale=scale) for each in pictures]
+    rows = [
+        row(drawn[at : at + IN_A_ROW], captions[at : at + IN_A_ROW], text=14)
+        for at in range(0, len(drawn), IN_A_ROW)
+    ]
+    target = output / "digits.png"
+    write_image(target, stack(rows, 0, 14))
+    return target
