@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "weights": {"files", "vit"},
     "config": {"policies", "vit"},
     "visualization": {"files", "tokens"},
+    "report": {"files", "tokens", "visualization"},
     "benchmark": CORE,
     "export": {"tokens", "vit"},
     "detection": {
@@ -63,7 +64,8 @@ PACKAGES = {
     "config": {"torch", "fvcore", "yaml"},
     "training": {"torch", "numpy"},  # numpy for the state of its random numbers alone
     "weights": {"torch", "safetensors"},
-    "visualization": {"numpy", "cv2", "matplotlib"},
+    "visualization": {"numpy", "cv2", "matplotlib", "PIL"},
+    "report": {"numpy", "cv2", "jinja2", "markupsafe"},
     # The runtimes are imported by name where one is asked for, so that none is needed to import it.
     "export": {"torch", "torchvision", "numpy"},
 }

@@ -5,7 +5,8 @@
         --weights configs/demo/svit.safetensors --input IMAGE_OR_FOLDER ... --output DIR
 
 For each image it writes the detections beside the heat map of blocks per token, and the keep map of
-each block; token_usage.json holds the kept share per image and block. With
+each block that decides; token_usage.json holds the kept share per image and block. With
+--annotations FILE.json the ground truth stands beside the detections. With
 MODEL.TOKEN_POLICY.NAME AttentionProbe also what the class token looks at in each block.
 """
 
@@ -23,8 +24,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det.detection import load_config
+from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_pictures
 from svit_det.detection.predictor import TokenPredictor
+from svit_det.detection.usage_picture import Annotations
 from svit_det.errors import InputError
 from svit_det.images import find_images
 from svit_det.results import write_json
@@ -38,6 +41,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input", required=True, nargs="+", help="image files or folders of them")
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    parser.add_argument("--annotations", help="COCO-format json with the images' ground truth")
+    parser.add_argument(
+        "--full-scale", action="store_true", help="colours from 0 to all blocks, and every keep map"
+    )
+    parser.add_argument(
+        "--format", choices=("png", "jpg"), default="png", help="of the pictures; default: png"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     return parser.parse_args()
 
@@ -52,7 +62,11 @@ def main(args: argparse.Namespace) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error}).") from error
+    annotations = Annotations(args.annotations) if args.annotations else None
     predictor = TokenPredictor(cfg)
+    class_names = predictor.class_names
+    if class_names is None and annotations and len(annotations.names) == num_classes(cfg.MODEL):
+        class_names = annotations.names
     usage, rows, taken = {}, [], set()
     for path in tqdm(paths, desc="images", unit="image"):
         prediction = predictor(path)
@@ -62,7 +76,10 @@ def main(args: argparse.Namespace) -> None:
             output,
             stem,
             min_score=args.min_score,
-            class_names=predictor.class_names,
+            class_names=class_names,
+            annotated=annotations.of(path) if annotations else None,
+            full_scale=args.full_scale,
+            suffix=f".{args.format}",
         )
         shares = prediction.usage.mean(axis=(1, 2))
         usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
 
 from svit_det.benchmark.report import describe_machine
-from svit_det.comparison.arms import Recipe, arms_of, options_of
-from svit_det.comparison.measures import against_control, measure, time_arms
+from svit_det.comparison.arms import Arm, Recipe, arms_of, options_of, run_folder
+from svit_det.comparison.cost import Reading, read_at_cost
+from svit_det.comparison.measures import against_control, budgets_of, measure, time_arms
 from svit_det.comparison.report import draw, draw_tiles, quality_table, usage_table
 from svit_det.comparison.training import train_all
 from svit_det.detection import load_config
@@ -57,6 +59,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=["random", "monotone_random"],
         help="arms NAME_20, NAME_50 ... that the others are compared with at equal cost",
     )
+    add(
+        "--cost",
+        type=float,
+        metavar="GMACS",
+        help="read every arm off where its trunk spends this, by MODEL.TOKEN_POLICY.TEST_KEEP_RATIO"
+        " found on training images, if its policy has a budget to set; dense and controls stay",
+    )
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser.parse_args(argv)
 
@@ -67,6 +76,8 @@ def check(args: argparse.Namespace) -> Recipe:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     if min(args.steps, args.jobs) < 1:
         raise InputError("--steps and --jobs must be at least 1.")
+    if args.cost is not None and not 0 < args.cost < float("inf"):
+        raise InputError("--cost must be a positive number of giga multiply-adds.")
     if not Path(args.weights).is_file():
         raise InputError(f"--weights {args.weights}: no such file.")
     return Recipe(
@@ -91,6 +102,22 @@ def main(argv: Sequence[str], *, program: Path) -> str | None:
     return None
 
 
+def take_readings(
+    args: argparse.Namespace, recipe: Recipe, arms: Sequence[Arm], program: Path
+) -> dict[str, dict[int, Reading]]:
+    """Where each training is measured: as trained, or at the wanted cost."""
+    controls = {name for each in args.controls for name in budgets_of([a.name for a in arms], each)}
+    readings: dict[str, dict[int, Reading]] = {arm.name: {} for arm in arms}
+    for arm in tqdm(arms, desc="readings", unit="arm"):
+        for seed in args.seeds:
+            if args.cost is None or arm.name in {args.baseline, *controls}:
+                reading = Reading(run_folder(recipe, arm, seed))
+            else:
+                reading = read_at_cost(args.cost, arm, seed, recipe, arms, program)
+            readings[arm.name][seed] = reading
+    return readings
+
+
 def run(args: argparse.Namespace, recipe: Recipe, argv: Sequence[str], program: Path) -> None:
     """The whole comparison."""
     arms = arms_of(args.policies, recipe)
@@ -107,7 +134,8 @@ def run(args: argparse.Namespace, recipe: Recipe, argv: Sequence[str], program: 
     dataset = cfg.DATASETS.TEST[0]
     tiles = find_images([MetadataCatalog.get(dataset).image_root])
     measured = spread_out(tiles, NUM_MEASURED)
-    results, models = measure(recipe, arms, args.seeds, measured, dataset)
+    readings = take_readings(args, recipe, arms, program)
+    results, models = measure(recipe, arms, readings, measured, dataset)
     time_arms(models, measured, results, baseline=args.baseline)
     for control in args.controls:
         against_control(results, control)
@@ -118,6 +146,7 @@ def run(args: argparse.Namespace, recipe: Recipe, argv: Sequence[str], program: 
         "machine": describe_machine(cfg.MODEL.DEVICE),
         "dataset": dataset,
         "steps": args.steps,
+        "cost_gmacs": args.cost,
         "policies": results,
     }
     write_json(recipe.output / "results.json", written)

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from svit_det.benchmark.detectors import count_detector
 from svit_det.benchmark.timing import time_interleaved
-from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
-from svit_det.detection import load_config
+from svit_det.comparison.arms import Arm, Recipe
+from svit_det.comparison.cost import Reading
+from svit_det.comparison.loading import load
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.images import read_image
 
@@ -22,8 +23,9 @@ NEAR = 0.03
 """How far outside the control's costs another arm may lie and still be compared with it."""
 
 
-def read_run(folder: Path, dataset: str) -> dict[str, Any]:
+def read_run(reading: Reading, dataset: str) -> dict[str, Any]:
     """AP and usage of one evaluated training."""
+    folder = reading.folder
     found = json.loads((folder / "results.json").read_text())
     found = found.get(dataset, found)
     usage = json.loads((folder / "token_usage.json").read_text())
@@ -33,6 +35,7 @@ def read_run(folder: Path, dataset: str) -> dict[str, Any]:
     back = usage["share_that_block_before_skipped"][first:]
     same = usage["overlap_with_block_before"][first:]
     return {
+        "test_keep_ratio": reading.keep_ratio,
         "box_ap": found["bbox"]["AP"],
         "mask_ap": found["segm"]["AP"],
         "trunk_gmacs": usage["trunk_gmacs"],
@@ -46,23 +49,22 @@ def read_run(folder: Path, dataset: str) -> dict[str, Any]:
     }
 
 
-def load(recipe: Recipe, arm: Arm, seed: int, arms: Sequence[Arm]) -> TokenPredictor:
-    """One trained detector."""
-    weights = str(run_folder(recipe, arm, seed) / "model_final.pth")
-    options = [*options_of(recipe, arm, seed, arms), "MODEL.WEIGHTS", weights]
-    return TokenPredictor(load_config(str(arm.config_file), options))
-
-
 @torch.no_grad()
 def measure(
-    recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], tiles: Sequence[Path], dataset: str
+    recipe: Recipe,
+    arms: Sequence[Arm],
+    readings: Mapping[str, Mapping[int, Reading]],
+    tiles: Sequence[Path],
+    dataset: str,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, TokenPredictor]]:
-    """Every arm's runs, and the first seed's models with the whole detector's arithmetic."""
+    """Every arm's runs, by seed, and the first seed's models with the detector's arithmetic."""
     results: dict[str, dict[str, Any]] = {}
     models: dict[str, TokenPredictor] = {}
     for arm in tqdm(arms, desc="multiply-adds", unit="model"):
-        runs = {str(s): read_run(run_folder(recipe, arm, s), dataset) for s in seeds}
-        predictor = load(recipe, arm, seeds[0], arms)
+        found = readings[arm.name]
+        runs = {str(seed): read_run(each, dataset) for seed, each in found.items()}
+        first = next(iter(found))
+        predictor = load(recipe, arm, first, arms, keep_ratio=found[first].keep_ratio)
         inputs = [[predictor.model_input(read_image(tile, "RGB"))] for tile in tiles]
         results[arm.name] = {"runs": runs, "gmacs": count_detector(predictor.model, inputs)}
         models[arm.name] = predictor

@@ -34,6 +34,8 @@ class Prediction:
     """Which pixels of the image as the network saw it each token stands for."""
     attention: np.ndarray | None = None
     """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
+    macs: tuple[float, float] | None = None
+    """Multiply-adds of the trunk for this image, and those of a dense trunk."""
 
 
 class TokenPredictor:
@@ -75,4 +77,5 @@ class TokenPredictor:
             usage=output["token_usage"].cpu().numpy(),
             grid=find_token_net(self.model).grid_of(*given["image"].shape[-2:]),
             attention=None if attention is None else attention.cpu().numpy(),
+            macs=tuple(output["trunk_macs"]) if "trunk_macs" in output else None,
         )

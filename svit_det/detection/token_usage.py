@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 SETS = ("all", "inside_gt", "outside_gt", "inside_pred", "outside_pred")
 """All tokens; the tokens on annotated objects and off them; on predicted objects and off them."""
-INSIDE_SHARE = 0.5
-"""A token is inside when objects cover at least this share of its pixels."""
 
 
 class TokenUsageEvaluator(DatasetEvaluator):
@@ -76,7 +74,7 @@ class TokenUsageEvaluator(DatasetEvaluator):
                     continue
                 height, width = given["image"].shape[-2:]
                 grid = TokenGrid((height, width), self._patch_size)
-                inside = grid.coverage(mask) >= INSIDE_SHARE
+                inside = grid.inside(mask)
                 counts[f"inside_{name}"] = count(usage, inside)
                 counts[f"outside_{name}"] = count(usage, ~inside)
             self._images.append(

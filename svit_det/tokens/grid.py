@@ -18,6 +18,8 @@ from svit_det.errors import InputError
 Size = tuple[int, int]
 """(height, width)."""
 Values = TypeVar("Values", np.ndarray, Tensor)
+INSIDE_SHARE = 0.5
+"""A token is inside when objects cover at least this share of its pixels."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,21 @@ class TokenGrid:
             return values[..., down[:, None], across]
         return values[..., rows[:, None], columns]
 
-    def coverage(self, mask: Tensor) -> Tensor:
+    def coverage(self, mask: Values) -> Values:
         """(h, w) mask, in the picture's pixels -> (H, W) float: covered share of each token.
 
         Pixels beyond the image, in tokens that stick out, do not count.
         """
+        if isinstance(mask, np.ndarray):
+            covered: np.ndarray = self._coverage(torch.from_numpy(mask)).numpy()
+            return covered
+        return self._coverage(mask)
+
+    def inside(self, mask: Values) -> Values:
+        """(h, w) mask -> (H, W) bool: the tokens on it, of which it covers `INSIDE_SHARE`."""
+        return self.coverage(mask) >= INSIDE_SHARE
+
+    def _coverage(self, mask: Tensor) -> Tensor:
         resized = F.interpolate(
             mask[None, None].float(), size=self.input_size, mode="nearest-exact"
         )

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from svit_det.visualization.heatmap import write_image
+from svit_det.visualization.canvas import write_image
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from svit_det.visualization.heatmap import write_image
+from svit_det.visualization.canvas import write_image
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; after them come grey ones and
 # their darker half. Markers serve a grey print.

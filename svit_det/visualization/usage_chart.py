@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from svit_det.visualization.heatmap import write_image
+from svit_det.visualization.canvas import write_image
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers serve a grey print.
 _STYLES = (

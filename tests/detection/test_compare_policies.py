@@ -51,6 +51,18 @@ def test_it_trains_alike_keeps_what_is_done_and_reports(fork_tool, tiny_yaml, pa
     again = fork_tool("compare_policies.py", *arguments)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
+
+    # At another cost the same training is evaluated at another budget.
+    cost = (dense["runs"]["5"]["trunk_gmacs"] + evo["runs"]["5"]["trunk_gmacs"]) / 2
+    moved = fork_tool("compare_policies.py", *arguments, "--cost", cost)
+    assert moved.returncode == 0, moved.stderr
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    found = json.loads((output / "results.json").read_text())
+    run = found["policies"]["EvoViT"]["runs"]["5"]
+    assert found["cost_gmacs"] == cost and run["trunk_gmacs"] == pytest.approx(cost, rel=0.03)
+    assert run["test_keep_ratio"] > 0.6
+    assert found["policies"]["Dense"]["runs"]["5"]["test_keep_ratio"] is None
+
     other = fork_tool("compare_policies.py", *arguments, "SOLVER.BASE_LR", "0.5")
     assert other.returncode == 1
     assert "holds a training with other settings" in other.stderr.splitlines()[-1]
@@ -67,6 +79,8 @@ def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):
     assert "--policies EViT EViT: names one twice" in said
     said = refused("compare_policies.py", *start, "--weights", "nowhere.pth")
     assert "nowhere.pth: no such file" in said
+    said = refused("compare_policies.py", *start, "--weights", parent, "--cost", "0")
+    assert "--cost" in said
     said = refused("compare_policies.py", *start, "--weights", parent, "--steps", "0")
     assert "--steps" in said
     said = refused("compare_policies.py", *start, "--weights", parent, "--seeds", "1", "1")
@@ -119,3 +133,32 @@ def test_the_control_is_read_off_at_equal_cost():
     assert "over_random" not in results["too_cheap"] and "over_random" not in results["dense"]
     against_control(results, "monotone_random")
     assert "over_monotone_random" not in results["svit"]
+
+
+def test_the_budget_that_spends_a_cost(tiny_yaml):
+    from detectron2.modeling import build_model
+
+    from svit_det.comparison.cost import budget_at_share, trunk_share
+    from svit_det.detection import load_config
+    from svit_det.vit import find_token_net
+
+    images = [torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))]
+    options = ["MODEL.TOKEN_POLICY.LAYERS", "[1, 2]"]
+    options += ["MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7, 0.5]"]
+    named = {
+        name: load_config(
+            str(tiny_yaml.with_name("dense.yaml")),
+            ["MODEL.TOKEN_POLICY.NAME", name, *(options if name != "Dense" else [])],
+        )
+        for name in ("Dense", "EViT")
+    }
+    dense, evit = (build_model(named[name]).eval() for name in ("Dense", "EViT"))
+    own = trunk_share(find_token_net(evit), images)
+    assert own < 0.9 and trunk_share(find_token_net(dense), images) == 1
+    assert budget_at_share(evit, images, own) is None  # it spends that already
+    assert budget_at_share(dense, images, own) is None  # it has nothing to set
+    policy = find_token_net(evit).trunk.policy
+    ratio = budget_at_share(evit, images, (own + 1) / 2)
+    assert policy.keep_ratio is None
+    policy.set_keep_ratio(ratio)
+    assert trunk_share(find_token_net(evit), images) == pytest.approx((own + 1) / 2, rel=0.02)

@@ -63,6 +63,26 @@ def test_a_file_as_a_user_does_it(run_tool, arguments, discs, tmp_path):
     )
 
 
+def test_ground_truth_jpeg_and_the_full_scale(fork_tool, arguments, discs, tmp_path):
+    image = discs / "images/val_1.png"
+    options = ["--annotations", discs / "val.json", "--format", "jpg", "--full-scale"]
+    run = fork_tool("visualize_tokens.py", *options, *arguments(image))
+    assert run.returncode == 0, run.stdout + run.stderr
+    sizes = {}
+    for name in ("detections_heatmap", "keep_maps"):
+        with Image.open(tmp_path / f"pictures/val_1_{name}.jpg") as picture:
+            sizes[name] = picture.size
+    # Annotations, detections and heat map, of 720 pixels each.
+    assert sizes["detections_heatmap"][0] > 3 * 720
+
+
+def test_annotations_that_are_none(refused, arguments, discs, tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    for name, words in (("gone.json", "cannot be read"), ("list.json", "not a COCO instance")):
+        options = ["--annotations", tmp_path / name, *arguments(discs / "images/val_0.png")]
+        assert f"{name}: {words}" in refused("visualize_tokens.py", *options)
+
+
 def test_the_probe_also_draws_what_the_class_token_looks_at(
     fork_tool, arguments, tiny_model, discs, tmp_path
 ):

@@ -1,5 +1,6 @@
 """TokenGrid: its shape, and pixel masks brought to it; patches of 2 x 2 pixels."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,3 +78,13 @@ def test_enlarging_rounds_by_pixel_centres():
 def test_a_full_mask_covers_every_token(size):
     grid = -(-size[0] // 4), -(-size[1] // 4)
     assert coverage([[1]], input_size=size, patch_size=4) == [[1.0] * grid[1]] * grid[0]
+
+
+def test_arrays_and_tensors_have_one_geometry():
+    mask = np.zeros((5, 7), bool)
+    mask[:, 1:4] = True
+    grid = TokenGrid((10, 14), 4)
+    covered = grid.coverage(mask)
+    assert isinstance(covered, np.ndarray)
+    assert covered.tolist() == grid.coverage(torch.from_numpy(mask)).tolist()
+    assert grid.inside(mask).tolist() == (covered >= 0.5).tolist()

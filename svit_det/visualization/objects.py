@@ -1,0 +1,80 @@
+"""Objects: found or annotated things of one picture, as arrays. n objects, h x w pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+SMALL, LARGE = 32**2, 96**2
+"""COCO's borders between small, medium and large objects, in pixels of the picture."""
+SIZES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """What was found in a picture, or what its annotations say is there."""
+
+    boxes: np.ndarray
+    """(n, 4) float: left, top, right, bottom in pixels of the picture."""
+    classes: np.ndarray
+    """(n,) int, counted from 0."""
+    scores: np.ndarray | None = None
+    """(n,) float from 0 to 1; None for annotations."""
+    masks: np.ndarray | None = None
+    """(n, h, w) bool; None where there are boxes only."""
+    names: tuple[str, ...] = ()
+    """Of the classes; empty where they have none."""
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        if self.boxes.shape != (count, 4):
+            raise ValueError(f"boxes must be ({count}, 4), not {self.boxes.shape}.")
+        if self.scores is not None and self.scores.shape != (count,):
+            raise ValueError(f"scores must be ({count},), not {self.scores.shape}.")
+        if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != count):
+            raise ValueError(f"masks must be ({count}, h, w), not {self.masks.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def pick(self, which: np.ndarray) -> Objects:
+        """Those of a (n,) bool or index array."""
+        return replace(
+            self,
+            boxes=self.boxes[which],
+            classes=self.classes[which],
+            scores=None if self.scores is None else self.scores[which],
+            masks=None if self.masks is None else self.masks[which],
+        )
+
+    def name(self, index: int) -> str:
+        """The class of one object in words."""
+        number = int(self.classes[index])
+        return self.names[number] if number < len(self.names) else f"class {number}"
+
+    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """(h, w) bool: the pixels of one object; those of its box where it has no mask."""
+        if self.masks is not None:
+            mask: np.ndarray = self.masks[index]
+            return mask
+        left, top, right, bottom = np.clip(self.boxes[index], 0, None).round().astype(int)
+        filled = np.zeros(size, bool)
+        filled[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+        return filled
+
+    def covered(self, size: tuple[int, int]) -> np.ndarray:
+        """(h, w) bool: the pixels of any object."""
+        union = np.zeros(size, bool)
+        for index in range(len(self)):
+            union |= self.mask(index, size)
+        return union
+
+    def areas(self, size: tuple[int, int]) -> np.ndarray:
+        """(n,) pixels of each object."""
+        return np.array([self.mask(index, size).sum() for index in range(len(self))], int)
+
+
+def size_of(area: int) -> str:
+    """COCO's word for an object of so many pixels."""
+    return SIZES[int(area >= SMALL) + int(area >= LARGE)]
