@@ -12,7 +12,7 @@ from timm.utils.model_ema import ModelEmaV3
 
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError, renamed_settings
-from svit_det.training.groups import parameter_groups
+from svit_det.training.groups import begins_with, parameter_groups
 
 BESIDE_THE_BLOCKS = ("trunk.cls_token", "norm", "head")
 """Stands still wherever a policy's recipe lets the trunk's blocks stand still."""
@@ -71,21 +71,27 @@ def build_ema(solver: Any, model: TokenClassifier) -> ModelEmaV3 | None:
 
 def frozen_at(solver: Any, model: TokenClassifier, step: int, steps: int) -> Collection[str]:
     """The parts that stand still at a step of the policy's clock: its own, and SOLVER.FROZEN."""
-    parts = {*model.trunk.policy.frozen(step, steps), *solver.FROZEN}
+    parts = {*model.trunk.policy.frozen(step, steps)}
     if "trunk.blocks" in parts:
         parts |= {*BESIDE_THE_BLOCKS}
         if model.class_head is not None:
             parts |= {"class_norm", "class_head"}
-    return sorted(parts)
+    return sorted(parts | {*solver.FROZEN})
 
 
-def check_frozen(solver: Any, model: TokenClassifier) -> None:
-    """Refuse a name in SOLVER.FROZEN that no parameter begins with."""
-    names = [name for name, _ in model.named_parameters()]
+def freeze_for_good(solver: Any, model: TokenClassifier) -> None:
+    """Take the parameters of SOLVER.FROZEN out of the training, so that none costs a gradient.
+
+    Raises InputError for a name that no parameter begins with.
+    """
+    named = dict(model.named_parameters())
     with renamed_settings(lambda _: "SOLVER.FROZEN"):
         for part in solver.FROZEN:
-            if not any(name == part or name.startswith(f"{part}.") for name in names):
+            members = [named[name] for name in named if begins_with(name, part)]
+            if not members:
                 raise InputError(f"no parameter begins with {part}.", setting="frozen")
+            for parameter in members:
+                parameter.requires_grad_(False)
 
 
 def policy_time(solver: Any, step: int, steps_per_epoch: int) -> int:

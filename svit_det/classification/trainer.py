@@ -25,7 +25,7 @@ from svit_det.classification.recipe import (
     build_ema,
     build_optimizer,
     build_schedule,
-    check_frozen,
+    freeze_for_good,
     frozen_at,
     policy_time,
     schedule_time,
@@ -63,7 +63,7 @@ class Trainer:
         self.times = policy_time(solver, solver.EPOCHS * self.steps_per_epoch, self.steps_per_epoch)
         seed_all(solver.SEED)
         self.net = build_classifier(cfg)
-        check_frozen(solver, self.net)
+        freeze_for_good(solver, self.net)
         if cfg.MODEL.WEIGHTS:
             load_weights(self.net, cfg.MODEL.WEIGHTS, for_training=True)
         teacher = self._teacher()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from svit_det.policies.base import BlockView, TokenPolicy
 from svit_det.policies.registry import POLICY_REGISTRY
 from svit_det.policies.wrappers import PolicyWrapper
-from svit_det.tokens import Selection, TokenState
+from svit_det.tokens import PassRecord, Selection, TokenState
 
 
 @POLICY_REGISTRY.register()
@@ -33,8 +36,8 @@ class AttentionProbe(TokenPolicy):
 class AttentionWatch(PolicyWrapper):
     """Writes down what the class token attends to under the policy inside, which decides as before.
 
-    The note is one (B, N) tensor for each block that attended, the mean over heads; a token that is
-    no key has 0. For pictures, at inference (SViT, supplementary, figure 2).
+    For pictures, at inference (SViT, supplementary, figure 2); `watched_attention` reads the notes.
+    Looking costs a little, which the record counts.
     """
 
     Notes = tuple
@@ -45,5 +48,18 @@ class AttentionWatch(PolicyWrapper):
     ) -> tuple[TokenState, Selection]:
         """Look, then let the policy inside go on."""
         seen = view.class_attention().weights.detach().mean(dim=1)
-        state = self.remember(state, (*(self.recall(state) or ()), seen))
+        state = self.remember(state, (*(self.recall(state) or ()), (view.layer, seen)))
         return self.policy.after_attention(view, state, selection)
+
+
+def watched_attention(record: PassRecord) -> Tensor:
+    """(B, L, N) what the class token attended to in each block, mean over heads.
+
+    record: of a pass under `AttentionWatch`. A patch token that was no key has 0, and so has every
+    token where the image did not attend at all.
+    """
+    batch, blocks = record.tokens.shape[:2], len(record.blocks)
+    seen = record.tokens.new_zeros(blocks, *batch, dtype=torch.float32)
+    for layer, weights in record.notes.get(AttentionWatch.__name__, ()):
+        seen[layer] = weights
+    return seen.transpose(0, 1)

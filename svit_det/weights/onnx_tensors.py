@@ -1,0 +1,65 @@
+"""The weights of an ONNX file, read as data: no graph of it is ever run.
+
+An exporter turns a linear layer into a product with a nameless constant, and a sum with a bias that
+kept its name. Here the constant gets the name back.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svit_det.errors import InputError
+
+
+def read_onnx_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Every stored tensor by its name; the weight of a linear layer as NAME.weight, (out, in).
+
+    Constants that belong to no linear layer keep the exporter's name, as in onnx::Reshape_12.
+    Raises InputError for a file that is no ONNX or keeps its tensors elsewhere, and where the onnx
+    package is missing.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file.")
+    try:
+        onnx: Any = importlib.import_module("onnx")
+    except ImportError as error:
+        raise InputError(f"{path}: reading it needs onnx; pip install onnx.") from error
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        tensors = {
+            each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy())
+            for each in graph.initializer
+        }
+    # Whatever a broken or foreign file makes the parser raise.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not an ONNX file with its weights in it ({reason}).") from error
+    if not tensors:
+        raise InputError(f"{path}: not an ONNX file with its weights in it (it holds none).")
+    return _with_linear_names(graph, tensors)
+
+
+def _with_linear_names(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The nameless operand of each product under the name of the bias that is added to it."""
+    named = dict(tensors)
+    products = {
+        node.output[0]: [name for name in node.input if name in tensors]
+        for node in graph.node
+        if node.op_type == "MatMul"
+    }
+    for node in graph.node:
+        biases = [name for name in node.input if name in tensors and name.endswith(".bias")]
+        if node.op_type != "Add" or not biases:
+            continue
+        for source in node.input:
+            for constant in products.get(source, ()):
+                # One constant may serve two layers, so that it stays where it was read from.
+                named.pop(constant, None)
+                layer = biases[0].removesuffix(".bias")
+                named[f"{layer}.weight"] = tensors[constant].t().contiguous()
+    return named
