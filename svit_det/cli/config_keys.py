@@ -71,8 +71,8 @@ def key_table() -> str:
 def _rows(keys: Mapping[str, Declared]) -> Iterator[str]:
     yield "| key | default | values | meaning |"
     yield "|---|---|---|---|"
-    for key, declared in keys.items():
-        shown, about = _shown(declared.default), declared.about
+    for key, each in keys.items():
+        shown, about = _shown(each.default), each.about
         cells = [f"`{key}`", f"`{shown}`", _values(about), about.doc.replace("|", "\\|")]
         yield f"| {' | '.join(cells)} |"
 
