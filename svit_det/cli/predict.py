@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--min-score", type=float, default=0.5, help="of a detection; default: %(default)s")
     add("--budget", type=float, help="mean share of tokens; default: as trained")
     add("--follow", action="store_true", help="let thresholds follow the pictures before")
-    add("--batch-size", type=int, default=1, help="pictures that run together")
+    add("--batch", type=int, default=1, help="pictures that run together")
     add("--camera", type=int, metavar="NUMBER", help="take pictures from this camera")
     add("--frames", type=int, metavar="COUNT", help="stop after so many pictures or frames")
     add("--no-pictures", action="store_true", help="write coco.json and results.json alone")
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         cfg=args.config_file,
         options=options,
         budget=args.budget,
-        batch_size=args.batch_size,
+        batch_size=args.batch,
         allow_untrained=args.allow_untrained,
         follow=args.follow,
     )

@@ -35,7 +35,7 @@ def plainly(path):
 @pytest.mark.parametrize("path", LEAVES, ids=named)
 def test_the_output_follows_from_the_name(path):
     folder = path.parent.name
-    prefix = f"{folder}_" if folder in ("demo", "compare") else ""
+    prefix = f"{folder}_" if folder in ("demo", "compare", "custom") else ""
     assert f"output/{prefix}{path.stem}" == plainly(path).OUTPUT_DIR
 
 

@@ -109,7 +109,7 @@ def test_config_builds_what_its_name_says(path):
     if not is_retinanet:
         assert len(model.roi_heads.box_predictor if is_cascade else [0]) == (3 if is_cascade else 1)
 
-    known = {*WRAPPERS, *WIDTHS, "plain", "adapter", "retinanet", "cascade"}
+    known = {*WRAPPERS, *WIDTHS, "plain", "adapter", "retinanet", "cascade", "thousands"}
     setting = "_".join(word for word in words if word not in known)
     _, settings, _ = token_policy_config(cfg.MODEL.TOKEN_POLICY)
     if setting.isdigit():  # percent of the tokens that the schedule's blocks keep in the mean

@@ -67,7 +67,7 @@ def test_the_page_from_top_to_bottom(tmp_path):
     assert "NUM_CLASSES 3" in script
     script = script.replace("NUM_CLASSES 3", f"NUM_CLASSES 80 {SMALL}")
     # DeiT's weights are not here; everything else runs as it stands.
-    script = script.replace("custom/dense $DATA", 'custom/dense $DATA MODEL.WEIGHTS ""')
+    script = script.replace("custom/plain_dense $DATA", 'custom/plain_dense $DATA MODEL.WEIGHTS ""')
     run = subprocess.run(
         ["bash", "-euc", f'set -f; svit-det() {{ {SVIT_DET} "$@"; }}; {script}'],
         cwd=tmp_path,
@@ -76,7 +76,7 @@ def test_the_page_from_top_to_bottom(tmp_path):
         text=True,
     )
     assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
-    results = json.loads((tmp_path / "output/custom_svit/results.json").read_text())
+    results = json.loads((tmp_path / "output/custom_plain_svit/results.json").read_text())
     assert {"bbox", "segm", "token_usage"} <= set(results)
     assert results["token_usage"]["all"] < 100
     predicted = json.loads((tmp_path / "output/predictions/coco.json").read_text())
@@ -93,10 +93,10 @@ def test_a_missing_parent_is_named_with_what_to_do(refused, discs):
     sets = [["my_train", f"{discs}/train.json", f"{discs}/images"]]
     sets.append(["my_val", f"{discs}/val.json", f"{discs}/images"])
     said = refused(
-        *("train_net.py", "--config-file", "custom/svit", "DATASETS.COCO_FORMAT", sets),
+        *("train_net.py", "--config-file", "custom/plain_svit", "DATASETS.COCO_FORMAT", sets),
         *("MODEL.ROI_HEADS.NUM_CLASSES", 2, "MODEL.DEVICE", "cpu"),
     )
-    assert "MODEL.WEIGHTS output/custom_dense/model_final.pth: no such file" in said
+    assert "MODEL.WEIGHTS output/custom_plain_dense/model_final.pth: no such file" in said
     assert "train them first" in said and 'MODEL.WEIGHTS ""' in said
 
 
