@@ -36,7 +36,7 @@ def entries():
         for _ in range(500)
     ]
     for number in range(1, OBJECTS + 1):
-        box = [round(draw.uniform(0, 230), 2) for _ in range(4)]
+        box = [round(draw.uniform(1, 230), 2) for _ in range(4)]
         yield (
             f'{{"segmentation": [{outlines[number % 500]}], "area": {box[2] * box[3]:.2f}, '
             f'"iscrowd": 0, "image_id": {1 + number % IMAGES}, "bbox": {box}, '
