@@ -9,10 +9,10 @@ files with two weights stand side by side. The page is one file that asks no add
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -20,6 +20,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det import __version__
+from svit_det.cli.captions import model_words
+from svit_det.cli.outputs import check_output
 from svit_det.detection import load_config
 from svit_det.detection.datasets import num_classes, register_datasets
 from svit_det.detection.predictor import TokenPredictor
@@ -44,8 +46,8 @@ class Pictures:
     source: str
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     add("--config-file", required=True, nargs="+", help="yaml of the model, or of two models")
@@ -60,20 +62,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--min-score", type=float, default=0.5, help="of a detection that counts")
     add("--overwrite", action="store_true", help="replace files that are there")
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config overrides, for all")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
     """Write the report; returns what is wrong."""
     try:
-        run(parse_arguments(argv))
+        run(build_parser().parse_args(argv))
     except InputError as problem:
         return str(problem)
     return None
 
 
-def run(args: argparse.Namespace) -> None:
-    """Check what can be checked, run every model on every picture, write the page."""
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Check, run every model on every picture, write the page; returns its numbers."""
     check_arguments(args)
     configs = []
     for path, weights in zip(args.config_file, args.weights, strict=True):
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     arms, shown = [], {}
     for label, cfg in zip(labels, configs, strict=True):
         predictor = TokenPredictor(cfg)
-        arm = ArmStatistics(label=label, about=about(cfg))
+        arm = ArmStatistics(label=label, about=f"({model_words(cfg)})")
         names = class_names(predictor, cfg, pictures)
         for path in tqdm(pictures.paths, desc=label, unit="image"):
             picture = usage_picture(
@@ -108,8 +110,10 @@ def run(args: argparse.Namespace) -> None:
     )
     with write_whole(args.output) as partial:
         partial.write_text(page, encoding="utf-8")
-    write_json(json_path(args.output), {"arms": [arm.as_json() for arm in arms]})
+    numbers = {"page": str(args.output), "arms": [arm.as_json() for arm in arms]}
+    write_json(json_path(args.output), numbers)
     tell(arms, args.output)
+    return numbers
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -125,21 +129,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"--shown {args.shown}: choose from 1 to {MAX_SHOWN} pictures.")
     if args.limit is not None and args.limit < 1:
         raise InputError(f"--limit {args.limit}: choose at least one picture.")
-    if args.output.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--output {args.output}: name the page with the ending .html.")
-    for path in (args.output, json_path(args.output)):
-        if path.exists() and not args.overwrite:
-            raise InputError(f"--output {args.output}: {path} is there already; give --overwrite.")
-    check_writable("--output", args.output)
-
-
-def check_writable(name: str, path: Path) -> None:
-    """Refuse a file whose folder cannot be made or written to. `name` is the option."""
-    nearest = next(place for place in path.absolute().parents if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{name} {path}: {nearest} is no folder that may be written to.")
-    if path.is_dir():
-        raise InputError(f"{name} {path}: a folder stands in its place.")
+    check_output(args.output, suffixes=(".html", ".htm"), overwrite=args.overwrite)
+    check_output(json_path(args.output), suffixes=(".json",), overwrite=args.overwrite)
 
 
 def json_path(output: Path) -> Path:
@@ -180,11 +171,6 @@ def labels_of(args: argparse.Namespace) -> list[str]:
     if len(set(labels)) < len(labels):
         labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
     return labels
-
-
-def about(cfg: CfgNode) -> str:
-    """The policy and the weights' file."""
-    return f"(policy {cfg.MODEL.TOKEN_POLICY.NAME}, weights {Path(cfg.MODEL.WEIGHTS).name})"
 
 
 def class_names(

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from svit_det.cli.report import check_writable
+from svit_det.cli.captions import model_words
+from svit_det.cli.outputs import check_output
 from svit_det.detection import load_config
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.usage_picture import usage_picture
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, help=".safetensors or .pth")
     add("--input", required=True, help="the film")
     add("--output", required=True, type=Path, help="the film that is made, .mp4")
-    add("--every", type=int, default=1, help="take every so manieth frame; the speed stays")
+    add("--every", type=int, default=1, help="1: every frame; 5: every fifth; the speed stays")
     add("--frames", type=int, help="stop after so many frames")
     add("--panel", type=int, default=PANEL, help="pixels of a picture's longer side; %(default)s")
     add("--min-score", type=float, default=0.5, help="of a detection that is drawn")
@@ -74,7 +75,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     total = None if film.frames is None else -(-film.frames // args.every)
     if args.frames is not None:
         total = min(args.frames, total or args.frames)
-    caption = f"{cfg.MODEL.TOKEN_POLICY.NAME}, weights {Path(args.weights).name}"
     seconds: list[float] = []
     shares: list[float] = []
     started = time.perf_counter()
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         total=total,
         fps=fps,
         scale=UsageScale.full(first.layers) if args.full_scale else film_scale(first),
-        caption=caption,
+        caption=model_words(cfg),
         panel=args.panel,
     )
     with ending_well(), film_to(args.output, size=frames.size, fps=fps) as writer:
@@ -119,13 +119,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse what cannot work before a model is built."""
-    if args.output.suffix.lower() != ".mp4":
-        raise InputError(f"--output {args.output}: name the film with the ending .mp4.")
-    if args.output.exists() and not args.overwrite:
-        raise InputError(f"--output {args.output}: is there already; give --overwrite.")
     if args.output.exists() and args.output.samefile(args.input):
         raise InputError(f"--output {args.output}: is the film that is read; choose another name.")
-    check_writable("--output", args.output)
+    check_output(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
     for name in ("every", "frames"):
         value = getattr(args, name)
         if value is not None and value < 1:
