@@ -50,6 +50,11 @@ COMMANDS: dict[str, Command] = {
         summary="a film with detections beside the heat map",
         tool="video.py",
     ),
+    "figures": Command(
+        module="figures",
+        summary="the supplementary's figures on your pictures",
+        tool="figures.py",
+    ),
     "train": Command(
         module="train_net",
         summary="train a detector, or evaluate one with --eval-only",

@@ -21,6 +21,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det import __version__
+from svit_det.cli.captions import model_words
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     shown: dict[str, list[UsagePicture]] = {}
     for label, model in zip(labels, models, strict=True):
         predictor = TokenPredictor(model.cfg, allow_untrained=args.allow_untrained)
-        arm = ArmStatistics(label=label, about=about(model.cfg))
+        arm = ArmStatistics(label=label, about=f"({model_words(model.cfg)})")
         names = names_among(model.class_names, pictures.annotations, model.cfg)
         for path in tqdm(pictures.paths, desc=label, unit="image"):
             picture = usage_picture(
@@ -191,11 +192,6 @@ def labels_of(args: argparse.Namespace) -> list[str]:
     if len(set(labels)) < len(labels):
         labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
     return labels
-
-
-def about(cfg: CfgNode) -> str:
-    """The policy and the weights' file."""
-    return f"(policy {cfg.MODEL.TOKEN_POLICY.NAME}, weights {Path(cfg.MODEL.WEIGHTS).name})"
 
 
 def name_of(path: Path, paths: Sequence[Path]) -> str:

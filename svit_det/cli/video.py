@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from svit_det.cli.captions import model_words
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import (
     add_allow_untrained,
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; default: the ones that --config-file names")
     add_config_file(parser, "of the model; default: what the weights carry")
     add_output(parser, "the film that is made, .mp4", required=True, type=Path)
-    add("--every", type=int, default=1, help="take every so manieth frame; the speed stays")
+    add("--every", type=int, default=1, help="1: every frame; 5: every fifth; the speed stays")
     add("--frames", type=int, help="stop after so many frames")
     add("--panel", type=int, default=PANEL, help="pixels of a picture's longer side; %(default)s")
     add("--min-score", type=float, default=0.5, help="of a detection that is drawn")
@@ -79,8 +80,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     total = None if film.frames is None else -(-film.frames // args.every)
     if args.frames is not None:
         total = min(args.frames, total or args.frames)
-    weights = Path(trained.cfg.MODEL.WEIGHTS).name
-    caption = f"{trained.cfg.MODEL.TOKEN_POLICY.NAME}, weights {weights}"
     seconds: list[float] = []
     shares: list[float] = []
     started = time.perf_counter()
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         total=total,
         fps=fps,
         scale=UsageScale.full(first.layers) if args.full_scale else film_scale(first),
-        caption=caption,
+        caption=model_words(trained.cfg),
         panel=args.panel,
     )
     with ending_well(), film_to(args.output, size=frames.size, fps=fps) as writer:

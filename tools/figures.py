@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""The figures of the supplementary on your pictures: attention, re-use, usage."""
+
+import sys
+
+from svit_det.cli.program import run_tool
+
+if __name__ == "__main__":
+    sys.exit(run_tool("figures"))
