@@ -1,4 +1,5 @@
 # make demo         the shipped detector on microscope pictures, with the pictures it draws
+# make demo-classification   the shipped classifiers on digits: accuracy, cost, heat maps
 # make test         the test suite without what takes long: minutes on two cores
 # make test-long    the rest of it: COCO's sizes, several processes, whole trainings
 # make train-demo   train a small detector from nothing on the default data set
@@ -20,7 +21,7 @@ JOBS ?= 2
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long train-demo data setup style check clean
+.PHONY: help demo demo-classification test test-long train-demo data setup style check clean
 
 # Threads that wait must sleep: on a busy machine with few cores they otherwise spin against each
 # other, and everything takes several times as long. Read when torch is imported.
@@ -36,6 +37,10 @@ help:
 
 demo: setup data
 	$(PY) tools/demo.py
+
+demo-classification: setup
+	@$(PY) tools/prepare_digits.py
+	$(PY) tools/demo_classification.py
 
 train-demo: setup data
 	$(PY) tools/train_demo.py

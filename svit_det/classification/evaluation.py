@@ -43,6 +43,8 @@ class Evaluation:
     """The same with every token in every block and no decision."""
     tokens_per_block: list[float]
     """Patch tokens that each block kept, mean of the images."""
+    tokens: int
+    """Patch tokens of an image."""
     images_per_second: float
     """Of the passes alone, all processes together, in batches of the evaluation."""
 
@@ -76,7 +78,7 @@ def evaluate(
     depth = model.trunk.depth
     # images, unreadable, first, among five, multiply-adds, seconds, then tokens by block.
     sums = torch.zeros(6 + depth, dtype=torch.float64)
-    dense = 0
+    dense = tokens = 0
     was_training = model.training
     model.eval()
     for pixels, labels, unreadable in tqdm(
@@ -95,6 +97,7 @@ def evaluate(
         best = outputs[LOGITS].float().topk(min(5, model.num_classes), dim=1).indices.cpu()
         hits = best == labels[:, None]
         macs, dense = image_macs(model, record)
+        tokens = record.grid.num_tokens
         sums[0] += len(pixels)
         sums[2] += int(hits[:, 0].sum())
         sums[3] += int(hits.sum())
@@ -116,6 +119,7 @@ def evaluate(
         gmacs=sums[4].item() / count / 1e9,
         dense_gmacs=dense / 1e9,
         tokens_per_block=(sums[6:] / count).tolist(),
+        tokens=tokens,
         images_per_second=where.count * count / max(sums[5].item(), 1e-9),
     )
 

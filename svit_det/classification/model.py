@@ -14,6 +14,8 @@ from svit_det.vit import TokenNet, TokenTrunk
 
 LOGITS, CLASS_LOGITS = "logits", "class_logits"
 """What `TokenClassifier` returns: the answer and, in training with two heads, the second one."""
+NORM_EPS = 1e-6
+"""Of the final norm, DeiT's; the blocks' may be another."""
 READS = ("class_token", "patch_mean", "two_heads")
 """What the head may read."""
 
@@ -23,8 +25,8 @@ class TokenClassifier(TokenNet):
 
     `reads` says what the head reads: the class token, as DeiT; the mean over all patch tokens,
     skipped ones with the value they have; or "two_heads", as Evo-ViT trains: the mean, and in
-    training a second head on the class token, which inference does not use. Source: Touvron et al.
-    2021 (DeiT); Xu et al. 2022 (Evo-ViT) for the two heads.
+    training a second head with a norm of its own on the class token, which inference does not use.
+    Source: Touvron et al. 2021 (DeiT); Xu et al. 2022 (Evo-ViT) for the two heads.
 
     Images of a batch may keep different numbers of tokens; the logits of an image do not depend on
     its neighbours.
@@ -43,9 +45,11 @@ class TokenClassifier(TokenNet):
         self.reads = reads
         # Said at the beginning, so that a teacher, which is a dense copy, shows the same.
         self.norms_record = trunk.policy.needs_teacher
-        self.norm = nn.LayerNorm(trunk.embed_dim, eps=trunk.block(0).norm1.eps)
+        self.norm = nn.LayerNorm(trunk.embed_dim, eps=NORM_EPS)
         self.head = nn.Linear(trunk.embed_dim, num_classes)
-        self.class_head = nn.Linear(trunk.embed_dim, num_classes) if reads == "two_heads" else None
+        two = reads == "two_heads"
+        self.class_norm = nn.LayerNorm(trunk.embed_dim, eps=NORM_EPS) if two else None
+        self.class_head = nn.Linear(trunk.embed_dim, num_classes) if two else None
         for head in filter(None, (self.head, self.class_head)):
             trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -89,6 +93,6 @@ class TokenClassifier(TokenNet):
             outputs[LOGITS] = self.head(self.norm(state.extra[:, 0]))
             return outputs
         outputs[LOGITS] = self.head(self.norm(patches.mean(dim=1)))
-        if self.class_head is not None and self.training:
-            outputs[CLASS_LOGITS] = self.class_head(self.norm(state.extra[:, 0]))
+        if self.class_head is not None and self.class_norm is not None and self.training:
+            outputs[CLASS_LOGITS] = self.class_head(self.class_norm(state.extra[:, 0]))
         return outputs

@@ -75,7 +75,7 @@ def frozen_at(solver: Any, model: TokenClassifier, step: int, steps: int) -> Col
     if "trunk.blocks" in parts:
         parts |= {*BESIDE_THE_BLOCKS}
         if model.class_head is not None:
-            parts.add("class_head")
+            parts |= {"class_norm", "class_head"}
     return sorted(parts | {*solver.FROZEN})
 
 

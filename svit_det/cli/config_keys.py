@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import getdoc
 from pathlib import Path
 
-from svit_det.config.declared import Declared, as_plain
+from svit_det.classification.keys import GROUPS
+from svit_det.config.declared import Declared, as_plain, declared
+from svit_det.config.keys import POLICY_NODE, VIT_NODE
 from svit_det.detection.config import declared_nodes
 from svit_det.errors import InputError
 from svit_det.files import write_whole
@@ -19,9 +22,15 @@ from svit_det.settings import Setting
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "config_keys.md"
 HEAD = """# Config keys
 
-Every key that this project adds to detectron2's own. Written by `python tools/config_keys.py` from
-the declarations in `svit_det/detection/keys.py` and in the `Config` of each policy: change those,
-not this file. Blocks count from 0; a share is a part of an image's patch tokens.
+Every key that this project adds to detectron2's own, and at the end those of classification, which
+has the trunk's and the policies' keys too. Written by `python tools/config_keys.py` from the
+declarations in `svit_det/config/keys.py`, `svit_det/detection/keys.py`,
+`svit_det/classification/keys.py` and in the `Config` of each policy: change those, not this file.
+Blocks count from 0; a share is a part of an image's patch tokens.
+"""
+CLASSIFICATION = """# Classification
+
+The other keys of `tools/train_classifier.py`, which knows nothing of detectron2's.
 """
 KINDS = {int: "whole number", float: "number", str: "text", bool: "True or False", object: "list"}
 
@@ -47,8 +56,14 @@ def main(argv: Sequence[str]) -> str | None:
 def key_table() -> str:
     """The whole page."""
     sections = [HEAD]
+    shared = (VIT_NODE, POLICY_NODE)
+    classification = {name: group for name, group in GROUPS.items() if name not in shared}
     for name, node in declared_nodes().items():
         lines = [f"## {name}", "", node.doc, "", *_rows(node.keys)]
+        sections.append("\n".join(lines) + "\n")
+    sections.append(CLASSIFICATION)
+    for name, group in classification.items():
+        lines = [f"## {name}", "", getdoc(group) or "", "", *_rows(declared(group))]
         sections.append("\n".join(lines) + "\n")
     return "\n".join(sections)
 
@@ -56,8 +71,8 @@ def key_table() -> str:
 def _rows(keys: Mapping[str, Declared]) -> Iterator[str]:
     yield "| key | default | values | meaning |"
     yield "|---|---|---|---|"
-    for key, declared in keys.items():
-        shown, about = _shown(declared.default), declared.about
+    for key, each in keys.items():
+        shown, about = _shown(each.default), each.about
         cells = [f"`{key}`", f"`{shown}`", _values(about), about.doc.replace("|", "\\|")]
         yield f"| {' | '.join(cells)} |"
 

@@ -26,7 +26,7 @@ from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes, joined
 from svit_det.classification.trainer import Trainer
-from svit_det.classification.weights import load_weights
+from svit_det.classification.weights import export_weights, load_weights
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
@@ -39,6 +39,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="a yaml of configs/imagenet, or yours")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pth")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    parser.add_argument(
+        "--export", help="with --eval-only: write the weights in half precision, .safetensors"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     return parser.parse_args(argv)
 
@@ -47,6 +50,8 @@ def main(argv: Sequence[str]) -> str | None:
     """Train or evaluate; returns what is wrong."""
     args = parse_arguments(argv)
     try:
+        if args.export and not (args.eval_only and args.export.endswith(".safetensors")):
+            raise InputError("--export goes with --eval-only and names a .safetensors file.")
         cfg = load_config(args.config_file, args.opts)
         cfg.freeze()
         with joined(cfg.MODEL.DEVICE) as (where, device):
@@ -78,7 +83,10 @@ def _evaluate(
     model = build_classifier(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
-    return evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
+    found = evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
+    if args.export and where.is_first:
+        export_weights(model, Path(args.export), cfg, images.classes)
+    return found
 
 
 def _prepare_folder(cfg: Any, where: Processes) -> None:

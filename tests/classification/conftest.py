@@ -18,7 +18,7 @@ def classifier(tiny_trunk):
         trunk = tiny_trunk(policy, class_token=True, **options)
         model = TokenClassifier(trunk=trunk, num_classes=num_classes, reads=reads)
         with torch.no_grad():
-            for part in (model.norm, model.head, model.class_head):
+            for part in (model.norm, model.head, model.class_norm, model.class_head):
                 for parameter in [] if part is None else part.parameters():
                     parameter.add_(0.15 * torch.randn_like(parameter))
         return model.eval()

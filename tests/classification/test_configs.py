@@ -28,7 +28,8 @@ RECIPES = {
     "ats_s": ("ATS", 384, 30, 2048, 8e-5, 2e-6, 0, 1e-6, 0.0, EMA, True, 0.0, True, CLS),
     "evo_vit_s": ("EvoViT", 384, 300, 1024, 1e-3, 1e-5, 5, 0.05, 0.1, EMA, True, 0.0, False, TWO),
     "evo_vit_t": ("EvoViT", 192, 300, 2048, 2e-3, 1e-5, 5, 0.05, 0.0, EMA, True, 0.0, False, TWO),
-    "evo_vit_s_30ep": ("EvoViT", 384, 30, 1024, 2e-5, 1e-6, 0, 1e-6, 0.0, EMA, True, 0.0, True, CLS),
+    "evo_vit_s_30ep": (
+        "EvoViT", 384, 30, 1024, 2e-5, 1e-6, 0, 1e-6, 0.0, EMA, True, 0.0, True, CLS),
     "dynamic_vit_s": (
         "DynamicViT", 384, 30, 1024, 1e-5, 1e-8, 5, 0.05, 0.0, 0.9999, True, 0.5, True, CLS),
     "spvit_s": ("SPViT", 384, 60, 1024, 1e-5, 1e-7, 5, 0.05, 0.1, EMA, False, 0.5, True, CLS),

@@ -64,7 +64,7 @@ def test_accuracy_by_hand(a_yaml, small, generated_images):
     found = evaluate(model, val_loader(cfg, images, Processes()), images)
     assert (found.images, found.unreadable) == (12, 0)
     assert found.top1 == pytest.approx(100 / 3) and found.top5 == 100
-    assert found.tokens_per_block == [16] * 12
+    assert found.tokens_per_block == [16] * 12 and found.tokens == 16
     assert found.gmacs == found.dense_gmacs > 0 and found.images_per_second > 0
 
 
@@ -78,7 +78,7 @@ def test_processes_share_the_images_out(a_yaml, small, generated_images):
 
 
 def found(top1, gmacs, speed):
-    return Evaluation(10, 0, top1, 99.0, gmacs, 4.6, [196.0], speed)
+    return Evaluation(10, 0, top1, 99.0, gmacs, 4.6, [196.0], 196, speed)
 
 
 ROWS = [

@@ -82,7 +82,7 @@ def test_two_heads_train_and_the_mean_answers(classifier, images):
     assert set(outputs) == {"logits", "class_logits"}
     state = model.trunk(batch)
     assert_close(outputs["logits"], model.head(model.norm(state.patches.mean(dim=1))))
-    assert_close(outputs["class_logits"], model.class_head(model.norm(state.extra[:, 0])))
+    assert_close(outputs["class_logits"], model.class_head(model.class_norm(state.extra[:, 0])))
     assert set(model.eval()(batch)[0]) == {"logits"}
 
 

@@ -1,0 +1,35 @@
+"""A released classifier's weights as ones that a config of ours loads, and the way back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from svit_det.classification.build import build_classifier
+from svit_det.classification.config import load_config
+from svit_det.classification.weights import load_weights
+from svit_det.errors import InputError
+from svit_det.weights.classifiers import CLASSIFIERS, from_released, to_released
+from svit_det.weights.files import read_checkpoint, write_weights
+
+
+def convert_classifier(args: argparse.Namespace) -> str:
+    """Read --weights, rename, check against the model of --config-file, write --output.
+
+    Returns what was done. Raises InputError that names the file and the weight.
+    """
+    if args.kind not in CLASSIFIERS:
+        raise InputError(
+            f"--from {args.kind}: no classifier of that kind; choose {', '.join(CLASSIFIERS)}."
+        )
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    model = build_classifier(cfg)
+    if args.reverse:
+        load_weights(model, args.weights, for_training=False)
+        converted = to_released(args.kind, model, source=args.weights)
+    else:
+        given = read_checkpoint(args.weights)["model"]
+        converted = from_released(args.kind, given, model, source=args.weights)
+    write_weights(converted, Path(args.output))
+    total = sum(value.numel() for value in converted.values())
+    return f"{len(converted)} weights, {total:,} numbers: {args.output}"

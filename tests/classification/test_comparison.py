@@ -1,0 +1,81 @@
+"""The comparison of classifiers: resumable, refusing other settings; its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from svit_det.classification.comparison import comparison_table
+from svit_det.classification.config import load_config
+from svit_det.cli.compare_classifiers import main
+from svit_det.policies import POLICY_REGISTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "tools" / "train_classifier.py"
+ARMS = sorted((ROOT / "configs/digits/compare").glob("*.yaml"))
+
+
+def test_every_policy_is_an_arm_with_the_same_recipe():
+    configs = [load_config(str(path)) for path in ARMS]
+    names = sorted(cfg.MODEL.TOKEN_POLICY.NAME for cfg in configs)
+    # A probe only looks; it prunes nothing that could be compared.
+    assert names == [name for name in POLICY_REGISTRY.names() if name != "AttentionProbe"]
+    recipes = []
+    for cfg in configs:
+        cfg.SOLVER.LOGIT_DISTILL_WEIGHT = 0.0
+        recipes.append((cfg.SOLVER.dump(), cfg.INPUT.dump(), cfg.DATA.dump(), cfg.MODEL.WEIGHTS))
+    assert len(set(recipes)) == 1
+
+
+def test_a_comparison_goes_on_where_it_was_cut_short(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    arms = []
+    for name in ("Dense", "EViT"):
+        path = tmp_path / f"{name.lower()}.yaml"
+        path.write_text(f"MODEL:\n  TOKEN_POLICY:\n    NAME: {name}\n")
+        arms.append(str(path))
+    options = small(SOLVER__EPOCHS=1)
+    output = tmp_path / "compared"
+    argv = ["--policies", *arms, "--seeds", "7", "--output", str(output)]
+    assert main([*argv, "--", *options], program=PROGRAM) is None
+    table = capsys.readouterr().out
+    assert "dense" in table and "evit" in table
+    written = json.loads((output / "results.json").read_text())["policies"]
+    assert written["evit"]["runs"]["7"]["images"] == 12
+    assert (output / "top1_over_cost.png").is_file() and (output / "kept_tokens.png").is_file()
+    before = (output / "evit/seed_7/model_final.pth").stat().st_mtime_ns
+    assert main([*argv, "--", *options], program=PROGRAM) is None
+    assert (output / "evit/seed_7/model_final.pth").stat().st_mtime_ns == before
+    said = main([*argv, "--", *options, "SOLVER.BASE_LR", "1e-3"], program=PROGRAM)
+    assert "holds a training with other settings" in said
+
+
+def test_the_table_tells_means_and_spreads():
+    def run(top1):
+        return {"top1": top1, "top5": 99.0, "gmacs": 0.07, "tokens_per_block": [196.0, 98.0]}
+
+    results = {
+        "svit": {"runs": {"1": run(90.0), "2": run(92.0)}},
+        "dense": {"runs": {"1": run(95.0), "2": run(95.0)}},
+    }
+    lines = comparison_table(results, "dense").splitlines()
+    assert lines[2].split()[:2] == ["dense", "95.0"]
+    assert "91.0 (90.0-92.0)" in lines[3] and "-4.0" in lines[3] and "147" in lines[3]
+
+
+def test_two_arms_of_one_name_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "x.yaml", tmp_path / "a/x.yaml"]
+    said = main(["--policies", *map(str, paths)], program=PROGRAM)
+    assert "another arm is called x too" in said
+
+
+def test_a_seed_twice_is_refused():
+    assert "names one twice" in main(["--seeds", "1", "1"], program=PROGRAM)
+
+
+@pytest.mark.parametrize("name", ["sparse_start", "dense", "finetune"])
+def test_the_parents_yamls_can_be_read(name):
+    cfg = load_config(str(ROOT / f"configs/digits/{name}.yaml"))
+    assert cfg.MODEL.NUM_CLASSES == 10 and cfg.MODEL.VIT.EMBED_DIM <= 192
+    assert (cfg.INPUT.SIZE // cfg.MODEL.VIT.PATCH_SIZE) ** 2 == 196
