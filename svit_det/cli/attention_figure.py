@@ -83,7 +83,7 @@ class Watched:
         kept = 100 * float(record.kept_shares().mean())
         says = f"{self.classes[best]} ({100 * float(shares[best]):.0f} %)"
         panel = AttentionPanel(
-            title=f"{self.name}   {kept:.0f} % of the tokens, answer: {says}",
+            title=f"{self.name}: {kept:.0f} % of the tokens kept; its answer: {says}",
             attention=maps,
             keys=keys.unflatten(1, record.grid.shape).cpu().numpy(),
             class_token=_class_token_runs(record),

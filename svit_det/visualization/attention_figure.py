@@ -27,12 +27,14 @@ from svit_det.visualization.canvas import (
     stack,
     text_width,
 )
+from svit_det.visualization.heatmap import draw_heatmap
 from svit_det.visualization.scale import plasma
+from svit_det.visualization.usage_picture import UsagePicture
 
-TILE = 240
+TILE = 224
 """Pixels of a block's tile, a multiple of a 16 x 16 grid."""
 TEXT, TITLE, GAP = 17, 24, 10
-ALPHA = 0.75
+ALPHA = 0.68
 """The colour's share; the rest is the picture in grey."""
 PALE = 0.82
 """White's share over a token that was skipped."""
@@ -71,21 +73,40 @@ def draw_attention_figure(
     caption: str,
     columns: int = 6,
 ) -> np.ndarray:
-    """The panels below one another, each two rows of blocks, beside the picture.
+    """The panels below one another, each two rows of blocks.
 
-    image: (h, w, 3) uint8 RGB, as the network sees it. A skipped token is nearly white; the colours
-    of each block run from 0 to its own brightest tokens.
+    image: (h, w, 3) uint8 RGB, as the network sees it; it stands beside the first panel, and beside
+    each other one how many blocks kept each token. A skipped token is nearly white; the colours of
+    each block run from 0 to its own brightest tokens.
     """
     check_image(image)
     grey = faded(fit(image, (TILE, TILE)))
-    blocks = [_panel(panel, grey, grid, columns) for panel in panels]
-    width = blocks[0].shape[1]
     side = 2 * TILE + TEXT + 2 * GAP
     photograph = captioned(fit(image, (side, side)), "what the network sees", TEXT)
-    beside = [stack([photograph, _legend(side)], 0, 2 * GAP, least=side)]
-    body = stack([stack(beside, 0, 0), stack(blocks, 0, 2 * GAP)], 1, 2 * GAP)
+    beside = [
+        stack([photograph, _legend(side)], 0, GAP),
+        *(_usage(p, image, grid, side) for p in panels[1:]),
+    ]
+    rows = [
+        stack([_as_wide(left, side), _panel(panel, grey, grid, columns)], 1, 2 * GAP)
+        for left, panel in zip(beside, panels, strict=True)
+    ]
+    body = stack(rows, 0, 3 * GAP)
     words = paragraph(caption, TEXT, body.shape[1])
-    return stack([body, words], 0, 2 * GAP, least=width, margin=2 * GAP)
+    return stack([body, words], 0, 2 * GAP, margin=2 * GAP)
+
+
+def _usage(panel: AttentionPanel, image: np.ndarray, grid: TokenGrid, side: int) -> np.ndarray:
+    """How many blocks took each token as a key, over the picture."""
+    usage = UsagePicture(image=image, keep=panel.keys, grid=grid)
+    height = side - 6 * TEXT
+    heat = draw_heatmap(usage, (height, height), text=TEXT)
+    return captioned(heat, "blocks that kept each token", TEXT)
+
+
+def _as_wide(picture: np.ndarray, width: int) -> np.ndarray:
+    """On white, exactly `width` pixels wide, so that columns stand below one another."""
+    return stack([picture[:, :width]], 0, 0, least=width)[:, :width]
 
 
 def _panel(panel: AttentionPanel, grey: np.ndarray, grid: TokenGrid, columns: int) -> np.ndarray:
@@ -97,7 +118,7 @@ def _panel(panel: AttentionPanel, grey: np.ndarray, grid: TokenGrid, columns: in
             words = f"block {layer}" + ("" if keys.all() else f": {100 * keys.mean():.0f} % kept")
         else:
             tile = paint_block(grey, np.zeros_like(weights), np.zeros_like(keys), grid)
-            words = f"block {layer}: class token skipped"
+            words = f"block {layer}: no class token"
         tiles.append(captioned(tile, words, TEXT))
     rows = [stack(tiles[i : i + columns], 1, GAP) for i in range(0, len(tiles), columns)]
     return stack([label(panel.title, TITLE, rows[0].shape[1]), *rows], 0, GAP)
