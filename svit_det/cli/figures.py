@@ -1,4 +1,4 @@
-"""The figures of SViT's supplementary on your pictures: attention (2), re-use (3), usage (4).
+"""The figures of SViT's supplementary on your pictures: attention (2), reuse (3), usage (4).
 
     python tools/figures.py 4 --config-file C --weights W --input IMAGES ... --output figure4.png
     python tools/figures.py 3 --config-file A B --weights WA WB --input IMAGE --output figure3.png
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
-    add("figure", choices=("2", "3", "4"), help="attention, re-use, usage")
+    add("figure", choices=("2", "3", "4"), help="attention, reuse, usage")
     add("--config-file", required=True, nargs="+", help="yaml of the model; figure 3: of several")
     add("--weights", required=True, nargs="+", help=".safetensors or .pth, one for each config")
     add("--input", required=True, nargs="+", help="image files or folders; 2 and 3: one image")
