@@ -1,4 +1,4 @@
-"""The figures of SViT's supplementary on your pictures: attention (2), re-use (3), usage (4).
+"""The figures of SViT's supplementary on your pictures: attention (2), reuse (3), usage (4).
 
     svit-det figures --figure 4 --weights W --output figure4.png PICTURES ...
     svit-det figures --figure 3 --weights WA WB --output figure3.png PICTURE
@@ -55,7 +55,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    which = "2: attention of the class token; 3: re-use of tokens; 4: usage"
+    which = "2: attention of the class token; 3: reuse of tokens; 4: usage"
     parser.add_argument("--figure", choices=("2", "3", "4"), required=True, help=which)
     add_pictures(parser)
     add_weights(parser, "trained weights; figure 3: of several models", nargs="+")

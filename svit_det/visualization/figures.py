@@ -1,4 +1,4 @@
-"""The figures of SViT's supplementary, drawn of any model: attention, re-use, and usage heat maps.
+"""The figures of SViT's supplementary, drawn of any model: attention, reuse, and usage heat maps.
 
 Source: Liu et al., Revisiting Token Pruning for Object Detection and Instance Segmentation (WACV
 2024), supplementary, figures 2 to 4. Each figure ends with a line that says which weights it shows.
