@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import re
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -16,8 +19,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
 
-PATIENCE = 5
-"""Seconds that a process has for its end."""
+PATIENCE = 4
+"""Seconds that processes have for each way to end."""
 
 
 def run_parser() -> argparse.ArgumentParser:
@@ -135,11 +138,16 @@ def what_was_said(problem: Exception) -> str | None:
 
 
 def end_children() -> None:
-    """End the processes that this one started and that Ctrl-C may not have reached."""
+    """End the processes that this one started: by themselves, then by Ctrl-C, then by force.
+
+    A terminal's Ctrl-C has reached them too; whoever is told to end while it writes a file takes
+    half of it away first.
+    """
     children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
-    for child in children:
-        child.join(PATIENCE)
-        if child.is_alive():
-            child.kill()
+    for number in (0, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        end = time.monotonic() + PATIENCE
+        for child in children:
+            if child.pid and child.is_alive():
+                os.kill(child.pid, number)  # 0 asks only whether it is there
+        for child in children:
+            child.join(max(end - time.monotonic(), 0))

@@ -43,6 +43,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
+        signal.alarm(900)  # should the tests themselves be killed
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(order["folder"])
         for number, name in enumerate(("stdin", "stdout", "stderr")):
