@@ -76,8 +76,8 @@ def measure(args: argparse.Namespace) -> None:
     for policy in policies:
         POLICY_REGISTRY.named(policy, "--policies")
     page = read_page(args.file)
-    if "ap" in args.tables:
-        with_rows(page, "ap", (), args.file)  # before the work: is there a place for it?
+    for name in args.tables:
+        split_page(page, name, args.file)  # before the work: is there a place for it?
     pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
     if "parity" in args.tables:
         kept = [] if args.policies is None else rows_of(page, "parity", args.file)

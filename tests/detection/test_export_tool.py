@@ -114,7 +114,7 @@ def test_a_precision_needs_its_format_and_its_pictures(weights, problem, tmp_pat
     assert problem(weights(), "--bf16", "--formats", "onnx").startswith("--bf16 is for openvino")
     assert "belongs to --int8" in problem(weights(), "--calibration", tmp_path)
     nowhere = ("DATASETS.COCO_FORMAT", f"[['discs_train', 'x.json', '{tmp_path}/none']]")
-    said = problem(weights(), "--int8", "--formats", "onnx", *nowhere)
+    said = problem(weights(), "--formats", "onnx", "--int8", *nowhere)
     assert said.startswith("--int8: the pictures of the training set (discs_train) are not here")
     (tmp_path / "empty").mkdir()
     said = problem(weights(), "--int8", "--formats", "onnx", "--calibration", tmp_path / "empty")
