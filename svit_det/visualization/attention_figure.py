@@ -38,9 +38,9 @@ ALPHA = 0.68
 """The colour's share; the rest is the picture in grey."""
 PALE = 0.82
 """White's share over a token that was skipped."""
-PEAK = 99.0
-"""Percentile of a block's weights that gets the brightest colour: single tokens that swallow most
-of the attention, as large ViTs have them, would leave the rest dark."""
+BRIGHTEST = 0.012
+"""Share of a picture's tokens that get a block's brightest colour, 3 of 256: single tokens that
+swallow most of the attention, as large ViTs have them, would leave the rest dark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +129,19 @@ def paint_block(
 ) -> np.ndarray:
     """(h, w, 3) weights (H, W) in colour over grey (h, w, 1); who is no key (H, W) is pale."""
     size = (grey.shape[0], grey.shape[1])
-    peak = np.percentile(weights[keys], PEAK) if keys.any() else 1.0
-    steps = (255 * weights / max(float(peak), 1e-12)).clip(0, 255).round().astype(np.uint8)
+    steps = (255 * weights / _peak(weights, keys)).clip(0, 255).round().astype(np.uint8)
     coloured = blend(grey, plasma()[grid.to_pixels(steps, size)], ALPHA)
     pale = blend(grey, np.array(WHITE, np.float32), PALE)
     return np.where(grid.to_pixels(keys, size)[..., None], coloured, pale)
+
+
+def _peak(weights: np.ndarray, keys: np.ndarray) -> float:
+    """The weight that is brightest, by the same rank however many tokens are keys."""
+    ranked = np.sort(weights[keys])
+    if not len(ranked):
+        return 1.0
+    rank = min(max(1, round(BRIGHTEST * weights.size)), len(ranked))
+    return max(float(ranked[-rank]), 1e-12)
 
 
 def _legend(width: int) -> np.ndarray:
