@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The figures of the supplementary on your pictures: attention, re-use, usage."""
+"""The figures of the supplementary on your pictures: attention, reuse, usage."""
 
 import sys
 
