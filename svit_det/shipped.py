@@ -46,6 +46,16 @@ def find_weights(path: str) -> str:
     return _find(path, WEIGHTS)
 
 
+def existing_weights(weights: str, *, name: str = "--weights") -> str:
+    """The file of this path, also where it ships. Raises InputError for one that is not there."""
+    if "://" in weights:
+        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
+    path = find_weights(weights)
+    if not Path(path).is_file():
+        raise InputError(f"{name} {weights}: no such file.")
+    return path
+
+
 def config_folder() -> Path:
     """Where they lie."""
     package = Path(__file__).resolve().parent

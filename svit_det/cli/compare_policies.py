@@ -31,11 +31,10 @@ from svit_det.comparison.report import draw, draw_tiles, quality_table, usage_ta
 from svit_det.comparison.training import train_all
 from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
-from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
 from svit_det.images import find_images, spread_out
 from svit_det.results import write_json
-from svit_det.shipped import config_folder, find_config
+from svit_det.shipped import config_folder, existing_weights, find_config
 
 NUM_MEASURED, NUM_PICTURES = 10, 3
 

@@ -27,8 +27,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from detectron2.modeling import build_model
-
 from svit_det.cli.convert_classifier import convert_classifier
 from svit_det.cli.options import (
     add_config_file,
@@ -38,15 +36,10 @@ from svit_det.cli.options import (
     add_weights,
 )
 from svit_det.cli.output import check_output_file
-from svit_det.detection import load_config
-from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
-from svit_det.vit import find_token_net
+from svit_det.shipped import existing_weights
 from svit_det.weights.classifiers import CLASSIFIERS
-from svit_det.weights.convert import KINDS, convert_weights
-from svit_det.weights.files import read_checkpoint, write_weights
-
-ORIGINAL_SVIT_EPS = 1e-5
+from svit_det.weights.convert import KINDS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,36 +79,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--from {args.kind} goes with --classifier only.")
     if args.class_token and args.kind != "deit":
         raise InputError("--class-token goes with --from deit only.")
-    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-    if args.kind == "svit" and cfg.MODEL.TOKEN_POLICY.NAME != "SViT":
-        raise InputError("--from svit: the policy of --config-file must be SViT.")
-    model = build_model(cfg)
-    net = find_token_net(model)
-    prefix = next(name for name, module in model.named_modules() if module is net)
-    converted = convert_weights(
-        args.kind,
-        read_checkpoint(args.weights)["model"],
-        net,
-        pretrain_grid=tuple(cfg.MODEL.VIT.PRETRAIN_GRID),
-        num_interactions=len(cfg.MODEL.ADAPTER.INTERACTIONS),
-        num_extra=cfg.MODEL.ADAPTER.NUM_EXTRA_EXTRACTORS,
-        class_token=args.class_token,
-        source=args.weights,
-        target="the model of --config-file",
-    )
-    write_weights({f"{prefix}.{name}": value for name, value in converted.items()}, output)
-    total = sum(value.numel() for value in converted.values())
-    print(f"{len(converted)} weights, {total:,} numbers of {prefix}: {output}")
-    left = len(net.state_dict()) - len(converted)
-    if left:
-        print(f"{left} weights of that backbone are not in such a file and start as initialised.")
-    if args.kind == "svit":
-        print("The file has no thresholds: until training tracks them, mode threshold is argmax.")
-        if cfg.MODEL.VIT.LAYER_NORM_EPS != ORIGINAL_SVIT_EPS:
-            print("The original's blocks normalise with 1e-5: set MODEL.VIT.LAYER_NORM_EPS 1e-5.")
-    return {
-        "output": str(output),
-        "weights": len(converted),
-        "numbers": total,
-        "as_initialised": left,
-    }
+    from svit_det.cli.convert_detector import convert_detector  # it needs detectron2
+
+    return convert_detector(args, output)

@@ -30,7 +30,6 @@ from svit_det.cli.export_calibration import calibration_pictures
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.trained import existing_weights
 from svit_det.errors import InputError
 from svit_det.export.build import (
     PARTS,
@@ -46,6 +45,7 @@ from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
 from svit_det.files import write_whole
 from svit_det.policies import POLICY_REGISTRY
+from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
 

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 
 from svit_det.detection.config_file import load_config
 from svit_det.errors import InputError
-from svit_det.shipped import find_weights
+from svit_det.shipped import existing_weights
 from svit_det.weights.files import read_description
 
 
@@ -59,16 +59,6 @@ def read_trained(
         cfg = _config_of(path, said, options, config_file)
     cfg.MODEL.WEIGHTS = path
     return Trained(cfg=cfg, class_names=class_names_of(cfg, said), said=said)
-
-
-def existing_weights(weights: str, *, name: str = "--weights") -> str:
-    """The file of this path, also where it ships. Raises InputError for one that is not there."""
-    if "://" in weights:
-        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
-    path = find_weights(weights)
-    if not Path(path).is_file():
-        raise InputError(f"{name} {weights}: no such file.")
-    return path
 
 
 def _config_of(
