@@ -51,9 +51,12 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", POLICY_REGISTRY.names())
-def test_the_whole_table(page, pictures, name):
-    """Every network, format and budget of a policy: the same tokens kept, and maps to 1e-4."""
+@pytest.mark.parametrize("name", ["SViT", "AViT"])
+def test_rows_of_the_table(page, pictures, name):
+    """Every network, format and budget of a policy: the same tokens kept, and maps to 1e-4.
+
+    The other policies are exported under both networks in every format by test_export.py.
+    """
     asked = ["--tables", "parity", "--policies", name, "--image-folder", str(pictures)]
     assert export_table.main(["--file", str(page), *asked]) is None
     rows = [row for row in page.read_text().splitlines() if row.split()[1:2] == [name]]
