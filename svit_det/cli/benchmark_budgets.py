@@ -10,7 +10,8 @@ from torch import nn
 
 from svit_det.benchmark.arms import trunk_of, with_policy
 from svit_det.benchmark.runtimes import DENSE, DYNAMIC, STATIC
-from svit_det.detection.config import build_policy_from, node_of
+from svit_det.config.declared import node_of
+from svit_det.config.policy import build_policy_from
 from svit_det.export.build import has_fixed_count
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.policies.dense import Dense

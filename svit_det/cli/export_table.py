@@ -11,6 +11,7 @@ written after every policy, so that a run that is cut short keeps its rows.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from svit_det.cli.execution import problem_of
 from svit_det.cli.export import fixed_count_options
 from svit_det.cli.export_ap import ap_rows
 from svit_det.detection import load_config
@@ -62,6 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--policies", nargs="+", metavar="NAME", help="of the first table; default: every one")
     add("--file", type=Path, default=PAGE, help="default: %(default)s")
     return parser
+
+
+def main(argv: Sequence[str]) -> str | None:
+    """Measure, then write the tables into the page; returns what is wrong."""
+    return problem_of(sys.modules[__name__], argv)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

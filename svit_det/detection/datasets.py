@@ -120,7 +120,9 @@ def _accept(examined: Examined, demands: Demands, cfg: CfgNode, name: str) -> No
         raise InputError(f"{path}: there is no object in it to train on.")
     if examined.is_whole:
         _read_from(name, original_json(name))
-        cleaned_file(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)  # of an earlier run
+        cleaned = cleaned_file(cfg.OUTPUT_DIR, name)
+        if cleaned.is_file():  # of an earlier run
+            cleaned.unlink()
         return
     cleaned = write_cleaned(examined, cfg.OUTPUT_DIR, name)
     logger.warning(

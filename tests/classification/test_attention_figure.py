@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from svit_det.classification.config import load_config
@@ -91,7 +92,7 @@ def test_weights_say_what_they_go_back_to(tmp_path, monkeypatch):
         "svit.pth": {"config": config % "dense.pth"},
         "circle.pth": {"config": config % "circle.pth"},
     }.items():
-        write_checkpoint({"model": {}, "svit_det": said}, tmp_path / name)
+        write_checkpoint({"model": {"w": torch.zeros(1)}, "svit_det": said}, tmp_path / name)
     assert origin_of("svit.pth") == "ViT of our own"
     assert origin_of("circle.pth") == "circle.pth"
     assert origin_of("gone/deit.pth") == "deit.pth"

@@ -14,7 +14,12 @@ from svit_det.detection import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-LEAVES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "base")
+CLASSIFICATION = {"imagenet", "digits", "photographs"}
+LEAVES = sorted(
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "base" and not CLASSIFICATION & {*path.parts}
+)
 TOP = [path for path in LEAVES if path.parent == CONFIGS]
 # Words of a name that the dense parent has too.
 KEPT = ("plain", "t", "s", "cascade", "retinanet")

@@ -20,7 +20,12 @@ from svit_det.vit import PlainViT, find_token_net, record_passes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASES = sorted((CONFIGS / "base").glob("*.yaml"))
-MODELS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "base")
+CLASSIFICATION = {"imagenet", "digits", "photographs"}
+MODELS = sorted(
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "base" and not CLASSIFICATION & {*path.parts}
+)
 WRAPPERS = {name.lower(): name for name in WRAPPER_REGISTRY.names()}
 WIDTHS = {"t": 192, "s": 384}
 

@@ -6,8 +6,9 @@ from functools import cache, reduce
 import pytest
 from detectron2.config import CfgNode, get_cfg
 
+from svit_det.config.reading import merge_values
 from svit_det.detection.config import declared_nodes
-from svit_det.detection.config_file import check_config, default_config, merge_values
+from svit_det.detection.config_file import check_config, default_config
 from svit_det.detection.ranges import EXPECTED, leaves, ranges
 from svit_det.errors import InputError
 

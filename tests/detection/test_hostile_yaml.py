@@ -127,7 +127,7 @@ def test_what_is_no_file(tmp_path):
         with pytest.raises(InputError, match=said):
             load_config(str(tmp_path / name))
     with pytest.raises(InputError, match="null byte"):
-        load_config("a\0b")
+        load_config(str(tmp_path / "a\0b"))
 
 
 def test_bases_in_a_ring_and_a_tower(tmp_path):

@@ -459,10 +459,10 @@ def test_halting_that_works_is_not_worth_a_word(tiny_trunk, images, pass_of, cap
     ("depth", "config", "words"),
     [
         (4, {"prior_centre": 8}, "prior_centre: 8 lies outside the trunk, whose blocks .* 0 to 3"),
-        (12, {"prior_centre": -1}, r"prior_centre: -1 must lie in \[0, inf\)"),
+        (12, {"prior_centre": -1}, r"prior_centre: -1 must lie in \[0, 1000\]"),
         (12, {"target_depth": 0.0}, r"target_depth: 0.0 must lie in \(0, 1\]"),
         (12, {"target_depth": 0.5, "ponder_weight": 0.0}, "ponder_weight: 0 stays 0"),
-        (12, {"gamma": 0.0}, r"gamma: 0.0 must lie in \(0, inf\)"),
+        (12, {"gamma": 0.0}, r"gamma: 0.0 must lie in \(0, 1e6\]"),
         (12, {"beta": float("nan")}, "beta: nan must lie"),
         (12, {"output": "mean"}, "output: no 'mean'; choose one of mixture, last"),
     ],

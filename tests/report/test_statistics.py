@@ -7,7 +7,7 @@ import pytest
 
 from svit_det.report.charts import Bars, Line, bar_chart, line_chart
 from svit_det.report.statistics import ArmStatistics
-from svit_det.results import _finite
+from svit_det.results import finite
 from svit_det.tokens import TokenGrid
 from svit_det.visualization import Objects, UsagePicture
 
@@ -52,7 +52,7 @@ def test_the_numbers_of_a_set():
     by_size = arm.by_size()
     assert by_size["small"] == (pytest.approx(5 / 6), 2) and by_size["large"][1] == 0
     assert arm.object_source == "detections"
-    content = json.loads(json.dumps(_finite(arm.as_json()), allow_nan=False))
+    content = json.loads(json.dumps(finite(arm.as_json()), allow_nan=False))
     assert content["kept_share_by_size"]["large"] == [None, 0]
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def tool():
     spec = importlib.util.spec_from_file_location(
-        "prepare_digits", ROOT / "tools/prepare_digits.py"
+        "prepare_digits", ROOT / "tools/setup/prepare_digits.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
