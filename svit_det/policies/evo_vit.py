@@ -92,7 +92,7 @@ class EvoViT(ScheduledPolicy):
             0,
             "First training steps in which every block of LAYERS chooses anew all the same, as in "
             "the paper's first 200 of 300 epochs.",
-            interval="[0, inf)",
+            interval="[0, 1e9]",
             needs=("stage_wise", True),
         )
         score_update: float = setting(

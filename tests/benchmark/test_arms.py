@@ -207,6 +207,7 @@ def test_tokens_are_rows_of_memory_in_every_block(tiny_trunk, images, svit):
 
 IN_A_FRESH_PROCESS = """
 import torch
+from svit_det.benchmark.memory import peak_memory
 print(peak_memory(lambda: torch.ones({size} // 4).sum(), "cpu"))
 """
 

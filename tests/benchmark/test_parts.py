@@ -182,7 +182,7 @@ def test_of_several_policies_the_trunk_is_loaded(built, trained):
 
 def test_weights_that_are_not_there(tiny):
     ran = tiny("--parts", "blocks", *ONCE, overrides=("MODEL.WEIGHTS", "nowhere.pth"))
-    assert ran.problem == "MODEL.WEIGHTS nowhere.pth: no such file."
+    assert ran.problem == "nowhere.pth: no such file."
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ def tiny_config(tiny_yaml):
         options = [str(option) for option in options]
         # A schedule may not be set under a policy that has none.
         named = dict(zip(options[::2], options[1::2])).get("MODEL.TOKEN_POLICY.NAME")
-        kind = POLICY_REGISTRY.get(named) if named else None
+        kind = POLICY_REGISTRY.get(named) if named in POLICY_REGISTRY.names() else None
         without = kind is not None and "layers" not in kind.Config.described()
         path = tiny_yaml.with_name("dense.yaml") if without else tiny_yaml
         return load_config(str(path), options)
