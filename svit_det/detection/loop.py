@@ -12,6 +12,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase, hooks
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
+from svit_det.detection.processes import stop_if_asked
 from svit_det.errors import InputError
 from svit_det.training.finite import some_of
 
@@ -31,6 +32,7 @@ def run_steps(trainer: TrainerBase, start: int, stop: int) -> None:
                 trainer.before_step()
                 trainer.run_step()
                 trainer.after_step()
+                stop_if_asked()
         except BaseException:
             _close_writers(trainer)
             raise
