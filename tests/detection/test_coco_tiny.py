@@ -206,7 +206,9 @@ def test_twenty_iterations_evaluation_and_resuming(name, small_sets, fork_tool, 
     assert all(np.isfinite(value) for value in losses.values())
     results = json.loads((folder / "results.json").read_text())
     assert set(results) == {"bbox", "token_usage", *(["segm"] if masks else [])}
-    assert 0 < results["token_usage"]["all"] < 100
+    # Whether twenty steps from random weights let a token of A-ViT halt is left to the draw.
+    assert 0 < results["token_usage"]["all"] <= 100
+    assert results["token_usage"]["all"] < 100 or policy == "a_vit"
     saved = torch.load(folder / "model_final.pth", weights_only=True)
     counters = (".budget.num_batches_tracked", "policy.num_steps")
     tracked = [n for n in saved["model"] if n.endswith(counters)]
