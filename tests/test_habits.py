@@ -31,6 +31,7 @@ MAY_NAME_A_POLICY = {
     # A file of SViT's holds gates, which no other policy has a place for.
     "tools/convert_weights.py",
     "svit_det/cli/convert_weights.py",
+    "svit_det/cli/convert_detector.py",
 }
 
 
