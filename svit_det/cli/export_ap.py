@@ -26,7 +26,7 @@ from svit_det.export.quiet import quiet
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("dense", "svit", "adapter_svit")
 REDUCED = ("onnx", "openvino")
-"""Formats that there are in a reduced precision too."""
+"""The formats that have a reduced precision, too."""
 
 
 def ap_rows() -> Iterator[str]:

@@ -94,7 +94,7 @@ def reuse_figure(
 
 
 def mean_overlap(picture: UsagePicture, start: int) -> float:
-    """Tokens that a block and the one before both kept, over those that either kept; mean."""
+    """Tokens that a block and the block before both kept, over tokens that either kept; mean."""
     one, other = picture.keep[start:-1], picture.keep[start + 1 :]
     both, either = (one & other).sum(axis=(1, 2)), (one | other).sum(axis=(1, 2))
     shares = np.where(either > 0, both / np.maximum(either, 1), 1.0)
@@ -104,7 +104,7 @@ def mean_overlap(picture: UsagePicture, start: int) -> float:
 def usage_figure(pictures: Sequence[UsagePicture], *, caption: str, columns: int = 2) -> np.ndarray:
     """Figure 4: detections beside the heat map, and the usage on the objects and off them.
 
-    Objects are those that were found, as in the paper; all heat maps have one scale.
+    Objects are the detections, as in the paper; all heat maps have one scale.
     """
     if not pictures:
         raise ValueError("A figure needs at least one picture.")
