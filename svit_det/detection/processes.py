@@ -10,15 +10,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from svit_det.detection.interrupts import remembering_interrupts
 from svit_det.errors import InputError
 
 PATIENCE = 4
@@ -89,42 +88,6 @@ def _check_port(url: str, address: tuple) -> None:
             ) from error
 
 
-class Interrupt:
-    """Ctrl-C's handler: it raises KeyboardInterrupt as Python's own does, and remembers it.
-
-    Python swallows one that arrives while an object is being removed, such as a loader of images
-    at the end of an evaluation; `stop_if_asked` raises it again.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Called by Python, between two instructions of whatever runs."""
-        self.asked = True
-        raise KeyboardInterrupt
-
-
-def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt where Ctrl-C has come before and was swallowed."""
-    handler = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, Interrupt) and handler.asked:
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def _remembering_interrupts() -> Iterator[None]:
-    """Inside the with-block Ctrl-C is remembered, unless somebody else handles it."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, Interrupt())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """`main` in as many processes as `args` say, until the last has ended.
 
@@ -134,7 +97,7 @@ def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.N
     # What the processes of a run share is cleaned up behind a killed one; that is no news.
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
-        with _remembering_interrupts():
+        with remembering_interrupts():
             launch(
                 main,
                 args.num_gpus,

@@ -1,18 +1,14 @@
 """Processes that could not start, or would wait forever, are refused before anything starts."""
 
-import signal
 import socket
-from contextlib import suppress
 
 import pytest
 from torch.multiprocessing import ProcessExitedException
 
 from svit_det.detection.processes import (
-    Interrupt,
     check_processes,
     run_parser,
     run_processes,
-    stop_if_asked,
     what_was_said,
 )
 from svit_det.errors import InputError
@@ -101,20 +97,6 @@ def test_how_a_run_ends():
         run_processes(raises(KeyboardInterrupt()), arguments())
     with pytest.raises(RuntimeError, match="other"):
         run_processes(raises(RuntimeError("other")), arguments())
-
-
-def test_an_interrupt_that_was_swallowed_is_raised_again():
-    stop_if_asked()  # nobody has asked
-    handler = Interrupt()
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        stop_if_asked()
-        with suppress(KeyboardInterrupt):
-            handler(signal.SIGINT, None)
-        with pytest.raises(KeyboardInterrupt):
-            stop_if_asked()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.long
