@@ -4,6 +4,7 @@
 # make test-long    the rest of it: COCO's sizes, several processes, whole trainings
 # make train-demo   train a small detector from nothing on the default data set
 # make setup        only the environment; every target here begins with it
+# make docs         the documentation as a site, in output/site
 # make style        format the code and fix what can be fixed
 # make check        only say what is not formatted, spelled or typed right, or looks wrong
 # make clean        remove what builds and tests left; environment, data and results stay
@@ -21,7 +22,7 @@ JOBS ?= 2
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-classification test test-long train-demo data setup style check clean
+.PHONY: help docs demo demo-classification test test-long train-demo data setup style check clean
 
 # Threads that wait must sleep: on a busy machine with few cores they otherwise spin against each
 # other, and everything takes several times as long. Read when torch is imported.
@@ -53,6 +54,9 @@ test-long: setup data
 
 data: setup
 	@$(PY) tools/setup/prepare_nuclei.py
+
+docs: setup
+	$(PY) -m mkdocs build --strict
 
 setup: $(READY)
 

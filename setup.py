@@ -21,6 +21,12 @@ CONFIG_PACKAGES = [
     if path.is_dir() and path.name != "__pycache__"
 ]
 
+# The site and its notebook.
+DOCS = [
+    *("mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.10", "mkdocs-jupyter>=0.25"),
+    *("nbclient>=0.10", "ipykernel>=6.29"),
+]
+
 setup(
     name="svit_det",
     version=VERSION.group(1),
@@ -80,7 +86,9 @@ setup(
         "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/setup/prepare_nuclei.py
         "export": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"],
         "video": ["imageio-ffmpeg>=0.5"],
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "imageio-ffmpeg>=0.5",
             "selenium>=4.10",  # the report in a real browser, where there is one
             "pytest>=8.0",

@@ -233,7 +233,7 @@ def cell_or_reason(
     try:
         return exported_cells(model, (name,), pictures, open_sizes=open_sizes)[0]
     except InputError as problem:
-        return f"no: {problem}".replace("|", "/")
+        return f"no: {problem}".replace("|", "/").replace("[", "\\[")  # neither a column nor a link
 
 
 def exported_cells(
