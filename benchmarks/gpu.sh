@@ -45,6 +45,10 @@ else
     training=(--policies EViT ATS EvoViT SViT)
 fi
 
+if [ -n "$(ls -A "$output" 2>/dev/null)" ]; then
+    echo "gpu.sh: $output holds files already; name another folder."
+    exit 2
+fi
 mkdir -p "$output"
 if [ "$device" != cpu ]; then
     step 60 laws "$python" -m pytest -q -p no:cacheprovider tests/policies/test_promises.py

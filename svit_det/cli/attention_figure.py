@@ -29,7 +29,8 @@ from svit_det.classification.images import test_transform
 from svit_det.classification.load import read_trained
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.cli.execution import problem_of
-from svit_det.cli.options import add_device, add_output
+from svit_det.cli.options import add_device, add_output, add_overwrite
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image
 from svit_det.policies.attention_probe import AttentionWatch, watched_attention
@@ -122,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dense", required=True, metavar="FILE", help="the model that keeps every token")
     add("--pruned", required=True, metavar="FILE", help="the one that skips some")
     add_output(parser, "folder for the sheets", required=True, type=Path)
+    add_overwrite(parser)
     add_device(parser)
     return parser
 
@@ -133,6 +135,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """A sheet for each picture, and the JSON."""
+    check_output(args.output, ["attention_figure.json"], overwrite=args.overwrite)
     paths = find_images(args.pictures)
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
     _check_pair(*models)

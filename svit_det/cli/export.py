@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from torch import nn
 
 from svit_det.cli.execution import problem_of
 from svit_det.cli.export_calibration import calibration_pictures
+from svit_det.cli.options import add_overwrite
+from svit_det.cli.output import check_output
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
@@ -79,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--bf16", action="store_true", help="the OpenVINO file in bfloat16")
     add("--no-topk", action="store_true", help="for back ends without TopK; --part backbone")
     add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="default: %(default)s")
-    add("--overwrite", action="store_true", help="replace files that are there")
+    add_overwrite(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything that can be checked, then build, compare and write."""
     args.weights = existing_weights(args.weights)
     formats = tuple(name for name in FORMATS if name in args.formats)
-    check_output(args.output, [f"{args.part}{e}" for f in formats for e in FORMATS[f]], args)
+    names = [f"{args.part}{e}" for f in formats for e in FORMATS[f]]
+    check_output(args.output, names, overwrite=args.overwrite)
     check_precisions(args, formats)
     check_runtimes(formats)
     said = what_it_says(args.weights)
@@ -207,16 +209,6 @@ def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
                 "nothing from it here.",
                 file=sys.stderr,
             )
-
-
-def check_output(output: Path, names: Sequence[str], args: argparse.Namespace) -> None:
-    """Refuse files that are there and folders that cannot be written to, before the work."""
-    there = [name for name in names if (output / name).exists()]
-    if there and not args.overwrite:
-        raise InputError(f"--output {output}: {there[0]} is there already; give --overwrite.")
-    nearest = next(place for place in (output, *output.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"--output {output}: {nearest} is no folder that may be written to.")
 
 
 def publish(source: Path, output: Path, names: Sequence[str]) -> None:
