@@ -86,6 +86,7 @@ setup(
         "data": ["tifffile>=2022.2", "imagecodecs>=2022.2"],  # tools/setup/prepare_nuclei.py
         "export": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.4"],
         "video": ["imageio-ffmpeg>=0.5"],
+        "classification": ["timm>=0.9,<2"],
         "docs": DOCS,
         "test": [
             *DOCS,
