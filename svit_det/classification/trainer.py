@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import math
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ logger = logging.getLogger(__name__)
 
 LAST, FINAL = "last.pth", "model_final.pth"
 """What to resume from, and the trained weights, in OUTPUT_DIR."""
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse to begin in a folder that holds a training. Raises InputError."""
+    held = [name for name in (LAST, FINAL) if (folder / name).exists()]
+    if held:
+        raise InputError(
+            f"OUTPUT_DIR {folder}: holds a training already ({held[-1]}); go on with --resume, "
+            "begin anew with --overwrite, or name another folder."
+        )
+
+
+def clear(cfg: Any) -> None:
+    """Remove an earlier training from OUTPUT_DIR, less the weights that the new one began from."""
+    for path in (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)):
+        if os.path.realpath(path) != os.path.realpath(cfg.MODEL.WEIGHTS):
+            path.unlink(missing_ok=True)
 
 
 class Trainer:

@@ -25,7 +25,7 @@ from svit_det.classification.evaluation import Evaluation, evaluate
 from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes, joined
-from svit_det.classification.trainer import Trainer
+from svit_det.classification.trainer import Trainer, check_unused, clear
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
@@ -41,6 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_config_file(parser, "network, policy and recipe", required=True)
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT_DIR/last.pth")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed",
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument(
         "--export", help="with --eval-only: write the weights in half precision, .safetensors"
@@ -61,6 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
     with joined(cfg.MODEL.DEVICE) as (where, device):
+        if not (args.eval_only or args.resume or args.overwrite):
+            check_unused(Path(cfg.OUTPUT_DIR))
         _prepare_folder(cfg, where)
         found = (_evaluate if args.eval_only else _train)(cfg, args, where, device)
         if not where.is_first:
@@ -77,6 +84,8 @@ def _train(
     trainer = Trainer(cfg, where, device)
     if args.resume:
         trainer.resume()
+    elif args.overwrite and where.is_first:
+        clear(cfg)  # now that the new training has all that it needs
     return trainer.train()
 
 

@@ -99,6 +99,23 @@ def test_a_resume_with_other_settings_is_refused(a_yaml, small):
         other.resume()
 
 
+def test_a_training_is_replaced_only_when_asked(a_yaml, small, tmp_path):
+    options = small(SOLVER__EPOCHS=1)
+    begin = ["--config-file", a_yaml]
+    assert main([*begin, *options]) is None
+    run = tmp_path / "run"
+    before = (run / FINAL).read_bytes()
+    said = main([*begin, *options, "SOLVER.SEED", "8"])
+    assert said.startswith(f"OUTPUT_DIR {run}: holds a training already ({FINAL})")
+    assert "--overwrite" in said and (run / FINAL).read_bytes() == before
+    # A training that cannot begin removes nothing.
+    assert main([*begin, "--overwrite", *options, "MODEL.NUM_CLASSES", "2"]) is not None
+    assert (run / FINAL).read_bytes() == before
+    kept = ["MODEL.WEIGHTS", str(run / FINAL), "SOLVER.EPOCHS", "1"]
+    assert main([*begin, "--overwrite", *options, *kept]) is None
+    assert (run / FINAL).read_bytes() != before
+
+
 def test_reading_in_other_processes_changes_nothing(a_yaml, small):
     """The draws of an image do not depend on where it is read."""
     batches = []
