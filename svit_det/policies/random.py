@@ -23,7 +23,7 @@ from svit_det.tokens import Selection, TokenState, everyone
 
 @POLICY_REGISTRY.register()
 class Random(ScheduledPolicy):
-    """Draws for each image and step in training, and once per block for all images at inference.
+    """In training drawn for each image and step; at inference one draw per block, for all images.
 
     The number kept does not depend on the image. The policy's own schedule: blocks 3 to 11, with
     shares of .7, .49 and .343 for three blocks each.

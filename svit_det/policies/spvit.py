@@ -46,7 +46,7 @@ MODES = ("threshold", "argmax")
 
 @POLICY_REGISTRY.register()
 class SPViT(ThresholdedPolicy, PredictorPolicy):
-    """Before the schedule's blocks a selector drops tokens for good; the count varies by image.
+    """Before the schedule's blocks a selector drops tokens for good, a number that varies by image.
 
     The policy's own schedule: blocks 3, 6 and 9, with shares of .617, .369 and .137 as targets of
     the batch's mean.

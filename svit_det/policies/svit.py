@@ -44,7 +44,7 @@ MODES = ("threshold", "argmax", "sample", "quota")
 
 @POLICY_REGISTRY.register()
 class SViT(ThresholdedPolicy):
-    """One gate before each block of the schedule, trained towards the schedule's shares.
+    """One gate before each of the schedule's blocks, trained towards its shares as targets.
 
     The policy's own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks
     each.
