@@ -148,7 +148,7 @@ def _as_it_is(batch: list[dict]) -> list[dict]:
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal; the main one ends the others."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
