@@ -80,7 +80,7 @@ def pictures_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def split_pictures(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Pictures, then overrides. The first word that is spelled like a config key begins the latter.
+    """Pictures, then overrides, which begin with the first word that is spelled like a config key.
 
     A word that names a file or folder is a picture, however it is spelled.
     """

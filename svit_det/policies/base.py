@@ -239,7 +239,7 @@ class TokenPolicy(nn.Module):
 
     @property
     def takes_part_in_training(self) -> bool:
-        """It has losses, statistics or a clock; training without these is another method."""
+        """Whether the policy has losses, statistics or a clock, which its training needs."""
         own = type(self)
         return any(
             getattr(own, name) is not getattr(TokenPolicy, name)

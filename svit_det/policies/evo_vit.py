@@ -13,7 +13,7 @@ Departures from the paper:
 - Tokens are not sorted by their score: tokens and scores keep the order of the map.
 - Skipped tokens stay as they are, as in the released DeiT models. The authors of Evo-ViT found that
   a representative token did not matter; `representative` adds the paper's representative token.
-- `refresh` is ours. It tests what the authors of SViT conjecture (supplementary, part D): the kept
+- `refresh` is new. It tests a conjecture of the authors of SViT (supplementary, part D): the kept
   set hardly changes, because skipped tokens keep their old scores.
 """
 

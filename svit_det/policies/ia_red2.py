@@ -14,7 +14,7 @@ Departures from the paper and the tool, for dense maps:
 - A patch token that is dropped keeps its last value in the map. The tool zeroes it.
 - A dropped token is no key, and no row at inference. The tool masks it and computes it.
 - The agent projects to queries and keys alone. The tool projects to values too and ignores them.
-- The method `straight_through` is ours. It learns by gradient and a ratio loss, as SViT does. Its
+- The method `straight_through` is new. It learns by gradient and a ratio loss, as SViT does. Its
   draws are hardly bounded: bounds of .2 and .8 would put a share above .8 out of reach.
 - The reward takes minus the task's losses where the paper gives 1 for a correct prediction.
   detectron2 reports losses per batch, so that all images of a batch share this part of the reward;
@@ -177,7 +177,7 @@ class IARED2(ThresholdedPolicy):
         return {} if self.agent_rate == 1 else {"trunk.policy": self.agent_rate}
 
     def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
-        """Where agents learn by reward: trunk and other agents while one learns, then every one."""
+        """By reward: the trunk and the other agents while an agent learns, then all agents."""
         return () if self.reinforcement is None else self.reinforcement.frozen(step, steps)
 
 

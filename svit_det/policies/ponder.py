@@ -1,6 +1,6 @@
 """PonderWeight: what one more block per token costs in the loss, steered to a target depth.
 
-The weight is A-ViT's (Yin et al. 2022, eq. 8); steering the weight to a target is ours.
+The weight is A-ViT's (Yin et al. 2022, eq. 8); steering the weight to a target is new.
 
 Depth is the mean share of the trunk's blocks that a patch token runs through.
 """

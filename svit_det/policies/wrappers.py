@@ -32,7 +32,7 @@ class PolicyWrapper(TokenPolicy):
 
     @property
     def takes_part_in_training(self) -> bool:
-        """The wrapper or the policy inside has losses, statistics or a clock."""
+        """Whether the wrapper or the policy inside has losses, statistics or a clock."""
         own = any(
             getattr(type(self), name) is not getattr(PolicyWrapper, name)
             for name in ("losses", "track", "set_step")

@@ -85,13 +85,13 @@ class TokenState:
         return self.tokens.shape[1] - self.num_extra
 
     def with_patches(self, patches: Tensor) -> TokenState:
-        """The same with other patch tokens (B, N, C)."""
+        """This state with other patch tokens (B, N, C)."""
         if self.num_extra:
             patches = torch.cat([self.extra, patches], dim=1)
         return replace(self, tokens=patches)
 
     def with_more(self, token: Tensor, present: Tensor | None = None) -> TokenState:
-        """One more extra token (B, 1, C), behind the others.
+        """This state with one more extra token (B, 1, C), behind the others.
 
         `present` (B, E + 1) says which extra tokens each image has then. None: every image has the
         new token, and keeps the extra tokens that it had.
