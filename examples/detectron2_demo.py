@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""As detectron2's own demo scripts do it: get_cfg, merge_from_file, DefaultPredictor, Visualizer.
+"""Detections in the way of detectron2's own demo: get_cfg, DefaultPredictor, Visualizer.
 
     python examples/detectron2_demo.py CONFIG_FILE WEIGHTS PICTURE RESULT.png
 
-`svit_det.detection.Predictor` takes more kinds of pictures and says which tokens ran.
+`svit_det.detection.Predictor` takes more kinds of pictures and tells which tokens each block kept.
 """
 
 import sys

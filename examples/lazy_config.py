@@ -3,9 +3,9 @@
     from detectron2.config import LazyConfig, instantiate
     model = instantiate(LazyConfig.load("examples/lazy_config.py").model)
 
-Nothing here reads a yaml, so that what its keys would set is said in full: the blocks that decide
-and their shares belong to the policy's settings. `optimizer` has the recipe's parameter groups.
-Sizes are those of configs/plain_svit_t.yaml.
+This file reads no yaml; every value that a yaml's keys would set stands here. The blocks that
+decide and their shares belong to the policy's settings. `optimizer` has the recipe's parameter
+groups. Sizes are those of configs/plain_svit_t.yaml.
 """
 
 from detectron2.config import LazyCall as L
@@ -123,5 +123,6 @@ model = L(TokenRCNN)(
     input_format="RGB",
 )
 
-# detectron2's lazy training scripts set `optimizer.params.model`; ours takes the model itself.
+# detectron2's lazy training scripts set `optimizer.params.model`; this optimizer takes the model
+# itself.
 optimizer = L(build_adamw)(model=None, rate=1e-5, weight_decay=1e-6)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A training loop of your own: what TokenTrainer does, in the open.
+"""A training loop of your own, which shows the steps that TokenTrainer takes.
 
     python examples/own_loop.py CONFIG_FILE [KEY VALUE ...]
 
-A loop has to bring our optimiser's groups and our mapper, and an EventStorage that tells the model
-its step; the model adds the policy's losses and follows its statistics by itself.
+A loop needs the optimiser's groups and the mapper of this project, and an EventStorage that tells
+the model the number of the step. The model itself adds the policy's losses and tracks its
+statistics.
 """
 
 import sys
@@ -22,7 +23,7 @@ from svit_det.detection.solver import build_optimizer
 
 
 def train(cfg):
-    """SOLVER.MAX_ITER steps; the weights go to OUTPUT_DIR/model_final.pth. Returns the losses."""
+    """Train SOLVER.MAX_ITER steps and write OUTPUT_DIR/model_final.pth; returns the losses."""
     prepare_datasets(cfg, training=True)
     model = build_model(cfg).train()
     TokenCheckpointer(model, fresh_classes=True).load(cfg.MODEL.WEIGHTS)

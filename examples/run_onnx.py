@@ -3,7 +3,8 @@
 
     python examples/run_onnx.py output/export/detector.onnx PICTURE RESULT.png
 
-Draws masks and boxes at the left, and at the right how many blocks each token ran through.
+Draws masks and boxes at the left, and at the right a heat map: the number of blocks that kept each
+token.
 """
 
 import json
@@ -15,7 +16,10 @@ import onnxruntime
 
 
 def resized(image, *size):
-    """To (height, width), first along the rows, each time rounded: Pillow's bilinear pixels."""
+    """The image at `size` (height, width), with the pixels of Pillow's bilinear resizing.
+
+    The width is resized first, then the height; both results are rounded.
+    """
     for axis, new in ((1, size[1]), (0, size[0])):
         step = (old := image.shape[axis]) / new
         places = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * step
@@ -27,7 +31,7 @@ def resized(image, *size):
 
 
 def prepared(image, about):
-    """(height, width, 3) RGB -> the graph's input, and (height, width) of the picture inside it."""
+    """(height, width, 3) RGB -> the graph's input, and the picture's (height, width) inside it."""
     sides, whole = np.array(image.shape[:2]), about["size"]
     inside = scaled(sides, about["shorter_side"] / min(sides), about["longest_side"] / max(sides))
     if whole is None:

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Something given from outside cannot be used.
+    """A value, file or option from outside cannot be used.
 
-    The message is one sentence that names the file, argument or config key and says what to do; the
-    tools print it without a traceback and exit with status 1.
+    The message is one sentence that names the file, argument or config key and says what to do. The
+    tools print the message without a traceback and exit with status 1.
 
-    `setting` is the argument that is wrong, by its Python name; the message then begins with it.
-    Whoever read the value from elsewhere says where: see `renamed_settings`.
+    `setting` is the Python name of the wrong argument; the message then begins with this name. Code
+    that read the value from another place renames the setting: see `renamed_settings`.
     """
 
     def __init__(self, message: str, *, setting: str | None = None) -> None:
@@ -23,15 +23,15 @@ class InputError(ValueError):
         self.setting = setting
 
     def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, str | None]]:
-        """Keyword-only arguments are lost when an exception travels between processes."""
+        """Keep `setting` between processes: pickling an exception loses keyword-only arguments."""
         return _rebuild, (self.message, self.setting)
 
 
 def printable(text: object) -> str:
-    """The text on one line, as any terminal shows it.
+    """The text on one line, in characters that every terminal shows.
 
-    Names of files and classes come from outside: a line break, a terminal's control sequence, a
-    mark that turns the direction of reading, or a byte that is no character are spelled out.
+    Names of files and classes come from outside. A line break, a terminal's control sequence, a
+    mark that turns the direction of reading, and a byte that is no character are spelled out.
     """
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
@@ -46,8 +46,8 @@ def _rebuild(message: str, setting: str | None) -> InputError:
 def renamed_settings(name: Callable[[str], str]) -> Iterator[None]:
     """Inside the with-block, an InputError about an argument names `name(argument)` instead.
 
-    The core rooms know arguments, not config keys; the code that reads a yaml turns one into the
-    other: `num_heads` becomes `MODEL.VIT.NUM_HEADS`.
+    The core rooms know arguments, not config keys. The code that reads a yaml turns the argument's
+    name into the key: `num_heads` becomes `MODEL.VIT.NUM_HEADS`.
     """
     try:
         yield

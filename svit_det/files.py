@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writes a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from svit_det.errors import InputError
 
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Yields a file beside `path`, which takes its place once the `with` block has ended well.
+    """Yields a new file beside `path`, which replaces `path` when the `with` block ends well.
 
     Until then `path` stays as it was, even if the process is killed or the power fails. Missing
-    folders are made. Raises InputError where the file cannot be written, which includes every
-    OSError of the block; after any exception nothing of the new file is left.
+    folders are made. Raises InputError where the file cannot be written, and for every OSError in
+    the block. After any exception nothing of the new file is left.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link: its file is replaced
-    # In the same folder, because a rename is atomic only within one file system. The beginning of
-    # the name says whose it is, should a killed process leave it; it is cut to keep within limits.
+    target = Path(os.path.realpath(path))  # a link stays: the file that it points to is replaced
+    # The new file lies in the same folder, because a rename is atomic only within one file system.
+    # Its name begins with the target's name, so that a file left by a killed process can be told.
+    # The beginning is cut, because the length of a file's name is limited.
     partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -29,21 +30,21 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         partial.touch(exist_ok=False)
         mode = (target if target.exists() else partial).stat().st_mode
         yield partial
-        with suppress(OSError):  # not every file system knows rights
-            partial.chmod(mode & 0o777)  # some libraries' files are for their owner only
+        with suppress(OSError):  # some file systems know no rights
+            partial.chmod(mode & 0o777)  # some libraries write files for the owner only
         _flush(partial)
         os.replace(partial, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from error
     finally:
         with suppress(OSError):
-            partial.unlink()  # there is none after the rename
-    with suppress(OSError):  # not every file system flushes folders
+            partial.unlink()  # after the rename this file no longer exists
+    with suppress(OSError):  # some file systems cannot flush folders
         _flush(target.parent)
 
 
 def _check_place(target: Path) -> None:
-    """A rename would replace files that `open` refuses to write to."""
+    """Refuse a target that `open` refuses to write to: a rename would replace it all the same."""
     if target.is_dir():
         raise OSError("a folder stands in its place")
     if target.exists() and not (target.is_file() and os.access(target, os.W_OK)):
@@ -51,7 +52,7 @@ def _check_place(target: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the system put the file, or the names in the folder, on the disk itself."""
+    """Have the system write the file, or the names in the folder, to the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

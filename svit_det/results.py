@@ -11,7 +11,7 @@ from svit_det.files import write_whole
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content`, whole or not at all; a number that does not exist (nan) becomes null.
+    """Write `content` as a whole file or not at all; nan and infinite numbers become null.
 
     Raises InputError where the file cannot be written.
     """
@@ -20,12 +20,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def json_text(content: Any) -> str:
-    """The text of that file, which ends with a line break."""
+    """`content` as JSON text, with a line break at the end."""
     return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """The same with None for each number that does not exist, and words for keys."""
+    """`value` with None for each nan or infinite number, and with words for keys."""
     if isinstance(value, dict):
         return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

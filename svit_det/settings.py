@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: each field says what it means and what values it takes.
+"""Settings as frozen dataclasses: each field states its meaning and the values that it takes.
 
 One declaration serves the constructor's check, the yaml key with its comment, and the table of keys
 in the docs.
@@ -19,32 +19,33 @@ from svit_det.errors import InputError
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field says about itself."""
+    """The meaning of a field and the values that it takes."""
 
     doc: str
-    """A comment's worth of words."""
+    """The meaning, in as many words as a comment holds."""
     kind: type
-    """bool, int, float or str; of each entry where there are many."""
+    """bool, int, float or str; with `many` the kind of each entry."""
     many: bool = False
-    """A tuple of them; a list in yaml."""
+    """Whether the value is a tuple of entries; in yaml it is a list."""
     optional: bool = False
-    """None is a value."""
+    """Whether None is allowed."""
     interval: str = ""
-    """Numbers allowed, as in "(0, 1]"."""
+    """The numbers that are allowed, as in "(0, 1]"; empty for every number."""
     choices: tuple[str, ...] = ()
-    """Words allowed."""
+    """The words that are allowed; empty for every word."""
     needs: tuple[str, Any] | None = None
-    """Another field and the value under which alone this one does something; `...`: any but None.
-    Elsewhere only the default is allowed."""
+    """Another field and its value without which this field does nothing; `...`: any but None. With
+    other values of the other field, this field must have its default."""
     shortest: int = 0
-    """Entries that there must be, where there are many."""
+    """With `many`, the least number of entries."""
     longest: int = 1000
-    """Entries that there may be."""
+    """With `many`, the largest number of entries."""
     group: int = 0
-    """Each of many is itself a list of so many entries; -1: of any number from 1 up; 0: it is not
-    a list."""
+    """With `many`, each entry is itself a list of this many values; -1: of one or more values; 0:
+    an entry is no list."""
     shared: bool = False
-    """The key lies beside NAME, for every policy that has it, not in the policy's own node."""
+    """Whether the key lies beside NAME, shared by all policies that have the field, and not in the
+    policy's own node."""
 
 
 def setting(
@@ -103,7 +104,7 @@ class Settings:
 
     @classmethod
     def described(cls) -> Mapping[str, Setting]:
-        """Every field and what it says about itself, in the order of declaration."""
+        """Every field and its `Setting`, in the order of declaration."""
         return {
             each.name: each.metadata["setting"]
             for each in dataclasses.fields(cls)
@@ -117,7 +118,7 @@ class Settings:
 
 
 def checked(name: str, value: Any, about: Setting) -> Any:
-    """`value` as its kind, lists as tuples. Raises InputError about the setting `name`."""
+    """`value` in the setting's kind, lists as tuples. Raises InputError about setting `name`."""
     if value is None and about.optional:
         return None
     if not about.many:
@@ -133,7 +134,7 @@ def checked(name: str, value: Any, about: Setting) -> Any:
 
 
 def _checked_list(name: str, value: Any, shortest: int, longest: int) -> Sequence[Any]:
-    # Of a LazyConfig's kind of list, too.
+    # A LazyConfig's own kind of list passes, too.
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise InputError(f"{shown(value)} is not a list of values.", setting=name)
     if shortest <= len(value) <= longest:
@@ -167,12 +168,12 @@ def shown(value: Any) -> str:
     brief.maxlist = brief.maxtuple = 8
     try:
         return brief.repr(value)
-    except ValueError:  # Python writes no decimal number of more than 4,300 digits
+    except ValueError:  # Python refuses to write a whole number of more than 4,300 digits
         return "a number of thousands of digits"
 
 
 def worded(choice: str) -> str:
-    """A choice as text; the empty word would not be seen."""
+    """A choice as text; the empty word is written as two quotes."""
     return choice or '""'
 
 

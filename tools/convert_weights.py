@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weights with other people's names, as a checkpoint that a config of ours starts from."""
+"""Weights with the names of other projects, as a checkpoint that a config of this project loads."""
 
 import sys
 

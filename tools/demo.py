@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The shipped models at work on the default set's validation tiles."""
+"""Runs the shipped models on the default set's validation tiles."""
 
 import sys
 

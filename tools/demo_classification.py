@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The shipped classifiers at work on digits: accuracy, cost, and which tokens run."""
+"""Runs the shipped classifiers on digits: accuracy, cost, and the tokens that run."""
 
 import sys
 

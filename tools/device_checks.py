@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What only a device can tell: see svit_det/cli/device_checks.py."""
+"""Checks that need the device itself: see svit_det/cli/device_checks.py."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A trained detector as files that run without this package: torch.export, ONNX, OpenVINO."""
+"""Exports a trained detector to files that run without this package: .pt2, ONNX, OpenVINO."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The tables of docs/export.md: what exports, how far it is from the model, the shipped AP."""
+"""The tables of docs/export.md: which policies export, how far from the model, the shipped AP."""
 
 import sys
 

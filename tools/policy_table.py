@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the table of docs/policies.md, what each policy does; with --check, say if it is fresh."""
+"""Write docs/policies.md's table of what each policy does; with --check, say if it is fresh."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the demo's models: a dense parent, then SViT from it; the same with the adapter."""
+"""Train the demo's models: a dense parent, then SViT from it, without and with the adapter."""
 
 import sys
 

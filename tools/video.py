@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A film with what a detector finds beside the heat map, and usage over time below."""
+"""A film with the detections beside the heat map, and the usage over time below both."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what a trained detector finds and which tokens it spends its blocks on."""
+"""Draw the detections of a trained detector, and the tokens that its blocks kept."""
 
 import sys
 

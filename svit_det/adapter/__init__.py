@@ -1,4 +1,4 @@
-"""Where the maps come out: a convolutional side branch that gives a plain ViT four scales."""
+"""ViT-Adapter: a convolutional side branch that gives a plain ViT output maps of four scales."""
 
 from svit_det.adapter.vit_adapter import ViTAdapter
 

@@ -25,10 +25,10 @@ def cell_centres(
     over: Sequence[tuple[Grid, float]],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """(H * W, L, 2): where the centres of `grid`'s cells lie on each level, as (x, y) in its size.
+    """(H * W, L, 2): (x, y) of the centres of `grid`'s cells on each level, in shares of its size.
 
-    `over` holds (grid, stride) of the levels. With sides that the strides do not divide, a coarse
-    level sticks out of the picture, and the same place has another share of each level's width.
+    `over` holds (grid, stride) of the levels. If a stride does not divide the sides, a coarse level
+    sticks out of the picture; the same place then has another share on each level.
     """
     rows = (torch.arange(grid[0], device=device) + 0.5) * stride
     columns = (torch.arange(grid[1], device=device) + 0.5) * stride
@@ -62,7 +62,10 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Equal weights on points that walk away from the reference, each head its own way."""
+        """Start with equal weights, and points that go away from the reference.
+
+        Each head has a direction of its own.
+        """
         heads, levels, points = self.shape
         angles = torch.arange(heads) * (2 * math.pi / heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -82,15 +85,15 @@ class DeformableAttention(nn.Module):
     ) -> Tensor:
         """queries (B, Q, C), reference (Q, L, 2), values (B, S, C) of `grids` -> (B, Q, C).
 
-        `reference` as from `cell_centres`; offsets are in cells of each level. The sampling runs in
-        float32 under autocast too, as the original's kernel does.
+        `reference` has the form of `cell_centres`; offsets are in cells of each level. The sampling
+        runs in float32 under autocast too, as in the original's kernel.
         """
         heads, levels, points = self.shape
         offsets, weights = self._ask(queries)
         offsets = offsets.float().unflatten(-1, (heads, levels, points, 2))
         sides = [side for height, width in grids for side in (width, height)]
         if torch.compiler.is_compiling():
-            # One by one, so that a graph may leave the sizes open.
+            # Tensors are made one by one, so that a graph may leave the sizes open.
             sizes = torch.stack([offsets.new_full((), side) for side in sides]).view(-1, 2)
         else:
             sizes = offsets.new_tensor(sides).view(-1, 2)
@@ -104,7 +107,7 @@ class DeformableAttention(nn.Module):
     def _ask(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, C) -> offsets and unnormalised weights, by one product instead of two narrow ones.
 
-        A narrow product keeps a processor half idle.
+        A narrow product leaves a processor half idle.
         """
         both = (self.sampling_offsets, self.attention_weights)
         weight = torch.cat([layer.weight for layer in both])

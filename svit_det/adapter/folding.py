@@ -1,7 +1,8 @@
-"""Batch norms that stand still, taken into the linear layers beside them.
+"""Folding frozen batch norms into the linear layers beside them, for inference.
 
-Such a norm is a scale and a shift of each channel, and so is part of what a convolution before it
-computes: the same sums, one pass over the map less. For inference; a gradient wants the norm alone.
+A batch norm in evaluation is a scale and a shift of each channel. Both can be folded into the
+weights of the convolution before it: the sums are the same, and one pass over the map is saved.
+Where a gradient is wanted the norm stays separate.
 
 C channels.
 """
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """(C,) and (C,) of a batch norm in evaluation, where no gradient is wanted; None for all else.
+    """The scale (C,) and the shift (C,) of a batch norm in evaluation without gradient; else None.
 
-    In float32, because the square root of a variance in half precision is coarse.
+    Both are in float32, because the square root of a variance in half precision is coarse.
     """
     if norm.training or torch.is_grad_enabled() or getattr(norm, "running_mean", None) is None:
         return None
@@ -31,7 +32,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 
 def run_folded(layers: nn.Sequential, feature_map: Tensor) -> Tensor:
-    """What `layers` returns, each batch norm that can be folded taken into its convolution."""
+    """The output of `layers`; each batch norm that can be folded is folded into its convolution."""
     remaining = list(layers)
     while remaining:
         layer = remaining.pop(0)

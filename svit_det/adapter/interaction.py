@@ -1,4 +1,4 @@
-"""What passes between the trunk and its side branch, before and after a run of blocks.
+"""Exchange between the trunk and its side branch, before and after a range of blocks.
 
 Source: ViT-Adapter (Chen et al. 2023), sections 3.3 and 3.4, without its windows.
 
@@ -25,7 +25,8 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which cells there are and where each looks at the other side. Strides in patches."""
+    """The grids of trunk and side branch, and where their cells lie on each other. Strides are in
+    patches."""
 
     trunk: Grid
     levels: tuple[Grid, ...]
@@ -36,7 +37,7 @@ class Geometry:
 
     @classmethod
     def of(cls, trunk: Grid, levels: Sequence[Grid], device: torch.device) -> Geometry:
-        """From the grids alone."""
+        """The geometry of these grids."""
         strided = list(zip(levels, (0.5, 1.0, 2.0), strict=True))
         to_levels = cell_centres(trunk, 1.0, strided, device)
         to_trunk = [cell_centres(grid, stride, [(trunk, 1.0)], device) for grid, stride in strided]
@@ -49,7 +50,7 @@ class Geometry:
 
 
 class Injector(nn.Module):
-    """Trunk tokens look at the side branch; `gamma` starts at 0, so that a trained ViT survives."""
+    """Trunk tokens attend to the side branch. `gamma` starts at 0: a trained ViT is unchanged."""
 
     def __init__(self, embed_dim: int, *, num_heads: int, num_points: int) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """The side branch looks at the trunk's tokens, then runs its own small feed-forward."""
+    """The side branch attends to the trunk's tokens, then runs its own small feed-forward."""
 
     def __init__(
         self,
@@ -105,8 +106,8 @@ class ConvFFN(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(embed_dim, hidden_dim)
         dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
-        # The layout of its input, cells as rows of channels: its gradient has it too, and DDP would
-        # copy between two.
+        # The weights get the layout of the input, channels last. The gradient has this layout too,
+        # and DDP would copy between two layouts.
         self.dwconv = dwconv.to(memory_format=torch.channels_last)
         self.fc2 = nn.Linear(hidden_dim, embed_dim)
 

@@ -1,7 +1,7 @@
-"""The maps that come out: the side branch's, the trunk's resized map added to each, normalised.
+"""The output maps: each map of the side branch plus the trunk's resized map, normalised.
 
-B images, C channels, H x W the trunk's grid; the levels are at half, one and two times its stride,
-the finest map at a quarter of it.
+B images, C channels, H x W the trunk's grid; the levels are at half, one and two times the trunk's
+stride, the finest map at a quarter of it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from svit_det.adapter.folding import scale_and_shift
 
 
 def resize_map(feature_map: Tensor, stride: float) -> Tensor:
-    """Bilinear, from stride 1 to `stride` patches: 1/4, 1/2, 1 or 2.
+    """Resize a map bilinearly from stride 1 to `stride` patches: 1/4, 1/2, 1 or 2.
 
-    Halving is the mean of four cells, at an odd border of the ones inside.
+    At stride 2 each cell is the mean of four cells; at an odd border, of the cells inside the map.
     """
     if stride == 1:
         return feature_map
@@ -32,7 +32,7 @@ def add_and_norm(level: Tensor, trunk_map: Tensor, stride: float, norm: nn.Modul
     folded = _scale_and_shift(norm, trunk_map)
     if folded is None:
         return norm(level + resize_map(trunk_map, stride))
-    # Resizing keeps constants and is linear, so that the norm's share of it is done while small.
+    # Resizing is linear and keeps constants, so that scale and shift are applied to the small map.
     scale, shift = (each.to(level.dtype).view(-1, 1, 1) for each in folded)
     return torch.addcmul(resize_map(trunk_map * scale + shift, stride), level, scale)
 
@@ -46,7 +46,7 @@ def finest_map(
 ) -> Tensor:
     """norm(projection(stem) + up(level) + the trunk's map, four times as large).
 
-    `stem`: the 1 x 1 projection and the map (B, c, 4 H, 4 W) it is for; `level` (B, C, 2 H, 2 W).
+    `stem`: the 1 x 1 projection and its input map (B, c, 4 H, 4 W); `level` (B, C, 2 H, 2 W).
     """
     project, stem_map = stem
     folded = _scale_and_shift(norm, trunk_map)
@@ -59,7 +59,7 @@ def finest_map(
     dtype = level.dtype
     start = trunk_map * scale.to(dtype).view(-1, 1, 1) + shift.to(dtype).view(-1, 1, 1)
     total = resize_map(start, 0.25).contiguous(memory_format=torch.channels_last)
-    # Channels last, so that both layers are products of rows that add to what is there.
+    # In channels last both layers are products of rows, and can be added in place.
     rows = total.permute(0, 2, 3, 1)
     batch, height, width, channels = rows.shape
     doubled = level.permute(0, 2, 3, 1) @ (
@@ -73,25 +73,25 @@ def finest_map(
 
 
 def _scale_and_shift(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Of a norm that can be folded into sums of `like`; not under autocast, which mixes dtypes."""
+    """Scale and shift of a norm that can be folded; None under autocast, which mixes dtypes."""
     return None if torch.is_autocast_enabled(like.device.type) else scale_and_shift(norm)
 
 
 def level_maps(prior: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """(B, M, C) cells of all levels -> (B, C, h, w) of each: channels last on a CPU.
+    """(B, M, C) cells of all levels -> (B, C, h, w) of each level; channels last on a CPU.
 
-    One layout from here on: mixed layouts cost a copy each.
+    All later maps have the same layout, because each change of layout costs a copy.
     """
     cells = prior.split([height * width for height, width in grids], dim=1)
     return [to_map(level, grid) for level, grid in zip(cells, grids, strict=True)]
 
 
 def to_map(rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, h * w, C) -> (B, C, h, w), laid out as convolutions of this device like it."""
+    """(B, h * w, C) -> (B, C, h, w), in the fastest memory layout for convolutions."""
     feature_map = rows.transpose(1, 2).unflatten(2, grid)
     return feature_map.contiguous(memory_format=layout_of(rows))
 
 
 def layout_of(tensor: Tensor) -> torch.memory_format:
-    """Channels last on a CPU, where convolutions are a third faster so; else torch's default."""
+    """Channels last on a CPU, where it makes convolutions a third faster; else torch's default."""
     return torch.channels_last if tensor.is_cpu else torch.contiguous_format

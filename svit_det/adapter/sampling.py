@@ -23,9 +23,10 @@ def sample_deformable(
 ) -> Tensor:
     """Weighted sums of bilinear samples, in float32.
 
-    values (B, S, h, d); locations (B, Q, h, L, P, 2) as (x, y) in shares of a level's size, cells
-    having their centres at +.5 and zeros around the map; weights (B, Q, h, L, P) -> (B, Q, h * d).
-    On a CPU, outside of exported and compiled graphs, by table rows; else by `grid_sample`.
+    values (B, S, h, d), locations (B, Q, h, L, P, 2), weights (B, Q, h, L, P) -> (B, Q, h * d).
+    Locations are (x, y) in shares of a level's size; cells have their centres at +.5, and the map
+    is surrounded by zeros. On a CPU, outside of exported and compiled graphs, the sums are made of
+    table rows (`sample_rows`); otherwise by `grid_sample` (`sample_maps`).
     """
     values, locations, weights = values.float(), locations.float(), weights.float()
     if values.is_cpu and not torch.compiler.is_compiling():
@@ -55,14 +56,14 @@ def sample_rows(
 ) -> Tensor:
     """`sample_deformable` as sums of rows: a sample is the sum of its four corners' rows.
 
-    values (B, S, h, d) are a table of B * S * h rows of d channels, so that a query's 4 L P corners
-    are one bag of rows with one factor each: nothing is written but the sums.
+    values (B, S, h, d) are a table of B * S * h rows of d channels. A query's 4 L P corners are one
+    bag of rows with one factor each, so that only the sums are written to memory.
     """
     batch, cells, heads, _ = values.shape
     levels, points = weights.shape[3:]
 
     def by_sample(per_level: Sequence[int]) -> Tensor:
-        # (1, h * L * P): long rows of constants, because short ones would be slow to multiply by.
+        # (1, h * L * P): long rows of constants, because products with short rows are slow.
         constants = torch.tensor(per_level, dtype=torch.int32).view(1, levels, 1)
         return constants.expand(heads, levels, points).reshape(1, -1)
 
@@ -93,7 +94,7 @@ def sample_rows(
 def _ends(place: Tensor, size: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Places (T, n) in shares of `size` (1, n) -> the cells on both sides, each with its share.
 
-    A cell outside of the map has the share 0, and an index inside.
+    A cell outside of the map gets the share 0 and the index of a cell inside.
     """
     centred = place * size - 0.5
     low = centred.detach().floor()
@@ -109,8 +110,9 @@ def _ends(place: Tensor, size: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Ten
 class RowSums(torch.autograd.Function):
     """Sums of table rows with factors: `embedding_bag`, with a faster backward pass.
 
-    table (R, d), index and factor (T, k) -> (T, d). The gradient of the table is a sum of rows
-    itself, of the gradient's rows that each table row went to; torch's own adds them one at a time.
+    table (R, d), index and factor (T, k) -> (T, d). The gradient of a table row is again a sum of
+    rows: of the gradients of the sums that it was part of. torch's own backward pass adds these one
+    at a time.
     """
 
     @staticmethod
@@ -122,7 +124,7 @@ class RowSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        """Of the table, and of the factors."""
+        """The gradients of the table and of the factors."""
         table, index, factor = ctx.saved_tensors
         grad = grad.contiguous()
         of_table = of_factor = None
@@ -138,7 +140,7 @@ class RowSums(torch.autograd.Function):
 
 
 def _sum_back(grad: Tensor, index: Tensor, factor: Tensor, num_rows: int) -> Tensor:
-    """(T, d) gradients of the sums -> (R, d) of the table's rows."""
+    """(T, d) gradients of the sums -> (R, d) gradients of the table's rows."""
     rows, order = index.flatten().sort()
     ends = F.pad(torch.bincount(rows, minlength=num_rows).cumsum(0), (1, 0)).int()
     order = order.int()

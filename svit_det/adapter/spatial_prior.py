@@ -1,10 +1,10 @@
-"""The convolutional stem beside the trunk: what a plain ViT does not see, at four scales.
+"""The convolutional stem beside the trunk: local detail for a plain ViT, at four scales.
 
 Source: ViT-Adapter (Chen et al. 2023), section 3.2. With patches of p pixels the maps have strides
-p / 4, p / 2, p and 2 p; the original's 4, 8, 16, 32 are those of p = 16.
+p / 4, p / 2, p and 2 p; the original's strides 4, 8, 16, 32 belong to p = 16.
 
-Departure: patches of 8 and 4 pixels work too; the stem then lacks its pooling, and with 4 its first
-stride as well.
+Departure: patches of 8 and 4 pixels work too. The stem then lacks its pooling; with patches of 4
+pixels its first convolution has stride 1 as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def conv_norm_relu(
 
 
 class SpatialPrior(nn.Module):
-    """Images to maps of C channels. Sides that do not divide are rounded up."""
+    """Images to maps of C channels. Sides that a stride does not divide are rounded up."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class SpatialPrior(nn.Module):
         self.fc4 = nn.Conv2d(4 * width, embed_dim, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        """(B, 3, height, width) -> the stem's map (B, width, ...), and the three levels' of C.
+        """(B, 3, height, width) -> the stem's map (B, stem width, ...), three levels (B, C, ...).
 
-        The stem's map is for `fc1`, which makes the finest map of it; None without one.
+        `fc1` makes the finest map of the stem's map. Without a finest map, the stem's map is None.
         """
         c1 = run_folded(self.stem, images.contiguous(memory_format=layout_of(images)))
         c2 = run_folded(self.conv2, c1)

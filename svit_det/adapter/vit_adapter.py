@@ -1,15 +1,15 @@
-"""ViTAdapter: a trunk with a convolutional side branch; four maps come out.
+"""ViTAdapter: a trunk with a convolutional side branch and four output maps.
 
 Source: ViT-Adapter (Chen et al. 2023) with global attention in all blocks, as in SViT (Liu et al.
-2024), supplementary and released code. It has a trunk and asks it to run ranges of blocks; what
-happens to a token inside a block is not its business.
+2024), supplementary and released code. The adapter holds a trunk and asks the trunk to run ranges
+of blocks; it knows nothing of what happens inside a block.
 
 B images, H x W token grid, N = H * W, C channels, p pixels per patch and side.
 
 Departures from the paper's code:
 
-- Sides need not be multiples of 2 p: each level's grid and its place on the others are exact.
-- Patches of 8 and 4 pixels, and a network without the finest map, for small images.
+- Sides need not be multiples of 2 p: the grids of all levels and their relative places are exact.
+- For small images, patches may have 8 or 4 pixels, and the finest map may be left out.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ViTAdapter(TokenNet):
 
     @property
     def strides(self) -> dict[str, int]:
-        """Pixels per cell of each output map; `res2` is the one at stride 4, and so on."""
+        """Pixels per cell of each output map; `res2` is the map at stride 4, and so on."""
         patch = self.trunk.patch_size
         strides = [patch // 4, patch // 2, patch, 2 * patch]
         if self.up is None:
@@ -114,7 +114,7 @@ class ViTAdapter(TokenNet):
         return 2 * self.trunk.patch_size
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
-        """(B, 3, height, width), sides multiples of p -> maps by name and what the pass did."""
+        """(B, 3, height, width), sides multiples of p -> maps by name, and the pass's record."""
         trunk = self.trunk
         state = trunk.embed(images)
         stem, levels = self.spatial_prior(images)
@@ -141,7 +141,7 @@ class ViTAdapter(TokenNet):
     def add_trunk(
         self, stem: Tensor | None, prior: Tensor, patches: Tensor, geometry: Geometry
     ) -> dict[str, Tensor]:
-        """The side branch's maps, the trunk's resized map added to each, normalised."""
+        """Each map of the side branch plus the trunk's resized map, normalised, by name."""
         levels = level_maps(prior, geometry.levels)
         trunk_map = to_map(patches, geometry.trunk)
         norms = dict(zip(self.strides, self.norms, strict=True))

@@ -1,8 +1,8 @@
-"""Whether a COCO json can be trained on and evaluated against, said before either begins.
+"""Checks whether a COCO json fits training and evaluation, before either of them begins.
 
-`check` reads a file and judges it as a whole, `entries` its images and annotations one by one with
-the help of `boxes`, `polygons` and `runs` (run-length encoded masks), `files` the images on disk;
-`findings` counts, `cleaned` writes a set anew without what cannot be used.
+`check` reads a file and judges it as a whole. `entries` judges its images and annotations one by
+one, with the help of `boxes`, `polygons` and `runs` (run-length encoded masks); `files` judges the
+images on disk. `findings` counts the problems. `cleaned` writes a set without its unusable entries.
 """
 
 from svit_det.annotations.check import Demands, Examined, examine

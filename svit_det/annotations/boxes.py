@@ -4,19 +4,19 @@ from __future__ import annotations
 
 NUMBERS = (int, float)
 OVERHANG = 2.0
-"""Pixels that a box may reach beyond its image without a word: some tools round outwards."""
+"""Pixels that a box may reach beyond its image without a warning: some tools round outwards."""
 
 
 def box_problem(box: object, height: int, width: int) -> str | None:
-    """Why a box in an image of height x width pixels cannot be used; None where it can.
+    """Why a box in an image of height x width pixels cannot be used; None for a usable box.
 
-    A box without size can: COCO's own files have some, training leaves them out and an evaluation
-    counts them as every COCO evaluation does.
+    A box without size is usable: COCO's own files have such boxes. Training leaves them out, and
+    the evaluation counts them as every COCO evaluation does.
     """
     if type(box) is not list or len(box) != 4 or any(type(part) not in NUMBERS for part in box):
         return "with a 'bbox' that is not four numbers"
     left, top, wide, high = box
-    # False for nan; an integer of any size may be compared with a float.
+    # The comparison is False for nan; an integer of any size may be compared with a float.
     if not all(-1e15 < part < 1e15 for part in box):
         return "with nan, infinity or an absurd number in 'bbox'"
     if wide < 0 or high < 0:
@@ -30,7 +30,7 @@ def box_problem(box: object, height: int, width: int) -> str | None:
 
 
 def box_oddity(box: list[float], height: int, width: int) -> str | None:
-    """What is odd about a box that can be used."""
+    """What is odd about a usable box; None for nothing."""
     left, top, wide, high = box
     if wide == 0 or high == 0:
         return "with a box without size, which training leaves out"

@@ -1,4 +1,4 @@
-"""A whole COCO json: its form and categories, which have to be right, then entry by entry."""
+"""Checks a whole COCO json: first its form and categories, which must be right, then each entry."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Demands:
     """What a run asks of a set."""
 
     trained: bool
-    """It has to hold something to learn from."""
+    """The set must hold at least one object to learn from."""
     evaluated: bool
-    """COCO's evaluation reads it, which needs more fields, and every image."""
+    """COCO's evaluation reads the set. The evaluation needs more fields, and every image."""
     masks: bool
-    """The model learns masks, or they are evaluated."""
+    """Masks are learned or evaluated."""
     num_classes: int
-    """Of the model."""
+    """Number of classes of the model."""
     class_key: str = "MODEL.ROI_HEADS.NUM_CLASSES"
     """The config key that `num_classes` comes from."""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A COCO json and what is wrong in it."""
+    """A COCO json and its problems."""
 
     path: str
     content: dict[str, Any]
@@ -43,7 +43,7 @@ class Examined:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Entries of each list."""
+        """Number of entries of each list."""
         return {name: len(self.content[name]) for name in LISTS}
 
     @property
@@ -52,15 +52,16 @@ class Examined:
         return not any(map(self.findings.refused, LISTS))
 
     def problems(self) -> str:
-        """What cannot be used, and how often, in words."""
+        """The unusable entries by kind of problem, with their numbers, in words."""
         return self.findings.in_words(self.sizes)
 
 
 def examine(path: str, folder: str, demands: Demands) -> Examined:
-    """Read the json at `path`, for the images in `folder`, and judge every entry of it.
+    """Read the json at `path`, for the images in `folder`, and judge each of its entries.
 
-    Raises InputError for what leaves nothing to judge: a file that is no COCO json, categories that
-    cannot be told apart or that are not as many as the model's classes, no folder of images.
+    Raises InputError where entries cannot be judged: for a file that is no COCO json, categories
+    that cannot be told apart, another number of categories than the model's classes, or a missing
+    folder of images.
     """
     content = read_json(path)
     for name in LISTS:
@@ -86,14 +87,14 @@ def examine(path: str, folder: str, demands: Demands) -> Examined:
 
 
 def _ids_of(images: list[Any], findings: Findings) -> set[int]:
-    """Ids of the images that cannot be used, where they have any."""
+    """Ids of the unusable images that have an id."""
     entries = [images[place] for place in findings.refused("images")]
     ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
     return {each for each in ids if type(each) is int}
 
 
 def _check_categories(path: str, categories: list[Any], demands: Demands) -> set[int]:
-    """The ids of the categories: leaving one out would change what the labels mean."""
+    """The ids of the categories. All must be right: without one the labels would change meaning."""
     ids: set[int] = set()
     names: set[str] = set()
     for place, entry in enumerate(categories):

@@ -1,4 +1,4 @@
-"""A COCO json without what cannot be used, and the list of what was left out."""
+"""Writes a COCO json without its unusable entries, and a list of the entries left out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from svit_det.files import write_whole
 from svit_det.results import write_json
 
 AT_ONCE = 10_000
-"""Entries that are turned into text at the same time."""
+"""Number of entries that are turned into text at a time."""
 
 
 def cleaned_file(output: str, name: str) -> Path:
-    """Where the set `name` is written anew for a run that writes to `output`."""
+    """The path of the cleaned json of the set `name`, for a run that writes to `output`."""
     return Path(output) / "annotations" / f"{_as_file_name(name)}.json"
 
 
 def list_file(output: str, name: str) -> Path:
-    """Where it is written what the set lost."""
+    """The path of the list of entries that the set lost."""
     return Path(output) / "annotations" / f"{_as_file_name(name)}_left_out.json"
 
 
@@ -30,10 +30,10 @@ def _as_file_name(name: str) -> str:
 
 
 def write_cleaned(examined: Examined, output: str, name: str) -> Path:
-    """Write the set `name` without what cannot be used, and what that is; returns the new json.
+    """Write the set `name` without its unusable entries, and a list of these; return the new json.
 
-    Both lie in the folder `output`/annotations. The list names each entry with its place in the
-    original, counted from 0, and the reason. Raises InputError where they cannot be written.
+    Both files lie in the folder `output`/annotations. The list names each entry with its place in
+    the original, counted from 0, and the reason. Raises InputError where a file cannot be written.
     """
     lost = {where: examined.findings.refused(where) for where in ("images", "annotations")}
     listed: dict[str, Any] = {"source": str(Path(examined.path).absolute())}
@@ -54,7 +54,7 @@ def write_cleaned(examined: Examined, output: str, name: str) -> Path:
 
 
 def _in_parts(content: dict[str, Any]) -> Iterator[str]:
-    """The json text of `content`, its lists a piece at a time."""
+    """The json text of `content` in pieces; long lists are cut into several pieces."""
     mark = "{"
     for key, value in content.items():
         yield f"{mark}{json.dumps(key)}: "

@@ -16,14 +16,14 @@ from svit_det.annotations.runs import runs_problem, texts_problems
 from svit_det.images import LARGEST_IMAGE
 
 LARGEST_ID = 2**53
-"""Evaluation keeps ids in floats."""
+"""The evaluation keeps ids in floats, which are exact up to this number."""
 TEXTS_AT_ONCE = 20_000
 
 Size = tuple[int, int]
 
 
 def is_id(value: object) -> bool:
-    """A whole number that an evaluation can tell from its neighbours; not True or False."""
+    """Whether `value` is a whole number that a float holds exactly; True and False are none."""
     return type(value) is int and -LARGEST_ID <= value <= LARGEST_ID
 
 
@@ -39,7 +39,7 @@ def check_images(images: list[Any], findings: Findings) -> dict[int, Size]:
     for place, entry in enumerate(images):
         problem = _image_problem(entry)
         if problem is None and counts[entry["id"]] > 1:
-            # All of them: nobody knows which one its annotations mean.
+            # All images with this id are refused: the annotations do not tell which one they mean.
             problem = "with an 'id' that another image has too"
         if problem is None:
             sizes[entry["id"]] = entry["height"], entry["width"]
@@ -65,17 +65,17 @@ def _image_problem(entry: Any) -> str | None:
 
 
 def is_file_name(name: object) -> bool:
-    """A text that the file system can be asked for."""
+    """Whether `name` is a text that the file system can look up."""
     if type(name) is not str or not name or "\0" in name:
         return False
     try:
         return bool(os.fsencode(name))
-    except UnicodeEncodeError:  # half of a pair of surrogates
+    except UnicodeEncodeError:  # half a pair of surrogates
         return False
 
 
 def missing_field(entry: Any, names: tuple[str, ...]) -> str | None:
-    """What to say of an entry that is no object, or has none of one of these fields."""
+    """The problem of an entry that is no object or lacks one of these fields; None for none."""
     if not isinstance(entry, dict):
         return "that are no objects with fields"
     for name in names:
@@ -89,10 +89,11 @@ def missing_field(entry: Any, names: tuple[str, ...]) -> str | None:
 
 @dataclass
 class AnnotationCheck:
-    """Judges annotations one after the other; what it remembers between them are ids and texts.
+    """Judges annotations one after the other; between them it remembers ids and texts only.
 
-    sizes: (height, width) of the usable images by id. lost: ids of images that cannot be used.
-    categories: ids. masks: each object must have one. evaluated: COCO's evaluation will read them.
+    sizes: (height, width) of the usable images by id. lost: ids of unusable images. categories:
+    their ids. masks: each object must have a mask. evaluated: COCO's evaluation will read the
+    annotations.
     """
 
     findings: Findings
@@ -107,7 +108,7 @@ class AnnotationCheck:
     _texts: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def judge_all(self, annotations: list[Any]) -> None:
-        """Judge them all, with a bar where that takes more than some seconds."""
+        """Judge all annotations; a progress bar appears after some seconds."""
         bar = tqdm(annotations, desc="checking annotations", unit="", delay=3, leave=False)
         for place, entry in enumerate(bar):
             problem = self._problem(entry)
@@ -160,7 +161,7 @@ class AnnotationCheck:
         return "with a 'segmentation' that is neither polygons nor runs"
 
     def _look_closer(self, place: int, entry: dict[str, Any]) -> None:
-        """At what does no harm, and at what is judged with many others at once."""
+        """Note harmless oddities, and collect texts of masks, which are judged many at a time."""
         height, width = self.sizes[entry["image_id"]]
         mask = entry.get("segmentation")
         odd = box_oddity(entry["bbox"], height, width)
@@ -185,7 +186,7 @@ class AnnotationCheck:
 
 
 def _value_problem(entry: dict[str, Any]) -> str | None:
-    """Fields beside box and mask that a later reader would stumble over, or misread."""
+    """The problem of a field beside box and mask that later readers would fail on or misread."""
     area, crowd = entry.get("area"), entry.get("iscrowd")
     if area is not None and (type(area) not in (int, float) or not 0 <= area < 1e15):
         return "with an 'area' that is not a number from 0 up"

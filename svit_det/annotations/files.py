@@ -1,4 +1,4 @@
-"""The images of a COCO json on disk: whether they are there, and as large as it says."""
+"""Checks the image files of a COCO json: whether they exist, and have the size that it states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svit_det.errors import InputError
 from svit_det.images import size_on_disk, without_warnings
 
 AT_ONCE = 8
-"""Files asked for at the same time: a file system over a network answers slowly, but many."""
+"""Number of files opened at the same time: a network file system is slow, but answers many."""
 MISSING = "of which there is no file in the folder"
 UNREADABLE = "whose file cannot be read"
 
@@ -30,9 +30,10 @@ def check_files(
 ) -> None:
     """Look at the head of every image's file.
 
-    An image of another size than the json says cannot be used, and is taken out of `sizes`:
-    (height, width) by id. Nor can one without a readable file where the set is evaluated; a
-    training skips it. Raises InputError where none of the images is in the folder.
+    An image of another size than the json says is unusable, and is removed from `sizes`, which
+    holds (height, width) by id. An image without a readable file is unusable where the set is
+    evaluated; a training skips such an image. Raises InputError where none of the images is in the
+    folder.
     """
     places = [p for p in range(len(images)) if p not in findings.refused("images")]
     found = _problems(folder, [images[place] for place in places])
@@ -61,7 +62,7 @@ def _problems(folder: str, images: list[Any]) -> Iterator[str | None]:
 
 
 def file_problem(file: str, entry: Any) -> str | None:
-    """What is wrong with the file of one image; None where nothing is."""
+    """What is wrong with the file of one image; None for nothing."""
     if not os.path.exists(file):
         return MISSING
     said = entry["height"], entry["width"]
@@ -69,7 +70,7 @@ def file_problem(file: str, entry: Any) -> str | None:
         size = size_on_disk(file)
     except InputError:
         return UNREADABLE
-    # An orientation behind the pixels may turn the picture: whoever decodes it sees that.
+    # An orientation behind the pixels may turn the picture; only decoding would show it.
     if size == said or (file.lower().endswith(".png") and size[::-1] == said):
         return None
     return "of another size than their file"

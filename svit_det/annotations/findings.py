@@ -1,4 +1,4 @@
-"""What is wrong in a COCO json: counted by kind, with the first offenders and all their places."""
+"""The problems of a COCO json, counted by kind, with the names and places of the entries."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 NAMED = 3
-"""Offenders of each kind that a sentence names."""
+"""Number of entries of each kind that a sentence names."""
 KINDS = 4
-"""Kinds that a sentence names; the list of what is left out has them all."""
+"""Number of kinds that a sentence names; the written list of entries left out has all kinds."""
 
 
 @dataclass
 class Findings:
-    """Entries that cannot be used and what is odd but harmless, for one json.
+    """The unusable entries and the odd but usable entries of one json.
 
-    A kind of problem is a phrase that goes on after "3 annotations", as in "without a box". An
-    entry is known by its list, "images" or "annotations", and its place there, from 0.
+    A kind of problem is a phrase that continues "3 annotations", as in "without a box". An entry is
+    identified by its list, "images" or "annotations", and its place in the list, from 0.
     """
 
     bad: dict[str, dict[int, str]] = field(default_factory=dict)
-    """By list: the problem of every entry that cannot be used, by its place. One for each."""
+    """By list and place: the problem of each unusable entry, one problem for each."""
     odd: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """By list and problem: the names of entries that can be used all the same."""
+    """By list and problem: the names of odd but usable entries."""
     names: dict[tuple[str, int], str] = field(default_factory=dict)
-    """How to call an entry that cannot be used, such as "id 7"."""
+    """The name of each unusable entry, such as "id 7"."""
 
     def refuse(self, where: str, place: int, entry: object, problem: str) -> None:
-        """The entry at `place` of the list `where` cannot be used."""
+        """Count the entry at `place` of the list `where` as unusable."""
         if self.bad.setdefault(where, {}).setdefault(place, problem) == problem:
             self.names[where, place] = name_of(entry, place)
 
     def note(self, where: str, place: int, entry: object, problem: str) -> None:
-        """The entry can be used, and somebody may want to know this of it."""
+        """Count the entry as usable but odd."""
         self.odd.setdefault(where, {}).setdefault(problem, []).append(name_of(entry, place))
 
     def refused(self, where: str) -> Mapping[int, str]:
-        """The problems of the list's entries that cannot be used, by place."""
+        """The problems of the list's unusable entries, by place."""
         return self.bad.get(where, {})
 
     def in_words(self, sizes: Mapping[str, int]) -> str:
-        """What cannot be used, as in "2 of 90 images: 2 images without 'id' (id 4, 5)".
+        """In words, as in "2 of 90 images cannot be used: 2 images without 'height' (id 4, 5)".
 
-        sizes: how many entries each list has.
+        sizes: the number of entries of each list.
         """
         parts, kinds = [], []
         for where in ("images", "annotations"):
@@ -57,7 +57,7 @@ class Findings:
         return f"{' and '.join(parts)} cannot be used: {'; '.join(kinds)}"
 
     def oddities(self) -> list[str]:
-        """A phrase for each kind of what is odd, as in "3 annotations with ... (id 4, 5, 6)"."""
+        """A phrase for each kind of oddity, as in "3 annotations with ... (id 4, 5, 6)"."""
         return [
             _kind(where, problem, names)
             for where, kinds in self.odd.items()
@@ -72,7 +72,7 @@ def _kind(where: str, problem: str, names: Sequence[str]) -> str:
 
 
 def name_of(entry: object, place: int) -> str:
-    """How to find the entry in the file: its id, or where it has none of use its place."""
+    """A name to find the entry in the file by: its id, or its place where the id is no help."""
     own = entry.get("id") if isinstance(entry, dict) else None
     if isinstance(own, (int, str)) and len(str(own)) <= 40:
         return f"id {own}"

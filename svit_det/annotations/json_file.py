@@ -1,4 +1,4 @@
-"""Reading a COCO json as its later readers do, which take UTF-8 and say little where it is not."""
+"""Reading a COCO json as strictly as its later readers, with clearer errors than theirs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _read_text(path: str) -> str:
     except OSError as error:
         hint = "" if os.environ.get("DETECTRON2_DATASETS") else "; $DETECTRON2_DATASETS is not set"
         raise InputError(f"{path}: cannot be read ({error.strerror}){hint}.") from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # for a name that no file can have
         raise InputError(f"{path}: cannot be read ({error}).") from error
     encoding = json.detect_encoding(content[:4])
     if encoding != "utf-8":
@@ -57,7 +57,7 @@ def _read_text(path: str) -> str:
         ) from error
     own = locale.getpreferredencoding(False)
     if not text.isascii() and own.lower().replace("-", "") != "utf8":
-        # pycocotools and detectron2 open it in the encoding of the locale.
+        # pycocotools and detectron2 open the file in the encoding of the locale.
         raise InputError(
             f"{path}: holds UTF-8 that would be read as {own} here; set PYTHONUTF8=1 for Python."
         )
@@ -65,7 +65,7 @@ def _read_text(path: str) -> str:
 
 
 class _TwiceError(Exception):
-    """A key stands twice in one object."""
+    """A key is used twice in one object."""
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Millions of new lists, none of them garbage, would be looked through again and again."""
+    """Pause the garbage collector, which would search millions of new lists again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,9 +1,10 @@
 """Run-length encoded masks of COCO annotations (RLE), checked before pycocotools trusts them.
 
-Its decoder follows a string that ends too early beyond its end, and fills a mask by counts that
-nobody has added up. The encoding is that of pycocotools' `rleToString`: 5 bits a character, from
-48 on, low bits first; bit 6 says that more follow, bit 5 of the last is the sign; from the fourth
-count on, the difference to the count before the last is stored.
+pycocotools' decoder reads beyond the end of a string that ends too early, and fills a mask without
+adding up the counts. The encoding is that of pycocotools' `rleToString`: each character is 48 plus
+six bits. Five bits belong to the number, low bits first; the sixth says that more characters
+follow. The fifth bit of the last character is the sign. From the fourth count on, the text stores
+the difference to the count two places before.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 
 LONGEST_NUMBER = 7
-"""Characters: 35 bits, more than any count of an image that fits in memory."""
+"""Most characters of a number: 35 bits, more than any count of an image that fits in memory."""
 WRONG_SUM = "with mask runs that do not add up to its image"
 WRONG_TEXT = "with mask runs that are no RLE text"
 
 
 def runs_problem(mask: dict[str, object], height: int, width: int) -> str | None:
-    """Why a mask of an image of height x width pixels cannot be used, but for the text of its runs.
+    """Why a mask of an image of height x width pixels is unusable; None for no problem.
 
-    `texts_problems` looks at those, many at a time.
+    The texts of compressed runs are not looked at: `texts_problems` judges many at a time.
     """
     size, counts = mask.get("size"), mask.get("counts")
     if type(size) is not list or [*map(type, size)] != [int, int]:
@@ -36,9 +37,9 @@ def runs_problem(mask: dict[str, object], height: int, width: int) -> str | None
 
 
 def texts_problems(texts: Sequence[str], pixels: Sequence[int]) -> list[str | None]:
-    """Why compressed runs cannot be used; None for each that can.
+    """For each text of compressed runs, why it is unusable; None for a usable text.
 
-    pixels: height * width of each one's image.
+    pixels: height * width of the image of each text.
     """
     problems: list[str | None] = [None if t and t.isascii() else WRONG_TEXT for t in texts]
     asked = [index for index, problem in enumerate(problems) if problem is None]
@@ -55,22 +56,22 @@ def texts_problems(texts: Sequence[str], pixels: Sequence[int]) -> list[str | No
 
 
 def _judge(texts: Sequence[str], pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) bool each: no RLE text; counts that are negative or do not add up to `pixels` (T,)."""
+    """Two (T,) bool: the text is no RLE; counts are negative or do not add up to `pixels` (T,)."""
     codes = np.frombuffer("".join(texts).encode("ascii"), np.uint8).astype(np.int64) - 48
     lengths = np.array([*map(len, texts)])
-    begins = np.cumsum(lengths) - lengths  # of the texts, in characters
+    begins = np.cumsum(lengths) - lengths  # the first character of each text
     ends = begins + lengths - 1
     more = (codes & 32) != 0
     wrong_text = more[ends]
     wrong_text |= np.logical_or.reduceat((codes < 0) | (codes > 63), begins)
 
-    # Numbers: each begins where a text begins and after each character that says no more follow.
+    # A number begins where a text begins, and after each character that says no more follow.
     first = np.zeros(len(codes), bool)
     first[begins] = True
     first[1:] |= ~more[:-1]
     starts = np.flatnonzero(first)
     sizes = np.diff(starts, append=len(codes))
-    number = np.cumsum(first) - 1  # of each character
+    number = np.cumsum(first) - 1  # the number that each character belongs to
     shift = 5 * np.minimum(np.arange(len(codes)) - starts[number], LONGEST_NUMBER)
     values = np.add.reduceat((codes & 31) << shift, starts)
     negative = (codes[starts + sizes - 1] & 16) != 0
@@ -78,7 +79,7 @@ def _judge(texts: Sequence[str], pixels: np.ndarray) -> tuple[np.ndarray, np.nda
     begin_number = number[begins]
     wrong_text |= np.logical_or.reduceat(sizes > LONGEST_NUMBER, begin_number)
 
-    # Counts: sums along every second number of a text, the first number aside.
+    # Counts are sums over every second number of a text; the first number is a count itself.
     place = np.arange(len(values)) - np.repeat(
         begin_number, np.diff(begin_number, append=len(values))
     )

@@ -1,1 +1,1 @@
-"""Fair timing of dense against pruned: interleaved arms, fixed schedules, memory, reports."""
+"""Fair timing of pruned against dense: interleaved arms, fixed schedules, memory, reports."""

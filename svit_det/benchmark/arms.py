@@ -1,4 +1,4 @@
-"""What is compared: the same weights under different policies, and what each of them costs.
+"""The arms of a comparison: the same weights under different policies, and the cost of each.
 
 B images, N patch tokens, L blocks.
 """
@@ -24,16 +24,16 @@ from svit_det.vit.flops import TrunkMacs, trunk_macs
 
 Model = TypeVar("Model", bound=nn.Module)
 Stack = Callable[[TokenState], TokenState]
-"""All blocks of a trunk, on tokens that are embedded already."""
+"""All blocks of a trunk, on embedded tokens."""
 
 
 def trunk_of(model: nn.Module) -> TokenTrunk:
-    """The trunk of the network in `model`; a trunk alone is its own."""
+    """The trunk of the network in `model`; `model` itself where it is a trunk."""
     return model if isinstance(model, TokenTrunk) else find_token_net(model).trunk
 
 
 def with_policy(model: Model, policy: TokenPolicy) -> Model:
-    """A twin of `model` with another policy in its trunk; both hold the very same weights."""
+    """A twin of `model` with another policy in its trunk; both share the same weight tensors."""
     tensors = chain(model.parameters(), model.buffers())
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     trunk_of(twin).policy = policy
@@ -41,22 +41,23 @@ def with_policy(model: Model, policy: TokenPolicy) -> Model:
 
 
 def without_class_token(model: Model) -> Model:
-    """A twin of `model` that keeps every token and has no class token; the weights are the same."""
+    """A twin of `model` that keeps every token and has no class token; both share the weights."""
     twin = with_policy(model, Dense())
     trunk_of(twin).register_parameter("cls_token", None)
     return twin
 
 
 SPREAD, SIDE, IMAGES = 0.05, 16, 4
-"""Of `settle`: what weights are spread by, and tokens a side and images of the noise."""
+"""Numbers of `settle`: the spread of the weights; tokens per side and number of noise images."""
 
 
 @torch.no_grad()
 def settle(trunk: TokenTrunk) -> None:
-    """Let fresh weights divide tokens about as trained ones do.
+    """Make fresh weights of a policy divide tokens about as trained weights do.
 
-    Decisions may start alike for all tokens, and thresholds at nothing: the policy's weights are
-    spread a little, and the policy tracks one training pass on noise.
+    Fresh decisions may be the same for all tokens, and thresholds have tracked nothing yet. The
+    policy's weights are therefore spread a little, and the policy tracks one training pass on
+    noise.
     """
     for parameter in trunk.policy.parameters():
         parameter.add_(SPREAD * torch.randn_like(parameter))
@@ -67,10 +68,10 @@ def settle(trunk: TokenTrunk) -> None:
 
 
 def policy_arms(model: Model) -> dict[str, Model]:
-    """`dense`, `pruned`, the model under its own policy, and `keep_all`, that policy at keep = 1.
+    """`dense`; `pruned`, the model under its own policy; `keep_all`, that policy at a budget of 1.
 
-    Dense has the class token too where the model has one. There is no `keep_all` of a policy
-    without a budget, nor of one that skips a token even at the full budget.
+    If the model has a class token, `dense` has it too. `keep_all` is missing for a policy without a
+    budget, and for a policy that skips a token even at a budget of 1.
     """
     policy = trunk_of(model).policy
     arms = {"dense": with_policy(model, Dense()), "pruned": model.eval()}
@@ -79,7 +80,7 @@ def policy_arms(model: Model) -> dict[str, Model]:
 
 
 def at_full_budget(policy: TokenPolicy) -> TokenPolicy | None:
-    """A twin that keeps every token; None where the policy cannot be set to that."""
+    """A twin of the policy with a budget of 1; None where the policy cannot keep every token."""
     if policy.always_skips:
         return None
     twin = copy.deepcopy(policy)
@@ -103,7 +104,7 @@ def split_state(state: TokenState) -> list[TokenState]:
 def one_by_one(
     run: Callable[[Any], Any], split: Callable[[Any], Sequence[Any]]
 ) -> Callable[[Any], None]:
-    """The same images as so many batches of one."""
+    """A run that splits a batch and runs each image as a batch of one."""
 
     def run_each(batch: Any) -> None:
         for single in split(batch):
@@ -115,10 +116,10 @@ def one_by_one(
 def schedule_arms(
     trunk: TokenTrunk, mean_counts: Sequence[int], batch_size: int, num_tokens: int, spread: float
 ) -> tuple[dict[str, TokenTrunk], Callable[[TokenState], None], Tensor]:
-    """Trunks without a decider, `equal` and `different`: counts per image, of the same total.
+    """Trunks with fixed counts: `equal` for all images, or `different`, with the same total.
 
-    Also returns a run that is the same work as `different`, image by image, and the (B, L) counts
-    of `different`.
+    Also returns a run with the work of `different`, image by image, and the (B, L) counts of
+    `different`.
     """
     device = trunk.pos_embed.device
     counts = spread_counts(mean_counts, batch_size, num_tokens, spread=spread)
@@ -139,14 +140,14 @@ def schedule_arms(
 
 
 def count_stack(trunk: TokenTrunk, state: TokenState) -> tuple[TrunkMacs, PassRecord]:
-    """Run the blocks once on `state` and count what ran."""
+    """Run the blocks once on `state` and count their multiply-adds."""
     done = run_stack(trunk)(state)
     record = PassRecord.of(done, trunk.read_map(done))
     return trunk_macs(trunk, record), record
 
 
 def count_host_syncs(run: Callable[[], Any], device: torch.device | str) -> int | None:
-    """How often `run` makes the host wait for the GPU; None without one."""
+    """The number of times that `run` makes the host wait for the GPU; None without a GPU."""
     if torch.device(device).type != "cuda":
         return None
     torch.cuda.synchronize(device)

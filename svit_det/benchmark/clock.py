@@ -1,4 +1,4 @@
-"""Seconds that chosen methods take while a model runs, summed under labels."""
+"""Measures the seconds of chosen methods while a model runs, summed by labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 Label = Callable[..., Hashable]
-"""From a call's arguments to what its time is booked under."""
+"""A function from a call's arguments to the label of its time."""
 Applies = Callable[..., bool]
-"""From a call's arguments to whether its time is left out."""
+"""A function from a call's arguments to whether its time is left out."""
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def method_clock(
 ) -> Iterator[dict[Hashable, float]]:
     """Time the methods (object, name, label) within the with-block.
 
-    Of the methods (object or class, name, applies) in `left_out`, calls made by a watched method
-    are taken off its time. A GPU is waited for at both ends of a call, so that the whole may take
-    longer than without.
+    `left_out` lists methods (object or class, name, applies). If a watched method calls one of
+    them, the time of this call is subtracted from the watched method's time. The clock waits for a
+    GPU at both ends of a call, so that the whole run may take longer than without the clock.
     """
     on_gpu = torch.device(device).type == "cuda"
     spent: dict[Hashable, float] = {}
     taken_off: list[float] = []
-    """One entry per watched call that is running."""
+    """Seconds to subtract, one entry for each watched call that is running."""
 
     def now() -> float:
         if on_gpu:
@@ -73,7 +73,8 @@ def method_clock(
         yield spent
     finally:
         for owner, name, method in before:
-            # An object has its methods from its class; a class has its own.
+            # An object gets its methods from its class: the replacement on the object is deleted.
+            # A class holds its methods itself: the old method is put back.
             if method is None:
                 delattr(owner, name)
             else:

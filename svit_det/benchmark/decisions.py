@@ -1,4 +1,4 @@
-"""What deciding costs in each block, beside what a block of the dense model costs.
+"""The time of deciding in each block, and the time of a dense block.
 
 L blocks.
 """
@@ -23,14 +23,15 @@ HOOKS = ("before_block", "before_attention", "after_attention", "after_block")
 
 
 def keeps_everyone(kind: type[TokenPolicy]) -> bool:
-    """Policies of this class are the dense model: every hook is the contract's default."""
+    """Whether policies of this class are the dense model: every hook is the contract's default."""
     return all(getattr(kind, hook) is getattr(TokenPolicy, hook) for hook in HOOKS)
 
 
 def hooks_of(policy: TokenPolicy) -> list[tuple[Any, str, Label]]:
-    """All that runs for the decision's sake, by block.
+    """The policy's hooks, labelled by block: all code that runs for decisions.
 
-    What the policy asks of its view, such as the class token's row, is computed inside these.
+    Values that the policy asks of its view, such as the class attention, are computed inside the
+    hooks.
     """
     return [(policy, hook, lambda view, *_: view.layer) for hook in HOOKS]
 
@@ -47,8 +48,8 @@ NEEDED_ANYWAY: list[tuple[Any, str, Applies]] = [
     (Attention, "project", _keys_and_values),
     (BlockInProgress, "attended", _always),
 ]
-"""Work of the block itself, which it would do later if no policy had asked: projecting keys and
-values, and writing rows back after the attention. The class token's query is not among it."""
+"""Work that the block would do later if no policy had asked: projecting keys and values, and
+writing rows back after the attention. The class token's query is no such work."""
 
 
 def time_decisions(
@@ -60,7 +61,7 @@ def time_decisions(
     clock: Callable[[], float] = time.perf_counter,
     **options: Any,
 ) -> dict[str, Any]:
-    """Raw seconds, call by call: of one dense block (the stack over L), of each block's decision.
+    """Raw seconds of each call: one dense block (the dense stack over L), each block's decision.
 
     `options` are those of `time_interleaved`; its warm-up rounds are thrown away here too.
     """

@@ -1,4 +1,4 @@
-"""What a whole detector computes, and how much of it in its trunk."""
+"""Counts the multiply-adds of a whole detector, and of its trunk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What only a device itself can tell: laws, waits, ragged attention, captured graphs.
+"""Checks that need the device itself: laws, waits, ragged attention, captured graphs.
 
-Each check runs on a CPU too, where the parts that a CPU lacks answer None with a reason; so that a
-machine without a GPU keeps the checks themselves in order.
+Each check runs on a CPU too, so that a machine without a GPU tests the checks. Parts that a CPU
+lacks return None, or the reason why they were skipped.
 
 B images, N patch tokens, L blocks.
 """
@@ -29,7 +29,7 @@ NO_GPU = "needs a CUDA device"
 
 @dataclass(frozen=True)
 class Case:
-    """The size of what is checked."""
+    """The sizes of the trunk and the images that are checked."""
 
     shape: TrunkShape
     grid: tuple[int, int]
@@ -61,12 +61,12 @@ class Case:
 
 
 def on_cuda(device: str) -> bool:
-    """Graphs are captured and ragged rows are attended to by CUDA alone."""
+    """Whether the device is CUDA, which alone captures graphs and has ragged attention."""
     return torch.device(device).type == "cuda"
 
 
 def run_trunk(trunk: TokenTrunk, images: Tensor) -> tuple[Tensor, PassRecord]:
-    """(B, N, C) the map, and what the pass did."""
+    """(B, N, C) the map, and the record of the pass."""
     state = trunk(images)
     patches = trunk.read_map(state)
     return patches, PassRecord.of(state, patches)
@@ -74,9 +74,9 @@ def run_trunk(trunk: TokenTrunk, images: Tensor) -> tuple[Tensor, PassRecord]:
 
 @torch.no_grad()
 def check_laws(case: Case, policies: Iterable[str]) -> dict[str, dict[str, float]]:
-    """By policy, largest differences of the map from packed execution.
+    """By policy, the largest differences of the map from the map under packed execution.
 
-    `masked`, `padded` with room for all, and `single`: the images one by one.
+    The other ways are `masked`, `padded` with room for all, and `single`: the images one by one.
     """
     found = {}
     for name in policies:
@@ -94,7 +94,7 @@ def check_laws(case: Case, policies: Iterable[str]) -> dict[str, dict[str, float
 
 @torch.no_grad()
 def check_host_syncs(case: Case, policies: Iterable[str]) -> dict[str, int | None]:
-    """By policy, how often one forward pass makes the host wait for the device; None on a CPU."""
+    """By policy, how many times one pass makes the host wait for the GPU; None on a CPU."""
     found = {}
     for name in policies:
         trunk, images = (
@@ -108,9 +108,10 @@ def check_host_syncs(case: Case, policies: Iterable[str]) -> dict[str, int | Non
 
 @torch.no_grad()
 def check_graphs(case: Case, policies: Iterable[str]) -> dict[str, Any]:
-    """Whether a captured pass, replayed on two other inputs, is bitwise the eager one, by policy.
+    """By policy, whether a captured pass, replayed on two other inputs, equals eager bit by bit.
 
-    Policies whose counts are known beforehand as they are, others under `Padded` with room for all.
+    Policies whose counts are known beforehand run as they are; other policies run under `Padded`
+    with room for all.
     """
     if not on_cuda(case.device):
         return {"skipped": NO_GPU}
@@ -132,7 +133,7 @@ def _replayed_equal(trunk: TokenTrunk, case: Case) -> bool:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # libraries set themselves up outside of the capture
+        for _ in range(3):  # libraries must be set up before the capture
             run_trunk(trunk, given)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -176,7 +177,7 @@ def time_compiled(case: Case, policies: Iterable[str], *, repeats: int) -> dict[
 
 
 class _MapAlone(nn.Module):
-    """A trunk without its record, which no graph can return."""
+    """A trunk that returns its map without the record, which a graph cannot return."""
 
     def __init__(self, trunk: TokenTrunk) -> None:
         super().__init__()
@@ -225,14 +226,14 @@ def ragged_attentions(lengths: Sequence[int], device: str) -> dict[str, Attend]:
 
 @torch.no_grad()
 def time_ragged_attention(case: Case, lengths: Sequence[int], *, repeats: int) -> dict[str, Any]:
-    """Every way on the same rows: differences from one by one, and seconds."""
+    """Differences of each way from `one_by_one` on the same rows, and seconds."""
     heads = case.shape.num_heads
     generator = torch.Generator().manual_seed(1)
     size = (3, sum(lengths), heads, case.shape.embed_dim // heads)
     qkv = torch.randn(size, generator=generator).to(case.device, case.dtype)
     ways = ragged_attentions(lengths, case.device)
     if case.dtype == torch.float32:
-        ways.pop("varlen", None)  # it knows half precision only
+        ways.pop("varlen", None)  # `varlen` works in half precision only
     expected = ways["one_by_one"](qkv)
     timings = time_interleaved(ways, [qkv], repeats=repeats, warmup=2, device=case.device)
     return {

@@ -1,4 +1,4 @@
-"""Peak memory of one call, on a GPU from torch's allocator, on a CPU from the kernel."""
+"""Peak memory of one call: on a GPU from torch's allocator, on a CPU from the Linux kernel."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PROCESS = Path("/proc/self")
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device | str) -> int | None:
-    """Bytes in use at the peak of `run`, above what was in use before it.
+    """Bytes in use at the peak of `run`, less the bytes in use before it.
 
-    On a CPU this is resident memory, temporary buffers of libraries included, of this process: use
-    a fresh one for each call that is to be compared, because memory that was freed may stay
-    resident. None where the kernel does not tell (other systems than Linux).
+    On a CPU these are bytes of resident memory of this process, temporary buffers of libraries
+    included. Freed memory may stay resident; measure calls that are to be compared in a fresh
+    process each. None where the kernel gives no numbers (other systems than Linux).
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -29,7 +29,7 @@ def peak_memory(run: Callable[[], Any], device: torch.device | str) -> int | Non
         return torch.cuda.max_memory_allocated(device) - before
     gc.collect()
     try:
-        # Forget the peak so far (man proc, clear_refs); importing torch alone had one.
+        # Reset the peak so far (man proc, clear_refs): the import of torch has caused a peak.
         (_PROCESS / "clear_refs").write_text("5")
         before = _status("VmRSS")
         run()

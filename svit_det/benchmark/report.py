@@ -1,4 +1,4 @@
-"""What a benchmark says: the machine, figures derived from raw times, a table for people."""
+"""The report of a benchmark: the machine, figures derived from raw times, tables for people."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tabulate import tabulate
 from svit_det.benchmark.timing import Spread, Timings
 
 NEGLIGIBLE = 0.2
-"""Percent of a dense block that only saying "everyone" or "as before" may cost."""
+"""Percent of a dense block below which a decision counts as none: a hook without a decision costs
+less than this."""
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "svit_det")
 
 
 def describe_machine(device: torch.device | str) -> dict[str, Any]:
-    """Processor, GPU, versions and settings that timings depend on."""
+    """The processor, GPU, versions and settings on which timings depend."""
     device = torch.device(device)
     described = {
         "cpu": _cpu_model(),
@@ -71,10 +72,10 @@ def _version(package: str) -> str | None:
 def summarise(
     timings: Timings, *, macs: dict[str, float], batch_size: int
 ) -> dict[str, dict[str, Any]]:
-    """Everything derived from the times of one group of arms and their multiply-adds.
+    """All figures derived from the times of one group of arms and from their multiply-adds.
 
-    `macs` holds those of the whole batch, for `dense`, `pruned` and where there are such arms
-    `equal` and `different`.
+    `macs` holds the multiply-adds of the whole batch for `dense` and `pruned`, and for `equal` and
+    `different` where these arms were timed.
     """
     bound = macs["dense"] / macs["pruned"]
     speed_up = timings.ratio("dense", "pruned")
@@ -115,7 +116,7 @@ def _scaled(spread: Spread, factor: float) -> Spread:
 
 
 def place_columns(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Headers and the beginning of each line: part and batch; policy and grid where several are."""
+    """Headers and the beginning of each line: part, batch, and grid and policy if these differ."""
     policies = {row.get("policy") for row in rows}
     grids = {tuple(row.get("token_grid", ())) for row in rows}
     headers, lines = ["part", "batch"], [[row["part"], row["batch_size"]] for row in rows]
@@ -131,7 +132,7 @@ def place_columns(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Dense against pruned, one line per part, batch size, grid and policy.
 
-    Medians, quartiles in brackets.
+    Figures are medians with quartiles in brackets.
     """
     headers, lines = place_columns(rows)
     headers += ["dense ms", "pruned ms", "speed-up", "bound", "eta"]
@@ -154,7 +155,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def different_counts_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Batches whose images keep different numbers of tokens; empty where none was measured."""
+    """Figures of batches whose images keep different numbers of tokens; empty if not measured."""
     rows = [row for row in rows if "different_counts" in row]
     headers, lines = place_columns(rows)
     headers += ["speed-up", "bound", "eta", "equal counts: eta"]
@@ -175,10 +176,10 @@ ALL_BUT_BLOCKS = "all but the blocks"
 
 
 def stages_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Stages down, arms across: milliseconds per batch, and the arithmetic rate of the stage.
+    """A row for each stage: milliseconds per batch of each arm, and the stage's arithmetic rate.
 
-    The rate is multiply-adds over time in percent of what the pruned arm's blocks reach; stages
-    without any have none. Empty where nothing was measured.
+    The rate is multiply-adds over time, in percent of the rate of the pruned arm's blocks. A stage
+    without multiply-adds has no rate. Empty where nothing was measured.
     """
     lines = []
     for row in rows:
@@ -197,7 +198,7 @@ def stages_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _with_sum(stages: dict[str, list[float]]) -> dict[str, list[float]]:
-    """With one more stage: all of a call but its blocks."""
+    """The stages with one more: everything in a call but its blocks."""
     calls = zip(*(seconds for stage, seconds in stages.items() if stage != "blocks"), strict=True)
     return {**stages, ALL_BUT_BLOCKS: [sum(call) for call in calls]}
 
@@ -207,7 +208,7 @@ def _sum_up(macs: dict[str, float]) -> dict[str, float]:
 
 
 def _rate(stage: str, seconds: dict[str, list[float]], macs: dict[str, float]) -> list[str]:
-    """Giga multiply-adds of a stage, and its rate beside that of the blocks."""
+    """Giga multiply-adds of a stage, and its rate in percent of the blocks' rate."""
     if not macs.get(stage):
         return ["-", "-"]
     own, blocks = (
@@ -217,9 +218,9 @@ def _rate(stage: str, seconds: dict[str, list[float]], macs: dict[str, float]) -
 
 
 def decisions_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Blocks down: what deciding costs, and that in percent of a dense block; empty if unmeasured.
+    """A row for each deciding block: the time of deciding, also in percent of a dense block.
 
-    Blocks in which nothing is decided are left out.
+    Blocks without a decision are left out. Empty where nothing was measured.
     """
     lines = []
     for row in rows:

@@ -1,7 +1,7 @@
-"""What is said of one model under several runtimes: ratios of times, and the table for people.
+"""The report of one model under several runtimes: ratios of times, and the table for people.
 
-An arm is a runtime under a budget: `dense`, `static` (a fixed count of tokens) or `dynamic` (a
-count that depends on the image).
+An arm is a runtime with a budget: `dense`, `static` (a fixed count of tokens) or `dynamic` (a count
+that depends on the image).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OLD_EAGER_DENSE = "old eager dense"
 
 
 def arm_name(runtime: str, budget: str) -> str:
-    """As tables and raw times have it."""
+    """The arm's name in tables and raw times."""
     return f"{runtime} {budget}"
 
 
@@ -33,10 +33,10 @@ def summarise_arms(
     kept: Mapping[str, float],
     parity: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One entry for each arm (runtime, budget); ratios above 1 where the arm is the faster one.
+    """One entry for each arm (runtime, budget). A ratio is above 1 where the arm is faster.
 
     `macs` and `kept`: multiply-adds, and the mean share of tokens that the blocks keep, by budget.
-    `parity`: how far an exported arm is from the eager model of its budget, by arm.
+    `parity`: by arm, the difference of an exported arm from the eager model with the same budget.
     """
     found = []
     for runtime, budget in arms:
@@ -59,7 +59,7 @@ def summarise_arms(
 
 
 def runtimes_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line for each arm of each row; medians, quartiles in brackets."""
+    """One line for each arm of each row; figures are medians with quartiles in brackets."""
     headers, starts = place_columns(rows)
     headers += ["runtime", "budget", "kept, %", "ms", "own dense / this", "bound"]
     headers += ["eager dense / this", "old eager dense / this", "static / this", "from eager"]

@@ -1,4 +1,4 @@
-"""Decisions without a decider: fixed token counts per image, for timing the executor alone.
+"""Fixed token counts per image instead of decisions, for timing the executor alone.
 
 B images, N patch tokens, L blocks.
 """
@@ -17,11 +17,11 @@ from svit_det.tokens import Selection, TokenState
 
 
 class FixedSchedule(TokenPolicy):
-    """Image b keeps the patch tokens `masks[b][l]` (B, L, N) in block l; free of charge.
+    """Image b keeps the patch tokens `masks[b][l]` (B, L, N) in block l, at no cost of deciding.
 
-    For benchmarks only, and so not registered. A batch must have the size and the number of tokens
-    that the masks are for. The total of a block is known beforehand where its count is the same in
-    all images, as it is under SViT's quota.
+    The policy is for benchmarks only, and therefore not registered. A batch must have the size and
+    the number of tokens of the masks. The total of a block is known beforehand where its count is
+    the same in all images, as under SViT's quota.
     """
 
     masks: Tensor
@@ -31,11 +31,11 @@ class FixedSchedule(TokenPolicy):
         self.register_buffer("masks", masks, persistent=False)
         by_block = masks.sum(dim=2).T.tolist()
         self.counts = tuple(each[0] if len(set(each)) == 1 else None for each in by_block)
-        """By block, what every image keeps; None where images differ."""
+        """By block, the number of tokens that every image keeps; None where images differ."""
 
     @classmethod
     def of_counts(cls, counts: Tensor, num_tokens: int, *, seed: int = 0) -> FixedSchedule:
-        """Exactly `counts` (B, L) seeded random tokens. Raises InputError for impossible ones."""
+        """Exactly `counts` (B, L) seeded random tokens. Raises InputError for impossible counts."""
         if counts.min() < 0 or counts.max() > num_tokens:
             raise InputError(
                 f"A schedule keeps {int(counts.min())} to {int(counts.max())} of {num_tokens} "
@@ -47,11 +47,11 @@ class FixedSchedule(TokenPolicy):
         return cls(masks=rank < counts.unsqueeze(2))
 
     def of_image(self, image: int) -> FixedSchedule:
-        """The schedule of one of the images, alone."""
+        """The schedule of one image, as a batch of one."""
         return FixedSchedule(masks=self.masks[image : image + 1])
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
-        """Play the mask of this block."""
+        """Keep the tokens of this block's mask."""
         keep, count = self.masks[:, view.layer], self.counts[view.layer]
         if keep.shape != state.patches.shape[:2]:
             raise InputError(
@@ -67,9 +67,9 @@ def spread_counts(
 ) -> Tensor:
     """(B, L) counts that differ between the images and have the given mean in every block.
 
-    From the first image to the last they rise linearly from (1 - spread) to (1 + spread) times the
-    mean; images from both ends differ from it by the same number, so that the total is exact. A
-    block of all `num_tokens` stays one.
+    From the first image to the last the counts rise linearly from (1 - spread) to (1 + spread)
+    times the mean. Two images at the same place from both ends differ from the mean by the same
+    number, so that the total is exact. A block that keeps all `num_tokens` stays so.
     """
     means = torch.tensor(mean_counts)
     counts = means.repeat(batch_size, 1)

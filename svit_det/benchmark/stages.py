@@ -1,4 +1,4 @@
-"""Where a backbone or a detector spends its time: embedding, side branch, blocks, heads, rest."""
+"""The time of each stage of a backbone or detector: embedding, side branch, blocks, heads, rest."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from svit_det.vit import find_token_net
 from svit_det.vit.flops import flop_counter
 
 REST = "pyramid"
-"""What is left of a backbone: the pyramid on top, and moving between stages."""
+"""The stage of all other work in a backbone: the pyramid, and moving data between stages."""
 DETECTOR_REST = "rest"
-"""What is left of a detector: padding and normalising, post-processing, counting."""
+"""The stage of all other work in a detector: padding, normalising, post-processing, counting."""
 _BACKBONE = "backbone"
 HEADS = {"proposal_generator": "proposals", "roi_heads": "heads", "head": "heads"}
-"""By the attribute of a detector, the stage that it makes up."""
+"""The stage of each of these attributes of a detector."""
 
 Stages = dict[str, list[tuple[nn.Module, str]]]
-"""By stage, the modules and methods that make it up."""
+"""By stage, its modules and methods."""
 
 
 def find_stages(model: nn.Module) -> Stages:
-    """The stages of the backbone `model`, or of a detector: its backbone's and its heads.
+    """The stages of the backbone `model`; for a detector, those of its backbone and its heads.
 
-    A detector's backbone as a whole is among them, as `backbone`.
+    A detector's stages include the whole backbone, as `backbone`.
     """
     net = find_token_net(model)
     stages: Stages = {"embed": [(net.trunk, "embed")], "blocks": [(net.trunk, "run")]}
@@ -51,7 +51,7 @@ def find_stages(model: nn.Module) -> Stages:
 
 
 def with_rest(stages: Mapping[Hashable, float], total: float) -> dict[Hashable, float]:
-    """One call's stages with what is left of it; `backbone`, which holds others, becomes REST."""
+    """One call's stages with the remaining time; `backbone` becomes REST, what is left of it."""
     found = dict(stages)
     if _BACKBONE not in found:
         return {**found, REST: total - sum(found.values())}
@@ -65,7 +65,7 @@ def with_rest(stages: Mapping[Hashable, float], total: float) -> dict[Hashable, 
 def stage_clock(
     model: nn.Module, device: torch.device | str, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[dict[Hashable, float]]:
-    """Seconds that each stage of `model` takes within the with-block, the rest not among them."""
+    """Seconds of each stage of `model` within the with-block, without the remaining time."""
     stages = find_stages(model)
     watched = [
         (module, name, lambda *_, stage=stage: stage)
@@ -85,7 +85,7 @@ def time_stages(
     clock: Callable[[], float] = time.perf_counter,
     **options: Any,
 ) -> dict[str, dict[Hashable, list[float]]]:
-    """Seconds by model and stage, call by call, the models taking turns as in `time_interleaved`.
+    """Seconds of each call by model and stage; the models take turns as in `time_interleaved`.
 
     `options` are those of `time_interleaved`; its warm-up rounds are thrown away here too.
     """
@@ -112,9 +112,9 @@ def time_stages(
 
 @torch.no_grad()
 def stage_macs(model: nn.Module, given: Any) -> dict[Hashable, float]:
-    """Multiply-adds that each stage of one pass really executes, the rest among them.
+    """Multiply-adds that each stage of one pass really executes, with the remaining ones.
 
-    Sampling, resizing and norms are none: the time that they take lowers their stage's rate.
+    Sampling, resizing and norms count as no multiply-adds; their time lowers the rate of a stage.
     """
     counter = flop_counter()
 

@@ -11,7 +11,7 @@ from svit_det.benchmark.report import format_spread, place_columns
 
 
 def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Batches down, arms across: images per second, mean and standard deviation."""
+    """A row for each batch size, a column for each arm: images per second, mean ± deviation."""
     headers, lines = place_columns(rows)
     arms = list(dict.fromkeys(arm for row in rows for arm in row["images_per_second"]))
     for row, line in zip(rows, lines, strict=True):
@@ -21,7 +21,7 @@ def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def processes_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Images per second of all processes together; medians, quartiles in brackets."""
+    """Images per second of all processes together: medians with quartiles in brackets."""
     headers, lines = place_columns(rows)
     headers += ["processes", "dense images/s", "pruned images/s", "pruned / dense"]
     for row, line in zip(rows, lines, strict=True):
@@ -32,7 +32,7 @@ def processes_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def against_table(rows: Sequence[dict[str, Any]]) -> str:
-    """This checkout's time over the older one's, and how far their maps lie apart."""
+    """This checkout's time over the older checkout's, and the difference between their maps."""
     rows = [row for row in rows if "against" in row]
     if not rows:
         return ""

@@ -1,4 +1,4 @@
-"""Images per second: of one process on random batches, of several processes at the same time."""
+"""Images per second: of one process on random batches, or of several processes together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svit_det.benchmark.worker import Worker
 
 
 def images_per_second(timings: Timings, batch_size: int) -> dict[str, dict[str, float]]:
-    """By arm, `mean` and standard deviation `std` over the calls; 0 for one call alone."""
+    """By arm, `mean` and standard deviation `std` over the calls; 0 for a single call."""
     found = {}
     for arm, seconds in timings.seconds.items():
         rates = [batch_size / each for each in seconds]
@@ -30,9 +30,9 @@ def time_together(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[], Any] | None = None,
 ) -> Timings:
-    """Seconds until the last of the workers, which all run the same arm, is through its inputs.
+    """Seconds in which all workers run the same arm on their inputs, until the last has finished.
 
-    The arms take turns, and their order turns around each time. `warmup` rounds before that are
+    The arms take turns, and their order is reversed each time. The `warmup` rounds at the start are
     thrown away.
     """
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
@@ -55,7 +55,8 @@ def speed_of_batches(
 ) -> dict[str, dict[str, float]]:
     """Images per second by arm: `mean` and standard deviation `std` over the batches.
 
-    The speed of a batch is that of all its calls together, as in figure 1 of SViT's supplementary.
+    The speed of a batch is taken over all its calls together, as in figure 1 of SViT's
+    supplementary.
     """
     found = {}
     for arm, seconds in timings.seconds.items():

@@ -1,4 +1,4 @@
-"""Interleaved timing: arms take turns on the same inputs, so that a busy machine hits all alike."""
+"""Interleaved timing: arms take turns on the same inputs; a busy machine slows all arms alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one or more values."""
+        """The median and quartiles of one or more values."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -40,7 +40,7 @@ class Timings:
         return Spread.of(self.seconds[arm])
 
     def ratio(self, slow: str, fast: str) -> Spread:
-        """`slow` over `fast`, pair by pair: what the machine did to both cancels out."""
+        """`slow` over `fast`, pair by pair, so that the machine's load cancels out."""
         pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
         return Spread.of([one / other for one, other in pairs])
 
@@ -58,12 +58,13 @@ def time_interleaved(
 ) -> Timings:
     """Time every arm on every input, `repeats` times over: A B, B A, A B.
 
-    The order turns around each time because the arm before leaves its traces in the caches.
-    `warmup` rounds before that, cycling through the inputs, are thrown away. `progress` is called
-    after each round, warm-up included. Call it under `torch.no_grad()` or `inference_mode()`.
+    The order is reversed each time, because an arm leaves its data in the caches for the next arm.
+    The `warmup` rounds at the start, which cycle through the inputs, are thrown away. `progress` is
+    called after each round, warm-up included. Call this function under `torch.no_grad()` or
+    `inference_mode()`.
 
-    The arms in `self_timed` run in another process and return their own seconds: the way there and
-    back is not theirs.
+    The arms in `self_timed` run in another process and return their own seconds, so that the
+    communication between the processes does not count.
     """
     device = torch.device(device)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -71,7 +72,7 @@ def time_interleaved(
     order = list(arms)
     collecting = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection would be charged to whichever arm is running
+    gc.disable()  # a collection would count as time of the running arm
     try:
         for number, given in enumerate(rounds):
             for name in order if number % 2 == 0 else reversed(order):

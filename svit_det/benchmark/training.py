@@ -1,4 +1,4 @@
-"""What a training step computes, its way back included."""
+"""Counts the multiply-adds of a training step, the backward pass included."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _backward_flops(
 def count_training_macs(step: Callable[[], Any]) -> int:
     """Multiply-adds of one forward and backward pass, as they really execute.
 
-    `count_macs` knows the fused attention of CPUs on the way forward only; torch's own counter,
-    around it, is told of the way back, which has five products for the two.
+    `count_macs` knows the CPU's fused attention in the forward pass only. torch's own counter
+    around it is told the cost of the backward pass: five products, where the forward pass has two.
     """
     outer = FlopCounterMode(display=False, custom_mapping={_BACKWARD_ON_CPU: _backward_flops})
     with outer:

@@ -2,10 +2,11 @@
 
 B images, S tokens of the buffer, C channels, h heads, T rows of all images together.
 
-All of them give the same values. `packed` is what this project does: rows of all images lie in a
-row, and only the attention is of each image. `nested` is what SViT's paper does (supplementary,
-part B): whole blocks on strided nested tensors. `padded` fills every image up to the longest of its
-batch and hides the rest by a key mask. `one_by_one` runs the images of a batch alone, in turn.
+All ways give the same values. `packed` is this project's way: the rows of all images form one
+sequence, and only the attention treats each image alone. `nested` is the way of SViT's paper
+(supplementary, part B): whole blocks on strided nested tensors. `padded` fills every image up to
+the longest image of its batch and hides the added rows by a key mask. `one_by_one` runs the images
+of a batch alone, in turn.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ WAYS = ("packed", "nested", "padded", "one_by_one")
 def run_in(way: str, model: nn.Module) -> Run:
     """A pass of `model` over (B, 3, height, width) images, in one of `WAYS`.
 
-    The weights are those of `model`. Raises InputError where its policy cannot be run so.
+    The weights are those of `model`. Raises InputError where its policy cannot run in this way.
     """
     if way == "packed":
         return model
@@ -52,12 +53,15 @@ def run_in(way: str, model: nn.Module) -> Run:
 
 @dataclass(frozen=True)
 class ToLongest:
-    """An executor: every image has as many rows as the longest of its batch, which is asked for."""
+    """An executor: every image has as many rows as the longest image of its batch.
+
+    The device is asked for this number.
+    """
 
     blends: ClassVar[bool] = False
 
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
-        """As `Padded`, with just the room that is needed."""
+        """As `Padded`, with exactly the room that the longest image needs."""
         counts = selection.mask(state.presence()).sum(dim=1)
         room = max(int(counts.max()), state.num_extra, 1)
         return Padded(capacity=room).enter(layer, state, selection)
@@ -66,12 +70,12 @@ class ToLongest:
 class NestedTrunk(TokenTrunk):
     """A trunk whose blocks run on strided nested tensors, as in the supplementary's part B.
 
-    For inference, and for policies that decide before a block and nowhere else.
+    This is for inference, and for policies that decide only before a block.
     """
 
     @classmethod
     def of(cls, trunk: TokenTrunk) -> NestedTrunk:
-        """The same modules and weights, run in the other way."""
+        """A trunk with the same modules and weights that runs on nested tensors."""
         nested = cls.__new__(cls)
         nested.__dict__.update(trunk.__dict__)
         return nested
@@ -105,14 +109,15 @@ class NestedTrunk(TokenTrunk):
 
 
 def run_nested(block: Block, rows: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(T, C) rows -> (T, C): one block on a nested tensor of images; one without rows is left out.
+    """(T, C) rows -> (T, C): one block on a nested tensor of images.
 
-    Nested tensors without an entry, and entries without a row, are not defined for attention.
+    Images without rows are left out: attention is undefined for nested tensors without an entry,
+    and for entries without a row.
     """
     images = [image for image in rows.split(list(lengths)) if len(image)]
     if not images:
         return rows
-    with warnings.catch_warnings():  # torch says that this layout is a prototype; so does the paper
+    with warnings.catch_warnings():  # torch warns that this layout is a prototype
         warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
         tokens = torch.nested.as_nested_tensor(images, layout=torch.strided)
     attention, count = block.attn, len(images)

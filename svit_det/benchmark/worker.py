@@ -1,4 +1,4 @@
-"""A program in a process of its own that does one thing whenever it is asked to.
+"""A program in a process of its own that answers requests.
 
 Requests and answers are lines of JSON over its standard input and output.
 """
@@ -18,8 +18,8 @@ from svit_det.errors import InputError
 class Worker:
     """Starts the program; leaving the with-block ends it.
 
-    An answer is {"done": ...} or {"problem": a sentence}. Sending and receiving are apart, so that
-    several workers can be at work at the same time.
+    An answer is {"done": ...} or {"problem": a sentence}. `send` and `receive` are separate, so
+    that several workers can work at the same time.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Worker:
         )
 
     def send(self, **asked: Any) -> None:
-        """Ask for something. Raises InputError where the process has ended."""
+        """Send a request. Raises InputError where the process has ended."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(asked) + "\n")
@@ -45,7 +45,7 @@ class Worker:
             raise self._ended() from error
 
     def receive(self) -> Any:
-        """What it answers. Raises InputError with its problem, or where it has ended."""
+        """The worker's answer. Raises InputError for a problem, or where the process has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -61,7 +61,7 @@ class Worker:
         return self.receive()
 
     def close(self) -> None:
-        """End the process, whatever it is doing, and wait for it."""
+        """Kill the process, and wait for its end."""
         self._process.kill()
         self._process.communicate()
 

@@ -1,4 +1,4 @@
-"""From a config to a classifier."""
+"""Building a classifier from a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svit_det.config.trunk import build_trunk_from
 def build_classifier(cfg: Any) -> TokenClassifier:
     """The classifier of the node MODEL, on the CPU, with fresh weights.
 
-    Its trunk has a class token under every policy. Raises InputError that names the key.
+    The trunk has a class token under every policy. Raises InputError that names the key.
     """
     model = cfg.MODEL
     return TokenClassifier(

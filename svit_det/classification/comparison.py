@@ -1,4 +1,4 @@
-"""Classifiers fine-tuned alike under every policy, several seeds each: trainings, means, tables."""
+"""Compares classifiers, fine-tuned alike under each policy with several seeds each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from svit_det.errors import InputError
 from svit_det.results import write_json
 
 DONE = "trained_with.json"
-"""In a training's folder once it has ended, with the whole config."""
+"""The file with the whole config in a training's folder, written when the training has ended."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """Which arms with which seeds, and where."""
+    """The arms, the seeds and the folder of a comparison."""
 
     arms: Mapping[str, Path]
     """Config files by name."""
@@ -33,7 +33,7 @@ class Trainings:
     output: Path
 
     def folder(self, arm: str, seed: int) -> Path:
-        """Of one training."""
+        """The folder of one training."""
         return self.output / arm / f"seed_{seed}"
 
     def options(self, arm: str, seed: int) -> list[str]:
@@ -43,7 +43,7 @@ class Trainings:
 
 
 def arms_of(files: Iterable[str]) -> dict[str, Path]:
-    """Config files by the names of their arms. Raises InputError for one that is named twice."""
+    """Config files by the names of their arms. Raises InputError for a name that comes twice."""
     arms: dict[str, Path] = {}
     for each in files:
         path = Path(each)
@@ -54,13 +54,13 @@ def arms_of(files: Iterable[str]) -> dict[str, Path]:
 
 
 def train_all(trainings: Trainings, *, program: Sequence[str]) -> None:
-    """Every arm with every seed, seed by seed; what is done is left alone.
+    """Train every arm with every seed, seed by seed; finished trainings are skipped.
 
     `program` is the command line that trains, without its arguments. Raises InputError for a
     training that fails, and for a folder that holds a training with other settings.
     """
     runs = [(arm, seed) for seed in trainings.seeds for arm in trainings.arms]
-    for arm in trainings.arms:  # refuse what cannot be trained before anything is
+    for arm in trainings.arms:  # refuse wrong configs before the first training begins
         load_config(str(trainings.arms[arm]), trainings.options(arm, trainings.seeds[0]))
     for arm, seed in tqdm(runs, unit="training"):
         _train(trainings, arm, seed, program)
@@ -69,7 +69,7 @@ def train_all(trainings: Trainings, *, program: Sequence[str]) -> None:
 def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) -> None:
     path, options = str(trainings.arms[arm]), trainings.options(arm, seed)
     folder = trainings.folder(arm, seed)
-    # The whole config, because a yaml file may have changed since.
+    # The whole config is compared, because a yaml file may have changed since.
     merged = {"config": load_config(path, options).dump()}
     record = folder / DONE
     if record.is_file():
@@ -88,7 +88,7 @@ def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) ->
 
 
 def results_of(trainings: Trainings) -> dict[str, dict[str, Any]]:
-    """What each training's evaluation found, by arm and seed."""
+    """The results of each training's evaluation, by arm and seed."""
     return {
         arm: {
             "runs": {
@@ -101,7 +101,7 @@ def results_of(trainings: Trainings) -> dict[str, dict[str, Any]]:
 
 
 def spread(found: Mapping[str, Any], key: str, digits: int) -> str:
-    """Mean over the seeds, smallest and largest in brackets."""
+    """The mean over the seeds, with the smallest and largest value in brackets."""
     values = [run[key] for run in found["runs"].values()]
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
@@ -111,7 +111,7 @@ def spread(found: Mapping[str, Any], key: str, digits: int) -> str:
 def comparison_table(results: Mapping[str, Mapping[str, Any]], baseline: str) -> str:
     """Table 2's layout over several seeds: accuracy, distance to the baseline, arithmetic, tokens.
 
-    Arms come by their mean top-1, the baseline first.
+    The baseline comes first; the other arms are ordered by their mean top-1, the best first.
     """
 
     def top1(arm: str) -> float:

@@ -1,4 +1,4 @@
-"""From a classification yaml and the command line to a config."""
+"""Building a config from a classification yaml and the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from svit_det.errors import InputError
 
 
 def default_config() -> CfgNode:
-    """Every key at its default; MODEL.DEVICE is "cuda" where there is one, else "cpu"."""
+    """Every key at its default; MODEL.DEVICE is "cuda" where a GPU is usable, else "cpu"."""
     cfg = CfgNode()
     add_keys(cfg, GROUPS)
     cfg.OUTPUT_DIR = "output/classifier"

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: tensorboard, the log, results.json."""
+"""The reports of a running training: tensorboard, the log, results.json."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from svit_det.tokens import PassRecord
 logger = logging.getLogger(__name__)
 
 EVERY = 20
-"""Steps between two entries."""
+"""Number of steps between two entries."""
 
 
 class Diary:
-    """Writes in the first process, and in no other."""
+    """Writes the reports, in the first process alone."""
 
     def __init__(self, folder: Path, where: Processes) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Diary:
             self._board.close()
 
     def is_due(self, number: int, steps_per_epoch: int) -> bool:
-        """Every so many steps of an epoch, its first and its last."""
+        """Whether step `number` of an epoch is reported: each EVERY-th step, and the last one."""
         return number % EVERY == 0 or number == steps_per_epoch - 1
 
     def trained(
@@ -52,7 +52,10 @@ class Diary:
         told: Mapping[str, Tensor | float],
         rate: float,
     ) -> None:
-        """Losses, rate, the shares of tokens kept by each block that skips any, and more."""
+        """Report a step: losses, rate, the policy's numbers, and the kept shares of blocks.
+
+        Blocks that are known to keep every token are left out.
+        """
         board = self._board
         if board is None:
             return
@@ -66,7 +69,7 @@ class Diary:
                 board.add_scalar(f"token_usage/block_{layer:02d}", share, step)
 
     def evaluated(self, found: Evaluation, epoch: int, step: int) -> None:
-        """An evaluation after `epoch` epochs; results.json holds the last one."""
+        """Report an evaluation after `epoch` epochs; results.json holds the last evaluation."""
         board = self._board
         if board is None:
             return

@@ -1,7 +1,7 @@
 """Evaluation: accuracy, arithmetic from the records, tokens by block, images per second.
 
-B images, L blocks. Arithmetic is in multiply-adds, which the papers on vision transformers call
-FLOPs: 4.6 G for DeiT-S.
+B images, L blocks. Arithmetic is counted in multiply-adds. The papers on vision transformers call
+these FLOPs: 4.6 G for DeiT-S.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a split."""
+    """The results of a split."""
 
     images: int
     unreadable: int
@@ -40,21 +40,22 @@ class Evaluation:
     gmacs: float
     """Giga multiply-adds of the whole classifier, mean of the images."""
     dense_gmacs: float
-    """The same with every token in every block and no decision."""
+    """Giga multiply-adds with every token in every block and no decision."""
     tokens_per_block: list[float]
     """Patch tokens that each block kept, mean of the images."""
     tokens: int
     """Patch tokens of an image."""
     images_per_second: float
-    """Of the passes alone, all processes together, in batches of the evaluation."""
+    """Images of all processes over the seconds of their forward passes, in the evaluation's
+    batches."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The results as a dict, for JSON."""
         return asdict(self)
 
 
 def image_macs(model: TokenClassifier, record: PassRecord) -> tuple[Tensor, int]:
-    """(B,) multiply-adds of the whole classifier for each image, and those of the dense one."""
+    """(B,) multiply-adds of the whole classifier for each image; those of the dense classifier."""
     spent = trunk_macs(model.trunk, record)
     return spent.total + model.head_macs, spent.dense_total + model.head_macs
 
@@ -68,15 +69,16 @@ def evaluate(
     *,
     show: bool = True,
 ) -> Evaluation:
-    """Run `model` over the images of `loader`, which are a share of `images`, in every process.
+    """Run `model` over the images of `loader`: this process's share of `images`.
 
-    An image that cannot be read is named in the log, counted, and has no part in the rest.
-    Raises InputError where not one can be read.
+    An image that cannot be read is named in the log and counted, and counts in no other number.
+    Raises InputError where no image can be read.
     """
     where = where or Processes()
     device = next(model.parameters()).device
     depth = model.trunk.depth
-    # images, unreadable, first, among five, multiply-adds, seconds, then tokens by block.
+    # Images, unreadable images, correct at once, correct among five, multiply-adds, seconds, then
+    # the kept tokens of each block.
     sums = torch.zeros(6 + depth, dtype=torch.float64)
     dense = tokens = 0
     was_training = model.training

@@ -1,4 +1,4 @@
-"""Images in ImageNet's layout: a folder for each class, and in it that class's images."""
+"""Images in ImageNet's layout: a folder for each class, with the images of this class."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class LabelledImages:
 
 
 def read_split(root: str | Path, split: str, *, num_classes: int) -> LabelledImages:
-    """The images of ROOT/SPLIT, for a head of so many classes.
+    """The images of ROOT/SPLIT, for a head of `num_classes` classes.
 
-    Raises InputError for a folder that is missing, has no class folders, only one of them, another
-    number than the head has classes, and for a class without images.
+    Raises InputError for a missing folder, for a folder with no class folder, with a single one or
+    with another number of them than the head has classes, and for a class without images.
     """
     folder = Path(root) / split
     if not folder.is_dir():
         raise InputError(f"DATA.ROOT {root}: no folder {split} in it with a folder by class.")
-    # scandir tells files from folders without asking the disk for each of a million of them.
+    # scandir tells files from folders without one disk access for each of a million files.
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir())
     if not classes:

@@ -1,7 +1,7 @@
-"""Images to tensors: timm's transforms, each image's draws by a seed of its own.
+"""Images to tensors: timm's transforms, with a random seed for each image.
 
-So what is drawn depends neither on the number of reading processes nor on where a training was
-interrupted.
+The random draws therefore depend neither on the number of reading processes nor on the place where
+a training was interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from svit_det.errors import InputError
 from svit_det.images import read_image
 
 READABLE = -1
-"""In the place of an unreadable image's number."""
+"""Stands instead of an unreadable image's number where the image could be read."""
 
 
 def train_transform(given: Any) -> Callable[[Image.Image], Tensor]:
@@ -64,7 +64,7 @@ def test_transform(given: Any) -> Callable[[Image.Image], Tensor]:
 class TrainImages(Dataset[tuple[Tensor, int, int]]):
     """(place, seed) -> (image (3, h, w), label, number of an unreadable file or READABLE).
 
-    An image that cannot be read is replaced by the next one that can.
+    An image that cannot be read is replaced by the next readable image.
     """
 
     def __init__(self, images: LabelledImages, transform: Callable[[Image.Image], Tensor]) -> None:
@@ -91,9 +91,12 @@ class TrainImages(Dataset[tuple[Tensor, int, int]]):
 
 
 class TestImages(Dataset[tuple[Tensor, int, int]]):
-    """place -> the same; an image that cannot be read is all 0, and its label is -1."""
+    """place -> (image (3, h, w), label, number of an unreadable file or READABLE).
 
-    __test__ = False  # not a test, whatever its name says to pytest
+    An image that cannot be read is all 0, and its label is -1.
+    """
+
+    __test__ = False  # pytest would take the class for a test because of its name
 
     def __init__(
         self, images: LabelledImages, transform: Callable[[Image.Image], Tensor], size: int
@@ -116,7 +119,7 @@ class TestImages(Dataset[tuple[Tensor, int, int]]):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside the with-block every generator of the CPU draws by `seed`; afterwards as before."""
+    """Inside the with-block the CPU's generators draw by `seed`; then they go on as before."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_all(seed)
     try:

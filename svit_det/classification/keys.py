@@ -1,6 +1,6 @@
 """The config keys of classification: a group of settings for each node.
 
-Trunk and policy have the keys of detection, `svit_det/config/keys.py`.
+Trunk and policy have the same keys as in detection, see `svit_det/config/keys.py`.
 """
 
 from __future__ import annotations
@@ -180,4 +180,4 @@ GROUPS: dict[str, type[Settings]] = {
     "SOLVER": SolverKeys,
     "TEST": EvaluationKeys,
 }
-"""By node, in the order in which the docs list them."""
+"""The groups by node, in the order in which the docs list the nodes."""

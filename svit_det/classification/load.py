@@ -1,4 +1,4 @@
-"""A trained classifier from its file alone, which says how it was built."""
+"""Reading a trained classifier from its file alone: the file says how the model was built."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from svit_det.weights.files import DESCRIPTION, read_checkpoint
 
 
 def read_trained(path: str, options: Sequence[str] = ()) -> tuple[Any, TokenClassifier]:
-    """The config that a file was trained with, under KEY VALUE overrides, and the trained model.
+    """The config of a file's training, with KEY VALUE overrides, and the trained model.
 
-    Raises InputError for a file that does not say its config, and where the overrides do not fit.
+    Raises InputError for a file without its config, and for overrides that do not fit.
     """
     said = read_checkpoint(path).get(DESCRIPTION, {})
     if "config" not in said:

@@ -1,7 +1,7 @@
-"""Loaders: which images each process sees, and in which order.
+"""Loaders: which images each process reads, and in which order.
 
-W processes. Process r takes every W-th image from r on, so that together they see a step's images
-as one process alone would.
+W processes. Process r takes every W-th image from r on, so that all processes together read the
+same images in a step as a single process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from svit_det.classification.processes import Processes
 from svit_det.errors import InputError
 
 Batch = Any
-"""What the loaders collate: images (B, 3, h, w), labels (B,), numbers of unreadable files (B,)."""
+"""A batch of a loader: images (B, 3, h, w), labels (B,), numbers of unreadable files (B,)."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """(place, seed) of one process's images of an epoch, with timm's repeated augmentation.
 
-    With `repeats` 1 an epoch shows every image once, with 3 a third of the images three times each.
+    With `repeats` 1 an epoch shows every image once. With `repeats` 3 an epoch shows a third of the
+    images, each three times.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return len(self._order)
 
     def set_epoch(self, epoch: int) -> None:
-        """The order and all seeds are those of this epoch."""
+        """Set the epoch, which decides the order and all seeds."""
         self.epoch = epoch
         self._order.set_epoch(seed_of(self.seed, epoch))
 
@@ -60,7 +61,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def train_loader(cfg: Any, images: LabelledImages, where: Processes) -> DataLoader[Batch]:
-    """Batches of one process. Raises InputError for a batch that the set or timm cannot fill."""
+    """Batches of one process. Raises InputError for a batch size that cannot be used."""
     batch = cfg.SOLVER.BATCH_SIZE
     if batch % where.count:
         raise InputError(f"SOLVER.BATCH_SIZE: {batch} does not divide by {where.count} processes.")

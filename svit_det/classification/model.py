@@ -13,9 +13,10 @@ from svit_det.tokens import PassRecord, TokenState
 from svit_det.vit import TokenNet, TokenTrunk
 
 LOGITS, CLASS_LOGITS = "logits", "class_logits"
-"""What `TokenClassifier` returns: the answer and, in training with two heads, the second one."""
+"""The outputs of `TokenClassifier`: the logits and, in training with two heads, those of the second
+head."""
 NORM_EPS = 1e-6
-"""Of the final norm, DeiT's; the blocks' may be another."""
+"""Epsilon of the final norm, as in DeiT. The blocks may have another."""
 READS = ("class_token", "patch_mean", "two_heads")
 """What the head may read."""
 
@@ -23,9 +24,10 @@ READS = ("class_token", "patch_mean", "two_heads")
 class TokenClassifier(TokenNet):
     """A trunk with a class token, a final norm and a linear head; names are DeiT's.
 
-    `reads` says what the head reads: the class token, as DeiT; the mean over all patch tokens,
-    skipped ones with the value they have; or "two_heads", as Evo-ViT trains: the mean, and in
-    training a second head with a norm of its own on the class token, which inference does not use.
+    `reads` says what the head reads. "class_token": the class token, as in DeiT. "patch_mean": the
+    mean over all patch tokens, skipped ones included with the value they have. "two_heads", as in
+    Evo-ViT's training: the mean, and in training a second head reads the class token through a norm
+    of its own; inference does not use the second head.
     Source: Touvron et al. 2021 (DeiT); Xu et al. 2022 (Evo-ViT) for the two heads.
 
     Images of a batch may keep different numbers of tokens; the logits of an image do not depend on
@@ -43,7 +45,7 @@ class TokenClassifier(TokenNet):
                 "a classifier's trunk has a class token; build it with one.", setting="class_token"
             )
         self.reads = reads
-        # Said at the beginning, so that a teacher, which is a dense copy, shows the same.
+        # Set once here, so that a teacher (a copy with the policy Dense) records the same tokens.
         self.norms_record = trunk.policy.needs_teacher
         self.norm = nn.LayerNorm(trunk.embed_dim, eps=NORM_EPS)
         self.head = nn.Linear(trunk.embed_dim, num_classes)
@@ -61,7 +63,7 @@ class TokenClassifier(TokenNet):
 
     @property
     def strides(self) -> dict[str, int]:
-        """None of its outputs is a map."""
+        """Empty: no output is a map."""
         return {}
 
     @property
@@ -75,10 +77,11 @@ class TokenClassifier(TokenNet):
         return self.head.weight.numel()
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
-        """(B, 3, height, width) -> {"logits": (B, K)} and what the pass did.
+        """(B, 3, height, width) -> {"logits": (B, K)}, and the record of the pass.
 
-        With two heads, in training also "class_logits" (B, K). The record's tokens are the patch
-        tokens after the final norm where somebody learns from them, else before it.
+        In training with two heads the dict also has "class_logits" (B, K). If the policy learns
+        from a teacher's tokens, the record holds the patch tokens after the final norm, else before
+        it.
         """
         state = self.trunk(images)
         patches = self.trunk.read_map(state)

@@ -1,4 +1,4 @@
-"""The processes of a training, as torchrun starts them; one where nobody has."""
+"""The processes of a training, as torchrun starts them; a single process without torchrun."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(hours=1)
-"""How long a process waits for the others, which may evaluate or write."""
+"""The time for which a process waits for the others, which may be evaluating or writing."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is."""
+    """The rank of this process, and the number of processes."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """It writes and shows progress."""
+        """Whether this is the first process, which writes and shows progress."""
         return self.rank == 0
 
     def total(self, value: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """Join the processes that torchrun has started: yields them and this process's device.
+    """Join the processes that torchrun has started; yield their number and rank, and the device.
 
-    GPUs talk through NCCL, CPUs through gloo.
+    GPUs communicate through NCCL, CPUs through gloo.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -1,4 +1,4 @@
-"""The recipe of a training: optimiser, schedule, averaged weights, what stands still, clocks."""
+"""The recipe of a training: optimiser, schedule, averaged weights, frozen parts, clocks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from svit_det.errors import InputError, renamed_settings
 from svit_det.training.groups import begins_with, parameter_groups
 
 BESIDE_THE_BLOCKS = ("trunk.cls_token", "norm", "head")
-"""Stands still wherever a policy's recipe lets the trunk's blocks stand still."""
+"""These parts stand still whenever a policy's recipe lets the trunk's blocks stand still."""
 
 
 def learning_rate(solver: Any) -> float:
-    """BASE_LR at RATE_BATCH images a step, in proportion for any other batch."""
+    """BASE_LR times BATCH_SIZE / RATE_BATCH; BASE_LR itself where RATE_BATCH is 0."""
     scale = solver.BATCH_SIZE / solver.RATE_BATCH if solver.RATE_BATCH else 1.0
     return float(solver.BASE_LR * scale)
 
 
 def build_optimizer(solver: Any, model: TokenClassifier) -> torch.optim.Optimizer:
-    """AdamW; the policy's rate factors are timm's `lr_scale`, so that they hold in a warm-up."""
+    """AdamW. The policy's rate factors become timm's `lr_scale`, so that a warm-up keeps them."""
     rate = learning_rate(solver)
     groups = parameter_groups(
         model,
@@ -43,9 +43,9 @@ def build_optimizer(solver: Any, model: TokenClassifier) -> torch.optim.Optimize
 def build_schedule(
     solver: Any, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> CosineLRScheduler:
-    """timm's cosine after a linear warm-up, stepped by epoch as DeiT's, or by step.
+    """timm's cosine after a linear warm-up, stepped by epoch as in DeiT, or by step.
 
-    Call its `step` with what `schedule_time` says.
+    Call the schedule's `step` with the result of `schedule_time`.
     """
     unit = steps_per_epoch if solver.LR_BY_STEP else 1
     return CosineLRScheduler(
@@ -70,7 +70,7 @@ def build_ema(solver: Any, model: TokenClassifier) -> ModelEmaV3 | None:
 
 
 def frozen_at(solver: Any, model: TokenClassifier, step: int, steps: int) -> Collection[str]:
-    """The parts that stand still at a step of the policy's clock: its own, and SOLVER.FROZEN."""
+    """The parts that stand still at a step of the policy's clock, and those of SOLVER.FROZEN."""
     parts = {*model.trunk.policy.frozen(step, steps)}
     if "trunk.blocks" in parts:
         parts |= {*BESIDE_THE_BLOCKS}
@@ -80,7 +80,7 @@ def frozen_at(solver: Any, model: TokenClassifier, step: int, steps: int) -> Col
 
 
 def freeze_for_good(solver: Any, model: TokenClassifier) -> None:
-    """Take the parameters of SOLVER.FROZEN out of the training, so that none costs a gradient.
+    """Take the parameters of SOLVER.FROZEN out of the training, so that they cost no gradient.
 
     Raises InputError for a name that no parameter begins with.
     """
@@ -95,9 +95,10 @@ def freeze_for_good(solver: Any, model: TokenClassifier) -> None:
 
 
 def policy_time(solver: Any, step: int, steps_per_epoch: int) -> int:
-    """A step on the policy's clock, which may run at another number of steps per epoch.
+    """The step on the policy's clock, which may count another number of steps per epoch.
 
-    So 5 epochs of a recipe with 1,251 steps each, given as 6,255 steps, are 5 epochs of any set.
+    A recipe may say 6,255 steps for 5 epochs of 1,251 steps each. With POLICY_STEPS_PER_EPOCH 1,251
+    these are 5 epochs of a training set of any size.
     """
     pace = solver.POLICY_STEPS_PER_EPOCH or steps_per_epoch
     return math.floor(step * pace / steps_per_epoch + 1e-9)

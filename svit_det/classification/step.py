@@ -1,4 +1,4 @@
-"""One training step: two passes where the policy asks for them, all losses, one update.
+"""One training step: one pass (two where the policy asks for it), all losses, one update.
 
 B images.
 """
@@ -53,9 +53,9 @@ class TrainingStep:
     def __call__(
         self, images: Tensor, labels: Tensor, *, time: int, times: int
     ) -> tuple[dict[str, Tensor], PassRecord, dict[str, Tensor | float]]:
-        """Update the weights once; `time` of `times` is the policy's clock.
+        """Update the weights once; `time` of `times` is the step on the policy's clock.
 
-        Returns the losses, the record and what the policy tells of the pass.
+        Returns the losses, the record and the policy's metrics of the pass.
         """
         policy = self.net.trunk.policy
         policy.set_step(time, times)
@@ -92,7 +92,7 @@ class TrainingStep:
     def _with_greedy(
         self, task: TaskLosses, images: Tensor, targets: Tensor, drawn: RandomState
     ) -> TaskLosses:
-        """The same beside what a pass that decides as at inference comes to."""
+        """`task` with the losses and the record of a second pass that decides as at inference."""
         policy = self.net.trunk.policy
         with self._precision():
             outputs, record = greedy_pass(self.net, policy, lambda: self.net(images), random=drawn)

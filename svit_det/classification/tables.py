@@ -1,8 +1,8 @@
 """The layouts of the SViT supplementary's tables 1 and 2, for any classifiers.
 
-Table 1 sets one pruned model beside its dense one: top-1, arithmetic, images per second. Table 2
-sets any number of methods side by side: epochs, arithmetic, top-1 and its distance to the dense
-model. "GFLOPs" are giga multiply-adds, as in the paper.
+Table 1 compares one pruned model with its dense model: top-1, arithmetic, images per second. Table
+2 compares any number of methods: epochs, arithmetic, top-1 and the distance to the dense model's
+top-1. "GFLOPs" are giga multiply-adds, as in the paper.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ DISTILLED, SCRATCH = "‡", "*"
 
 @dataclass(frozen=True)
 class Row:
-    """One classifier and what came of it."""
+    """One classifier and its results."""
 
     name: str
     found: Evaluation
     epochs: int | None
-    """Of its training; None: not told."""
+    """Epochs of its training; None: unknown."""
     distilled: bool = False
     from_scratch: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The row as a dict, for JSON."""
         return asdict(self)
 
 
@@ -55,7 +55,7 @@ def table_1(rows: Sequence[Row]) -> str:
 
 
 def table_2(rows: Sequence[Row]) -> str:
-    """Methods side by side; the first row is the dense model that the others are compared with."""
+    """Methods side by side; the first row is the dense model to which the others are compared."""
     dense = rows[0].found.top1
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What a batch should answer, and how far the answer is from it.
+"""The targets of a batch, and the losses of the outputs.
 
 B images, K classes.
 """
@@ -18,7 +18,7 @@ from svit_det.training.collectives import mean_over_processes
 
 
 class Targets:
-    """Labels to soft targets, images mixed on the way: timm's mixup, cutmix, label smoothing."""
+    """Labels to soft targets, with mixed images: timm's mixup, cutmix and label smoothing."""
 
     def __init__(self, given: Any, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -34,7 +34,7 @@ class Targets:
             )
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, h, w), (B,) -> images, possibly mixed, and soft targets (B, K)."""
+        """Images (B, 3, h, w), labels (B,) -> images, possibly mixed, and soft targets (B, K)."""
         if self._mix is not None:
             return self._mix(images, labels)
         return images, mixup_target(labels, self.num_classes, 1.0, self.smoothing)
@@ -49,8 +49,9 @@ def task_losses(
 ) -> TaskLosses:
     """`loss_class`, the cross entropy with soft targets (B, K), and `loss_logits` of a teacher.
 
-    With two heads each has half of it (Evo-ViT). `loss_logits` is `teacher_weight` times the
-    divergence of the answer from the teacher's, mean over images (DynamicViT, section 3.4).
+    With two heads, `loss_class` is the mean of both heads' cross entropies (Evo-ViT). `loss_logits`
+    is `teacher_weight` times the divergence of the logits from the teacher's logits, mean over
+    images (DynamicViT, section 3.4).
     """
     logits = outputs[LOGITS].float()
     per_image = cross_entropy(logits, targets)

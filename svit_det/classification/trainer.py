@@ -1,4 +1,4 @@
-"""A training from its config to trained weights: epochs, checkpoints, evaluation, logs."""
+"""The whole training, from a config to trained weights: epochs, checkpoints, evaluation, logs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from svit_det.weights.files import write_checkpoint
 logger = logging.getLogger(__name__)
 
 LAST, FINAL = "last.pth", "model_final.pth"
-"""What to resume from, and the trained weights, in OUTPUT_DIR."""
+"""The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
 
 
 def check_unused(folder: Path) -> None:
@@ -62,10 +62,10 @@ def clear(cfg: Any) -> None:
 
 
 class Trainer:
-    """Trains the classifier of a config, in this process beside the others.
+    """Trains the classifier of a config, in this process and together with the other processes.
 
-    Every step draws from a seed of its own, so that a resumed training goes on as one that was
-    never interrupted.
+    Every step draws from a seed of its own, so that a resumed training goes on like a training
+    without an interruption.
     """
 
     def __init__(self, cfg: Any, where: Processes, device: torch.device) -> None:
@@ -111,13 +111,13 @@ class Trainer:
 
     @property
     def shipped(self) -> TokenClassifier:
-        """The model that is evaluated and kept: the averaged one where there is one."""
+        """The model that is evaluated and saved: the averaged model, if there is one."""
         return self.net if self.ema is None else self.ema.module
 
     # ------------------------------------------------------------------ the whole training
 
     def train(self) -> Evaluation:
-        """Train to the last epoch; returns what the last evaluation found."""
+        """Train to the last epoch; return the results of the last evaluation."""
         solver, found = self.cfg.SOLVER, None
         with Diary(Path(self.cfg.OUTPUT_DIR), self.where) as diary:
             while self.epoch < solver.EPOCHS:
@@ -129,7 +129,7 @@ class Trainer:
                 if last or self.epoch % solver.EVAL_EPOCHS == 0:
                     found = self.evaluate()
                     diary.evaluated(found, self.epoch, self.epoch * self.steps_per_epoch)
-        if found is None:  # it was resumed at its end
+        if found is None:  # a training that was resumed at its end
             found = self.evaluate()
         if self.where.is_first:
             path = Path(self.cfg.OUTPUT_DIR) / FINAL
@@ -138,7 +138,7 @@ class Trainer:
         return found
 
     def evaluate(self) -> Evaluation:
-        """The validation images under the weights that would be kept."""
+        """Evaluate the weights that would be saved, on the validation images."""
         return evaluate(self.shipped, self.val_loader, self.val_images, self.where)
 
     def _run_epoch(self, diary: Diary) -> None:
@@ -173,7 +173,7 @@ class Trainer:
                 diary.trained(step, losses, record, told, rate)
 
     def _batches(self, loader: DataLoader[Batch]) -> Any:
-        """Batches on the device; an unreadable file is named and counted when it first comes."""
+        """Batches on the device. The log names and counts each unreadable file once."""
         for images, labels, unreadable in loader:
             for number in unreadable[unreadable != READABLE].tolist():
                 if number not in self.unreadable:
@@ -189,7 +189,7 @@ class Trainer:
             )
 
     def _seed(self, step: int) -> None:
-        """Each process draws its own numbers, the same at this step however it came to it."""
+        """Seed this process for this step; a resumed training thus draws the same numbers."""
         seed = seed_of(self.cfg.SOLVER.SEED, step, self.where.rank)
         seed_all(seed)
         if self.device.type == "cuda":
@@ -213,7 +213,7 @@ class Trainer:
         write_checkpoint(state, Path(self.cfg.OUTPUT_DIR) / LAST)
 
     def resume(self) -> None:
-        """Go on from the last checkpoint in OUTPUT_DIR; without one, from the beginning.
+        """Go on from the last checkpoint in OUTPUT_DIR, or begin where there is none.
 
         Raises InputError for a checkpoint of another config, or of a set of another size.
         """
@@ -239,7 +239,7 @@ class Trainer:
 
 
 MAY_CHANGE = ("DEVICE:", "NUM_WORKERS:", "OUTPUT_DIR:", "ROOT:", "CHECKPOINT_EPOCHS:")
-"""Keys that do not change what a training comes to."""
+"""Keys that do not change the result of a training."""
 
 
 def changed_keys(before: str, after: str) -> list[str]:
@@ -258,7 +258,7 @@ def in_parallel(
     if where.count == 1:
         return net
     # All processes track the same statistics, so buffers need not be sent around at every step.
-    # Newer torch has another word for it and warns about the old one.
+    # Newer versions of torch have another name for this option and warn about the old name.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     word = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {word: False}

@@ -1,4 +1,4 @@
-"""Weights of a classifier: loaded without half-loaded parts, written with what they are."""
+"""Weights of a classifier: loading whole parts only, and writing with a description."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ HEADS = ("head.", "class_head.", "class_norm.")
 
 
 def describe(cfg: Any, classes: Iterable[str] | None = None) -> dict[str, Any]:
-    """What a file says of its weights: plain values."""
+    """The description of weights in their file: plain values."""
     said = {"version": __version__, "config": cfg.dump(), "policy": cfg.MODEL.TOKEN_POLICY.NAME}
     return said if classes is None else {**said, "classes": list(classes)}
 
 
 def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> None:
-    """Load a file of ours, or one that convert_weights wrote, into `model`.
+    """Load a file of this project, or a file that convert_weights wrote, into `model`.
 
-    For training, a policy that the file lacks and heads for other classes start as initialised;
-    elsewhere such a file is refused. A policy in the file that the model does not have is left out.
-    Raises InputError, naming the file and what does not fit.
+    For training, a policy that the file lacks and heads for another number of classes start as
+    initialised; otherwise such a file is refused. A policy in the file that the model lacks is left
+    out. Raises InputError that names the file and the weight that does not fit.
     """
     if not Path(path).is_file():
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
@@ -57,7 +57,7 @@ def _fresh(
     *,
     for_training: bool,
 ) -> list[str]:
-    """The weights of ours that the file does not bring and need not bring."""
+    """The names of the model's weights that the file lacks and may lack."""
     policy = [name for name in ours if name.startswith(POLICY)]
     fresh = [] if any(name in given for name in policy) else policy
     learned = [name for name, _ in model.named_parameters() if name in fresh]
@@ -86,7 +86,7 @@ def _of_other_classes(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], n
 
 
 def _check(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: str) -> None:
-    """Everything in its place, or an InputError that names the first weight that is not."""
+    """Raise InputError that names the first weight that is unknown, of wrong shape or missing."""
     known = set(ours) | {f"{head}{end}" for head in HEADS for end in _ENDS}
     for name, value in given.items():
         if name not in known:
@@ -105,9 +105,10 @@ _ENDS = ("weight", "bias")
 
 
 def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
-    """A frozen dense copy of the architecture of `model` with the weights of `path`.
+    """A frozen copy of `model` under the policy Dense, with the weights of the file `path`.
 
-    Raises InputError for no file, and for one of another width, depth or number of classes.
+    Raises InputError for an empty or missing `path`, and for weights of another width, depth or
+    number of classes.
     """
     if not path:
         raise InputError(
@@ -126,12 +127,12 @@ def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
 def save_weights(
     model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str] | None = None
 ) -> None:
-    """The weights with their description, whole or not at all."""
+    """Write the weights with their description, whole or not at all."""
     write_checkpoint({"model": model.state_dict(), DESCRIPTION: describe(cfg, classes)}, path)
 
 
 def export_weights(model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str]) -> None:
-    """The same in half precision, where numbers are fractions: half the size on disk."""
+    """Write the weights with their description; real numbers in half precision, to save space."""
     weights = {
         name: value.cpu().half() if value.is_floating_point() else value.cpu()
         for name, value in model.state_dict().items()

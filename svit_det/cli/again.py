@@ -1,4 +1,4 @@
-"""A command of ours in a process of its own."""
+"""A command of this project in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE_LIES_IN = Path(__file__).resolve().parents[2]
-# Its own place first: the current folder may hold another checkout.
+# The folder of this package comes first: the current folder may hold another checkout.
 CODE = (
     "import sys; sys.path[:0] = [{folder!r}]; from svit_det.cli.program import main; "
     "sys.exit(main(sys.argv[1:]))"
@@ -17,9 +17,9 @@ CODE = (
 def command_again(
     name: str, *, packages: Sequence[str] = (), python: Sequence[str] = ()
 ) -> list[str]:
-    """What starts the command `name` of this very package; its arguments may be added.
+    """The words that start the command `name` of this package; its arguments may be added.
 
-    `packages`: --import there too. `python`: options of the interpreter.
+    `packages`: packages that the process imports (--import). `python`: options of the interpreter.
     """
     code = CODE.format(folder=str(PACKAGE_LIES_IN))
     imports = [word for package in packages for word in ("--import", package)]

@@ -3,10 +3,11 @@
     python tools/attention_figure.py --dense DENSE.pth --pruned SVIT.pth PICTURE_OR_FOLDER ... \\
         --output DIR
 
-Both are a model_final.pth of train_classifier.py, for the same classes. Each picture gets a sheet
-DIR/NAME.png in the layout of the supplementary's figure 2: of each model blocks 0 to 5 above
-blocks 6 to 11, the mean over heads of what the class token attends to. A token that a block skips
-is no key of it and is drawn as skipped. attention_figure.json holds what was predicted and kept.
+Each file is a model_final.pth of train_classifier.py; both models have the same classes. Each
+picture gets a sheet DIR/NAME.png in the layout of the supplementary's figure 2: the class token's
+attention, as the mean over the heads, with blocks 0 to 5 of a model above its blocks 6 to 11. A
+token that is not a key of a block is drawn as skipped. attention_figure.json holds each model's
+answer and the number of tokens that each block kept.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from svit_det.visualization.canvas import write_image
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
 
 SHOWN = 560
-"""Pixels a side of the picture that is drawn on; the network's own may be smaller."""
+"""Least side in pixels of the picture behind the maps; the network's input may be smaller."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Watched:
 
     @classmethod
     def read(cls, path: str, device: str | None) -> Watched:
-        """From its file. Raises InputError for one that does not say how it was trained."""
+        """Load a classifier. Raises InputError for a file that does not say how it was trained."""
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file.")
         cfg, model = read_trained(path, ["MODEL.DEVICE", device] if device else [])
@@ -65,11 +66,11 @@ class Watched:
 
     @property
     def name(self) -> str:
-        """What it is called in a figure."""
+        """The policy's name, as the figure shows it."""
         return str(self.cfg.MODEL.TOKEN_POLICY.NAME)
 
     def caption(self) -> str:
-        """Which weights these are and on what they were trained."""
+        """Names the weights, the set that they were trained on, and the weights they began from."""
         data = self.cfg.DATA
         trained = f"{self.path}, trained on {Path(data.ROOT).name}/{data.TRAIN}"
         begun = origin_of(self.cfg.MODEL.WEIGHTS)
@@ -77,7 +78,7 @@ class Watched:
 
     @torch.no_grad()
     def look(self, path: Path) -> tuple[AttentionPanel, dict[str, Any]]:
-        """The panel of one picture, and its figures for JSON."""
+        """The panel of one picture, and its numbers for JSON."""
         pixels = _seen(self.cfg.INPUT, path).unsqueeze(0).to(self.cfg.MODEL.DEVICE)
         outputs, record = self.model(pixels)
         shares = outputs[LOGITS][0].float().softmax(dim=0)
@@ -100,7 +101,7 @@ class Watched:
 
 
 def origin_of(path: str) -> str:
-    """What the weights at `path` go back to, by what they and their ancestors say of themselves."""
+    """The origin of the weights at `path`, as named in the file or in the files it began from."""
     seen = set()
     while path and path not in seen and Path(path).is_file():
         seen.add(path)
@@ -134,7 +135,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """A sheet for each picture, and the JSON."""
+    """Write a sheet for each picture, and the JSON."""
     check_output(args.output, ["attention_figure.json"], overwrite=args.overwrite)
     paths = find_images(args.pictures)
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
@@ -166,7 +167,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def shown(given: Any, path: Path) -> np.ndarray:
-    """(h, w, 3) uint8 RGB: the part of the picture that the network sees, in more pixels."""
+    """(h, w, 3) uint8 RGB: what the network sees of the picture, with sides of SHOWN or more."""
     large = given.clone()
     large.SIZE = max(SHOWN, given.SIZE)
     pixels = _seen(large, path)
@@ -184,13 +185,13 @@ def _grid(watched: Watched) -> Any:
 
 
 def _class_token_runs(record: PassRecord) -> np.ndarray:
-    """(L,) bool of the first image."""
+    """(L,) bool: the blocks that the class token of the first image runs in."""
     extra = [block.selection.extra for block in record.blocks]
     return np.array([each is None or bool(each[0, 0]) for each in extra])
 
 
 def _check_pair(dense: Watched, pruned: Watched) -> None:
-    """Two models that one sheet can compare."""
+    """Raise InputError for two models that one sheet cannot compare."""
     if dense.classes != pruned.classes:
         raise InputError(
             f"--pruned {pruned.path}: trained for other classes than --dense {dense.path}."
@@ -209,7 +210,7 @@ def _check_pair(dense: Watched, pruned: Watched) -> None:
 
 
 def _unused(stem: str, taken: set[str]) -> str:
-    """A name for a sheet, kept apart from pictures of the same name elsewhere."""
+    """A name that no other sheet has; pictures in different folders may share a name."""
     name, number = stem, 2
     while name in taken:
         name, number = f"{stem}_{number}", number + 1

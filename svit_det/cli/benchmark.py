@@ -4,27 +4,27 @@
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
 take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
-policy without its wrappers, its weights spread a little and its thresholds tracked on noise, so
-that they divide tokens; SViT in `quota` mode, a fixed keep schedule. A dense config is compared
-with SViT. Writes results.json with every raw time.
+policy without its wrappers. The policy's weights are spread a little and its thresholds are tracked
+on noise, so that its decisions divide the tokens; SViT runs in `quota` mode, a fixed keep schedule.
+A dense config is compared with SViT. Writes results.json with every raw time.
 
---parts detector runs the whole detector of the config. With random weights it proposes random
-boxes, and of many classes it finds nothing, so that masks cost nothing: MODEL.WEIGHTS FILE among
-the overrides loads trained weights, with which the arms decide as trained, and --image-folder runs
-on pictures. Policies whose counts depend on the image must be timed so. --parts training is a step
-of the backbone alone with the policy's own losses, forward and backward.
+--parts detector runs the whole detector of the config. With random weights a detector proposes
+random boxes, and with many classes it finds nothing, so that masks cost nothing. MODEL.WEIGHTS FILE
+among the overrides loads trained weights, with which the arms decide as trained, and --image-folder
+runs on pictures. Policies whose counts depend on the image must be timed with both. --parts
+training is a step of the backbone alone with the policy's own losses, forward and backward.
 
 --policies NAME ... runs several policies and one dense model in turn, with the same weights in the
 trunk; a policy that needs a class token is compared with a dense model that has one. A file named
-by MODEL.WEIGHTS brings the dense model alone, and all decisions are fresh. --against FOLDER has the
-arms of an older checkout, in a process of its own, take turns with these. --throughput and
---processes 1 2 4 tell images per second instead: by batch size, and of so many processes of one
-thread each at the same time.
+by MODEL.WEIGHTS then serves the dense model alone, and the decisions of all policies are fresh.
+--against FOLDER has the arms of an older checkout take turns with these arms, in a process of their
+own. --throughput and --processes 1 2 4 measure images per second instead: --throughput for every
+batch size, --processes for 1, 2 and 4 processes at the same time, of one thread each.
 
---runtime onnxruntime openvino has the model exported and run in these too, in turn with eager
-torch: dense, under a fixed count of tokens, and under one that depends on the image, as far as the
-policy has them, one image at a time and with the same number of threads. --against adds the older
-checkout's eager dense model.
+--runtime onnxruntime openvino also exports the model and runs the files in these runtimes, in turn
+with eager torch: the dense model, the policy with a fixed count of tokens, and the policy with a
+count that depends on the image, as far as the policy has these budgets. Each pass takes one image,
+with the same number of threads. --against adds the older checkout's eager dense model.
 
 The classifier has a command of its own, tools/benchmark_classifier.py.
 """
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The whole benchmark, or what it asks another process of its own for."""
+    """The whole benchmark; or, with --memory-of, the memory of one pass alone."""
     check(with_defaults(args))
     if not args.memory_of:
         check_output(args.output, ["results.json"], overwrite=args.overwrite)
@@ -132,18 +132,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory_of(bench: Bench, name: str, arm: str, batch: str, size: str) -> int | None:
-    """Peak memory of one pass of one arm: what `forward_memory` asks a fresh process for."""
+    """Peak memory of one pass of one arm, for `forward_memory`, which starts this process."""
     part = bench.found.parts[name]
     height, width = map(int, size.split("x"))
     given = part.prepare(bench.images(int(batch), (height, width))[0])
     side = 8 * bench.found.step
     small = part.prepare(bench.images(1, (side, side))[0])
-    part.runs[arm](small)  # libraries and threads set themselves up
+    part.runs[arm](small)  # the first pass sets up libraries and threads
     return peak_memory(lambda: part.runs[arm](given), bench.device)
 
 
 def describe(bench: Bench, sizes: Sequence[Size]) -> dict[str, Any]:
-    """What the results begin with. Of several grids or policies, the rows say which is theirs."""
+    """The head of the results. With several grids or policies, each row names its own."""
     args, found = bench.args, bench.found
     policies = [pair.policy for pair in found.pairs]
     schedule = _schedule(found)
@@ -170,7 +170,7 @@ def describe(bench: Bench, sizes: Sequence[Size]) -> dict[str, Any]:
 
 
 def _schedule(found: Compared) -> Any:
-    """Of the one policy; several have their own."""
+    """The schedule of a single policy; None for several policies."""
     if len(found.pairs) > 1:
         return None
     model = next(iter(found.parts.values())).models[found.pairs[0].pruned]
@@ -183,7 +183,7 @@ def _schedule(found: Compared) -> Any:
 def measure_rows(
     bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
 ) -> None:
-    """Speed-ups; the file is written after each, so that a run that is cut short keeps them."""
+    """Measure speed-ups; the file is written after each, so that an interrupted run keeps them."""
     bench = beside_older(bench, stack)
     for part, size in product(bench.found.parts.values(), sizes):
         for batch in bench.args.batch_sizes:
@@ -192,7 +192,7 @@ def measure_rows(
 
 
 def beside_older(bench: Bench, stack: ExitStack) -> Bench:
-    """The same with the process of the older checkout, where one is named."""
+    """`bench`, with the process of the older checkout where --against names one."""
     if bench.args.against is None:
         return bench
     worker = start(Path(bench.args.against).resolve(), f"--against {bench.args.against}")
@@ -202,7 +202,7 @@ def beside_older(bench: Bench, stack: ExitStack) -> Bench:
 def measure_arms(
     bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
 ) -> None:
-    """Runtimes and budgets, likewise."""
+    """Measure runtimes and budgets; the file is written after each."""
     bench = beside_older(bench, stack)
     for part, size in product(bench.found.parts.values(), sizes):
         results["runtimes"].append(measure_runtimes(bench, part, size))
@@ -212,7 +212,7 @@ def measure_arms(
 def measure_rates(
     bench: Bench, sizes: Sequence[Size], results: dict[str, Any], path: Path, stack: ExitStack
 ) -> None:
-    """Images per second, likewise."""
+    """Measure images per second; the file is written after each."""
     args, parts = bench.args, bench.found.parts.values()
     workers = [stack.enter_context(worker) for worker in start_workers(args)]
     for part, size, batch in product(parts, sizes, args.batch_sizes):
@@ -228,7 +228,7 @@ def measure_rates(
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, several: bool) -> None:
-    """Print each table, but for the empty ones."""
+    """Print each table that has rows."""
     print(f"\nPer image; medians, quartiles in brackets.\n{table(rows)}")
     if several:
         with_token = {row["policy"] for row in rows if row["dense_arm"] != "dense"}
@@ -246,7 +246,7 @@ def print_rows(rows: Sequence[dict[str, Any]], *, several: bool) -> None:
 
 
 def print_arms(rows: Sequence[dict[str, Any]]) -> None:
-    """Runtimes and budgets, and how the older checkout's maps compare."""
+    """Print runtimes and budgets, and whether the older checkout's maps agree."""
     print(f"\nPer image; medians, quartiles in brackets.\n{runtimes_table(rows)}")
     for row in rows:
         if row["against"] is not None:
@@ -256,7 +256,7 @@ def print_arms(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def by_title(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of one part, and of one policy and grid where there are several, together."""
+    """Rows by part, and also by policy and by grid where there are several."""
     policies = {row["policy"] for row in rows}
     grids = {tuple(row["token_grid"]) for row in rows}
     found: dict[str, list[dict[str, Any]]] = {}
@@ -269,7 +269,7 @@ def by_title(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def print_rates(results: dict[str, Any]) -> None:
-    """Images per second."""
+    """Print images per second."""
     if results["throughput"]:
         text = throughput_table(results["throughput"])
         print(f"\nImages per second, mean and standard deviation of the batches:\n{text}")

@@ -1,4 +1,4 @@
-"""The two budgets of a policy from the same weights: a fixed count of tokens, and one by image."""
+"""A policy's two budgets from the same weights: a fixed count, and a count by image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from svit_det.policies.dense import Dense
 from svit_det.vit import find_token_net
 
 TOKENS_A_SIDE = 8
-"""Of the picture on which a policy is asked for its counts."""
+"""Side in tokens of the picture on which a policy is asked for its counts."""
 
 
 def arms_by_budget(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:
-    """`dense`, then `static` and `dynamic`, or the one of them that the policy has."""
+    """`dense`, then `static` and `dynamic`, or only the budget that the policy has."""
     arms = {DENSE: with_policy(model, Dense())}
     found = {_budget_of(model): model}
     config = POLICY_REGISTRY.get(cfg.MODEL.TOKEN_POLICY.NAME).Config
@@ -35,7 +35,7 @@ def arms_by_budget(model: nn.Module, cfg: CfgNode) -> dict[str, nn.Module]:
 
 
 def with_settings(model: nn.Module, cfg: CfgNode, settings: Mapping[str, Any]) -> nn.Module:
-    """A twin under the same policy with other settings of its own, and the same weights."""
+    """A twin with the same weights, under the same policy with other values of its settings."""
     own = cfg.clone()
     name = own.MODEL.TOKEN_POLICY.NAME
     node = own.MODEL.TOKEN_POLICY[node_of(name).rpartition(".")[2]]

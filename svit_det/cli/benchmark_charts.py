@@ -1,4 +1,4 @@
-"""From the rows of a benchmark to its charts: over tokens, batch sizes and processes."""
+"""Charts of a benchmark's rows: over tokens, batch sizes and processes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _draw_throughput(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _draw_processes(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Images per second of all processes together, and the ratio, over their number."""
+    """Images per second of all processes together, and the ratio, over the number of processes."""
     written = []
     for place, own in _grouped(
         rows, lambda row: (row["part"], tokens_of(row), batch_of(row))

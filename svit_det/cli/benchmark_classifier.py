@@ -2,11 +2,12 @@
 
     python tools/benchmark_classifier.py --config-file configs/imagenet/svit_s.yaml --plot
 
-The dense model and the pruned one, which runs images of different lengths in every way of --ways,
-take turns on the same random batches. The speed of a batch is that of all its calls; the table has
-mean and standard deviation over the batches. By default 5 batches x 5 calls on a CPU, sizes 1 to
-32, and 30 x 50 on a GPU, sizes 1 to 512. Without --weights the weights are random, with decisions
-that divide tokens about as trained ones do, and without --image-folder the images are noise.
+The dense model and the pruned model take turns on the same random batches; the pruned model runs
+images of different lengths in every way of --ways. The speed of a batch is the mean over all its
+calls; the table has mean and standard deviation over the batches. By default a CPU runs 5 batches x
+5 calls at sizes 1 to 32, and a GPU 30 x 50 at sizes 1 to 512. Without --weights the weights are
+random, with decisions that divide tokens about as trained decisions do; without --image-folder the
+images are noise.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def arms_of(cfg: Any, args: argparse.Namespace) -> dict[str, Run]:
 
 
 def batches_of(cfg: Any, args: argparse.Namespace, size: int) -> list[Tensor]:
-    """Batches (size, 3, pixels, pixels) of noise, or of pictures, evenly from the folder."""
+    """Batches (size, 3, pixels, pixels) of noise, or of pictures spread over the folder."""
     pixels = cfg.INPUT.SIZE
     if args.image_folder is None:
         generator = torch.Generator().manual_seed(1)

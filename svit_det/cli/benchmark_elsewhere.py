@@ -1,4 +1,4 @@
-"""The arms in other processes: an older checkout's beside ours, and several of ours at a time."""
+"""Arms in other processes: an older checkout's, or several processes of this checkout at a time."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from svit_det.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).resolve().with_name("benchmark_worker.py")
 TOLERANCE = 1e-3
-"""How far the maps of two checkouts may lie apart."""
+"""Largest difference at which the maps of two checkouts agree."""
 OLD = "old_"
-"""Begins the names of the older checkout's arms."""
+"""Beginning of the names of the older checkout's arms."""
 
 
 def start(folder: Path, name: str) -> Worker:
@@ -47,9 +47,9 @@ def start(folder: Path, name: str) -> Worker:
 
 
 def config_in(folder: Path, config: str) -> str:
-    """The file of the same place in `folder`; one that lies outside of this checkout is read as is.
+    """The config's counterpart in `folder`; a config outside of this checkout is read where it is.
 
-    Raises InputError where `folder` has none.
+    Raises InputError where `folder` has no such file.
     """
     path = Path(config).resolve()
     if not path.is_relative_to(ROOT):
@@ -61,7 +61,7 @@ def config_in(folder: Path, config: str) -> str:
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that is checked out there; None where git does not tell."""
+    """The commit that is checked out in `folder`; None where git does not tell."""
     command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -71,7 +71,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def options_of(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
-    """The overrides that make the policy of `cfg` from the yaml."""
+    """The overrides that turn the yaml's policy into the policy of `cfg`."""
     policy, node = cfg.MODEL.TOKEN_POLICY, "MODEL.TOKEN_POLICY"
     options = [*args.opts, "MODEL.DEVICE", cfg.MODEL.DEVICE, f"{node}.NAME", policy.NAME]
     options += [f"{node}.WRAPPERS", repr(list(policy.WRAPPERS))]
@@ -84,7 +84,7 @@ def options_of(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
 def ask_to_build(
     worker: Worker, part: Part, pair: Pair, args: argparse.Namespace, *, config: str, weights: Path
 ) -> None:
-    """Send the request; the weights are those in the file."""
+    """Ask the worker to build the part's arms with the weights in the file `weights`."""
     worker.send(
         do="build",
         config=config,
@@ -100,7 +100,7 @@ def ask_to_build(
 
 
 class Older:
-    """The older checkout's arms of one part, with the weights and inputs of ours."""
+    """The older checkout's arms of one part, with this checkout's weights and inputs."""
 
     def __init__(
         self, worker: Worker, part: Part, pair: Pair, args: argparse.Namespace, *, scratch: Path
@@ -117,7 +117,10 @@ class Older:
     def take(
         self, images: Sequence[Tensor], inputs: Sequence[Any]
     ) -> dict[str, Callable[[Any], float]]:
-        """Runs on `inputs`, made of these images, that return their own seconds."""
+        """Functions by arm that run one of `inputs` and return the seconds that the pass took.
+
+        `inputs` are made of `images`.
+        """
         path = self._scratch / "inputs.pt"
         torch.save(list(inputs if self._part.name == "detector" else images), path)
         self._worker.ask(do="inputs", path=str(path))
@@ -131,7 +134,10 @@ class Older:
     def largest_differences(
         self, given: Any, kinds: Sequence[str] = (DENSE, PRUNED)
     ) -> dict[str, float]:
-        """By arm, how far the maps of the first input lie apart, or its boxes and their scores."""
+        """By arm, the largest difference between the checkouts on the first input.
+
+        The maps are compared; of a detector, the boxes and their scores.
+        """
         found = {}
         for kind in kinds:
             path = self._scratch / "maps.pt"
@@ -142,7 +148,7 @@ class Older:
 
 
 def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """inf where shapes differ, as where another number of boxes was found."""
+    """The largest absolute difference; inf where shapes differ, as with other numbers of boxes."""
     pairs = list(zip(ours, theirs, strict=True))
     if any(one.shape != other.shape for one, other in pairs):
         return float("inf")
@@ -151,7 +157,7 @@ def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> floa
 
 
 def against(timings: Timings, differences: dict[str, float]) -> dict[str, Any]:
-    """What a row says of the older checkout; below 1 where the new code is faster."""
+    """A row's entries on the older checkout; a ratio below 1 means that the new code is faster."""
     return {
         "largest_difference": differences,
         "agrees": max(differences.values()) <= TOLERANCE,
@@ -163,7 +169,7 @@ def against(timings: Timings, differences: dict[str, float]) -> dict[str, Any]:
 
 
 def start_workers(args: argparse.Namespace) -> list[Worker]:
-    """As many processes of this checkout as are ever needed at a time."""
+    """As many processes of this checkout as the largest number of --processes."""
     count = max(args.processes or [0])
     return [start(ROOT, f"--processes: process {number}") for number in range(count)]
 
@@ -211,7 +217,7 @@ def measure_load(
 def _inputs_of(
     number: int, part: Part, pair: Pair, args: argparse.Namespace, batch: int, size: Size
 ) -> list[Any]:
-    """Of one of the processes. Blocks are embedded there."""
+    """The inputs of process `number`. For blocks they are images, which the process embeds."""
     images = [
         each.to(pair.cfg.MODEL.DEVICE, DTYPES[args.dtype])
         for each in make_images(pair.cfg, args, batch, size, offset=number)

@@ -1,4 +1,4 @@
-"""One arm of the benchmark as a file of another runtime, and how that file is called."""
+"""One arm of the benchmark, exported for another runtime, and the call that runs the file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from svit_det.export.running import load
 from svit_det.export.variants import VARIANTS, Variant
 
 Call = Callable[[Any], Any]
-"""On one of the part's inputs."""
+"""Runs an exported arm on one of the part's inputs."""
 
 
 class Graph:
-    """What one arm of a part is exported from, and the tensors that it is given."""
+    """The module that one arm of a part is exported from, and the tensors that the module takes."""
 
     def __init__(
         self, part: Part, arm: str, images: Sequence[Tensor], inputs: Sequence[Any]
@@ -51,13 +51,13 @@ class Graph:
 
     @torch.no_grad()
     def kept_share(self) -> float:
-        """Of all tokens, over all blocks and inputs."""
+        """The share of patch tokens that the blocks keep, as the mean over blocks and inputs."""
         at = self.module.outputs.index(KEEP_MAPS)
         shares = [self.module(each)[at].float().mean().item() for each in self.tensors]
         return sum(shares) / len(shares)
 
     def exported(self, names: Sequence[str], folder: Path) -> Iterator[tuple[str, Call, Parity]]:
-        """For each runtime: its name, how it is called, and how far it is from the module."""
+        """For each runtime: its name, the call that runs its file, and the file's parity."""
         for name in names:
             variant = VARIANTS[name]
             if variant.opset > 18 and self.part == "detector":
@@ -73,7 +73,8 @@ class Graph:
         about = {"precision": variant.precision, "input": {"size": list(self.size)}}
         source = folder / f"opset{variant.opset}.onnx"
         if not source.exists():
-            # One for each file: torch rewrites a program whose counts are open only once.
+            # Every file gets a program of its own: torch can rewrite a program with open counts
+            # only once.
             program = export_program(self.module, self.trunk, self.tensors[0])
             outputs = self.module.outputs
             write_onnx(program, source, about, outputs=outputs, opset=variant.opset)
@@ -88,7 +89,7 @@ class Graph:
         return source
 
     def _call(self, path: Path) -> Call:
-        """Whole detectors answer as detectron2's do, with pasted masks."""
+        """The file's call; a whole detector answers as detectron2's does, with pasted masks."""
         if self.part == "detector":
             return ExportedDetector(path).eval()
         run, _ = load(path)

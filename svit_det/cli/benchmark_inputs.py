@@ -1,4 +1,4 @@
-"""What the arms are run on: noise, or pictures from a folder, always the same ones.
+"""The inputs of the arms: noise, or pictures from a folder, the same in every run.
 
 B images.
 """
@@ -24,7 +24,10 @@ Size = tuple[int, int]
 
 
 def image_sizes(args: argparse.Namespace, step: int, patch_size: int) -> list[Size]:
-    """What is asked for, as multiples of `step`."""
+    """The image sizes that the command line asks for, as multiples of `step` pixels.
+
+    Raises InputError for a grid of tokens that is no such multiple.
+    """
     grids = grids_of(args)
     if not grids:
         return [(-(-args.height // step) * step, -(-args.width // step) * step)]
@@ -43,7 +46,7 @@ def make_images(
 ) -> list[Tensor]:
     """`--images` different batches (B, 3, height, width), normalised, in float32 on the CPU.
 
-    Another `offset` gives others.
+    Another `offset` gives other images.
     """
     if args.image_folder is not None:
         return _pictures(cfg, args, batch, size, offset)
@@ -54,9 +57,10 @@ def make_images(
 def _pictures(
     cfg: CfgNode, args: argparse.Namespace, batch: int, size: Size, offset: int
 ) -> list[Tensor]:
-    """Pictures evenly from the folder, some of them more than once where it has too few."""
+    """Pictures spread over the folder; a folder with too few gives some of them more than once."""
     paths, wanted = find_images([args.image_folder]), args.images * batch
-    # The picture fills what was asked for; the rest, up to the backbone's multiple, is padding.
+    # The picture fills the size that was asked for; the rest, up to a multiple that the backbone
+    # takes, is padding.
     inner = size if grids_of(args) else (args.height, args.width)
     chosen = spread_out(paths, wanted * (offset + 1))
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in pixel_scale(cfg))
@@ -69,7 +73,7 @@ def _pictures(
 
 
 def cover(image: np.ndarray, size: Size) -> np.ndarray:
-    """(height, width, 3) uint8, resized until it covers `size`, and its middle of that size."""
+    """The middle of (height, width, 3) uint8, of `size`, after resizing the image to cover it."""
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
     height, width = (
         max(round(scale * given), wanted)

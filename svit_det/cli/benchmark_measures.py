@@ -39,23 +39,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A run of the benchmark: what is compared, how, and where files lie meanwhile."""
+    """A run of the benchmark: its parts and pairs, its options, a folder for temporary files."""
 
     args: argparse.Namespace
     found: Compared
     argv: Sequence[str]
-    """What it was called with, to be started again for the memory of one pass."""
+    """The words of the command line; `forward_memory` starts the benchmark with them again."""
     scratch: Path
     older: Worker | None = None
 
     @property
     def cfg(self) -> CfgNode:
-        """What is the same in the configs of all policies."""
+        """The first policy's config, for keys that have the same value under every policy."""
         return self.found.pairs[0].cfg
 
     @property
     def device(self) -> str:
-        """Where the arms run."""
+        """The device that the arms run on."""
         return self.cfg.MODEL.DEVICE
 
     def turning(self, bar: tqdm) -> dict[str, Any]:
@@ -64,31 +64,31 @@ class Bench:
         return {**options, "progress": bar.update}
 
     def bar(self, title: str) -> tqdm:
-        """For all turns."""
+        """A progress bar over all turns."""
         turns = self.args.warmup + self.args.images * self.args.repeats
         return tqdm(total=turns, desc=title, unit="turn")
 
     def images(self, batch: int, size: Size) -> list[Tensor]:
-        """On the device."""
+        """The batches (B, 3, height, width) on the device, in the dtype of the run."""
         dtype = DTYPES[self.args.dtype]
         return [i.to(self.device, dtype) for i in make_images(self.cfg, self.args, batch, size)]
 
 
 def name_row(bench: Bench, part: Part, pair: Pair, batch: int, size: Size) -> Row:
-    """What every row begins with. `dense_arm`: in a run of several policies, which dense it is."""
+    """The entries that begin every row. `dense_arm` names the dense model of the policy's pair."""
     grid = [side // bench.found.patch_size for side in size]
     row = {"part": part.name, "batch_size": batch, "policy": pair.policy, "token_grid": grid}
     return {**row, "dense_arm": pair.dense}
 
 
 def measure(bench: Bench, part: Part, batch: int, size: Size) -> list[Row]:
-    """Speed-up and all that goes with it, one row for each policy; all arms take turns."""
+    """Measure speed-ups, costs and details, one row for each policy; all arms take turns."""
     args, images = bench.args, bench.images(batch, size)
     inputs = [part.prepare(each) for each in images]
     runs: dict[str, Callable[[Any], Any]] = dict(part.runs)
     counted = count_arms(bench, part, inputs[0], batch)
     if batch > 1:
-        runs.pop("keep_all", None)  # said once, at batch 1
+        runs.pop("keep_all", None)  # this arm is measured at batch 1 only
     if batch > 1 and not args.policies and part.name != "training":
         runs["one_by_one"] = compared.one_by_one(runs[PRUNED], part.split)
         if part.name == "blocks":
@@ -121,7 +121,10 @@ def measure(bench: Bench, part: Part, batch: int, size: Size) -> list[Row]:
 
 
 def timings_of(timings: Timings, pair: Pair) -> Timings:
-    """What `summarise` knows by its own names: of several policies one, of one every arm."""
+    """Timings under the names that `summarise` knows.
+
+    In a run of several policies they are those of the pair; else those of every arm.
+    """
     if pair.arms == {DENSE: DENSE, PRUNED: PRUNED}:
         return timings
     return Timings({name: timings.seconds[arm] for name, arm in pair.arms.items()})
@@ -130,7 +133,7 @@ def timings_of(timings: Timings, pair: Pair) -> Timings:
 def count_arms(
     bench: Bench, part: Part, given: Any, batch: int
 ) -> dict[str, tuple[Row, dict[str, int]]]:
-    """By policy arm, what counting finds and the multiply-adds of this batch, dense and pruned."""
+    """By pruned arm: row entries from counting, and the batch's multiply-adds, dense and pruned."""
     found: dict[str, tuple[Row, dict[str, int]]] = {}
     dense: dict[str, int] = {}
     count = count_training_macs if part.name == "training" else lambda run: count_macs(run).total
@@ -177,7 +180,7 @@ def add_schedules(
 
 
 def costs(bench: Bench, part: Part, pair: Pair, given: Any, batch: int, size: Size) -> Row:
-    """Waits for the device, and peak memory, of both arms."""
+    """Peak memory of both arms, and how often a pass of each waits for the device."""
     found: Row = {"host_syncs_per_forward": {}, "peak_memory_bytes": {}}
     for kind, arm in pair.arms.items():
         run = partial(part.runs[arm], given)
@@ -193,8 +196,8 @@ def forward_memory(
 ) -> int | None:
     """Peak memory of one pass; on a CPU in a process of its own, see peak_memory.
 
-    There glibc gives every large buffer back as soon as it is freed, so that the peak is that of
-    what is in use and not of what the heap happens to retain.
+    In that process glibc returns every large buffer as soon as it is freed. The peak is then the
+    peak of the memory in use, without the freed memory that a heap retains.
     """
     if torch.device(bench.device).type != "cpu":
         return peak_memory(run, bench.device)
@@ -206,7 +209,7 @@ def forward_memory(
 
 
 def add_details(bench: Bench, part: Part, inputs: Sequence[Any], rows: Sequence[Row]) -> None:
-    """Stages and decisions, where they are asked for."""
+    """Add stages and decisions to the rows, where the options ask for them."""
     if bench.args.stages and part.name in STAGED:
         arms = dict.fromkeys(arm for pair in bench.found.pairs for arm in pair.arms.values())
         models = {arm: part.models[arm] for arm in arms}
@@ -227,7 +230,7 @@ def add_details(bench: Bench, part: Part, inputs: Sequence[Any], rows: Sequence[
 
 
 def measure_throughput(bench: Bench, part: Part, batch: int, size: Size) -> Row:
-    """Images per second of every dense model and every policy, on random batches, in turn."""
+    """Images per second of every dense model and every policy, which take turns."""
     pairs = bench.found.pairs
     arms = dict.fromkeys(arm for pair in pairs for arm in pair.arms.values())
     inputs = [part.prepare(each) for each in bench.images(batch, size)]
@@ -248,7 +251,7 @@ def measure_throughput(bench: Bench, part: Part, batch: int, size: Size) -> Row:
 def measure_processes(
     bench: Bench, part: Part, batch: int, size: Size, workers: Sequence[Worker]
 ) -> list[Row]:
-    """Images per second of these processes at the same time, one row for each policy."""
+    """Images per second of all `workers` at the same time, one row for each policy."""
     return [
         name_row(bench, part, pair, batch, size)
         | measure_load(workers, part, pair, bench.args, batch, size, scratch=bench.scratch)

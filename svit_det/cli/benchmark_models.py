@@ -22,9 +22,9 @@ from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.policies.dense import Dense
 
 DEFAULT_POLICY = "SViT"
-"""What a dense config is compared with."""
+"""The policy that a dense config is compared with."""
 DENSE, DENSE_CLASS, PRUNED = "dense", "dense_class_token", "pruned"
-"""Arms. Of several policies, each is the arm of its name."""
+"""Names of arms. In a run of several policies, a policy's arm has the policy's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +37,20 @@ class Pair:
 
     @property
     def policy(self) -> str:
-        """By its registered name."""
+        """The policy's registered name."""
         return self.cfg.MODEL.TOKEN_POLICY.NAME
 
     @property
     def arms(self) -> dict[str, str]:
-        """This pair's arms by what they are in it."""
+        """The names of the pair's dense and pruned arms, under `DENSE` and `PRUNED`."""
         return {DENSE: self.dense, PRUNED: self.pruned}
 
 
 def read_configs(args: argparse.Namespace) -> list[CfgNode]:
-    """The config of each policy; SViT, also in place of Dense, in quota mode, without wrappers.
+    """The config of each policy, without wrappers; SViT takes the place of Dense.
 
-    Mode and wrappers stay as they were trained where the overrides name the weights of the policy.
+    SViT runs in `quota` mode. Mode and wrappers stay as they were trained where the overrides name
+    the weights of the policy.
     """
     device = ["MODEL.DEVICE", args.device] if args.device else []
     first = load_config(args.config_file, [*args.opts, *device])
@@ -71,16 +72,16 @@ def read_configs(args: argparse.Namespace) -> list[CfgNode]:
 
 
 def names_weights(args: argparse.Namespace) -> bool:
-    """Whether the command line itself names trained weights; a yaml's may not be there yet."""
+    """Whether the command line names trained weights; the file that a yaml names may be missing."""
     return "MODEL.WEIGHTS" in args.opts[::2]
 
 
 def build_arms(
     configs: Sequence[CfgNode], args: argparse.Namespace, *, whole: bool
 ) -> tuple[dict[str, nn.Module], list[Pair]]:
-    """Models by arm, of the same weights, in float32, and what is compared with what.
+    """Models by arm, of the same weights, in float32; and the pairs that are compared.
 
-    whole: detectors; else their backbones alone, which have the same weights.
+    whole: build whole detectors; else their backbones alone, which have the same weights.
     """
     torch.manual_seed(0)
     if args.policies:
@@ -103,7 +104,7 @@ def _fresh(cfg: CfgNode, whole: bool) -> nn.Module:
 
 
 def _settle_unless_loaded(model: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Settle fresh decisions; decisions from a file run as they were trained."""
+    """Settle a policy whose weights are still `before`; a policy loaded from a file stays."""
     trunk = compared.trunk_of(model)
     now = trunk.policy.state_dict()
     if all(torch.equal(now[name], value) for name, value in before.items()):
@@ -113,13 +114,13 @@ def _settle_unless_loaded(model: nn.Module, before: Mapping[str, Tensor]) -> Non
 def _arms_of_policies(
     configs: Sequence[CfgNode], args: argparse.Namespace, whole: bool
 ) -> tuple[dict[str, nn.Module], list[Pair]]:
-    """Every policy in a twin of one dense model, which may be loaded; each has fresh decisions.
+    """Every policy with fresh decisions, in a twin of one dense model that may be loaded.
 
     A policy that needs a class token is compared with a dense model that has one too.
     """
     policies = [build_policy_from(cfg.MODEL.TOKEN_POLICY, _shape(cfg)) for cfg in configs]
     needing = [policy.needs_class_token for policy in policies]
-    # One with a class token where any policy needs one: it can be left off afterwards.
+    # The model has a class token where any policy needs one: a twin can leave the token off.
     fresh = _fresh(configs[needing.index(True) if any(needing) else 0], whole)
     with_token = compared.with_policy(fresh, Dense())
     if names_weights(args):

@@ -1,4 +1,4 @@
-"""The command line of the benchmark: what can be asked for, and what cannot be measured."""
+"""The command line of the benchmark: its options, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PARTS = ("blocks", "backbone", "detector", "training")
 STAGED = ("backbone", "detector")
 """The parts that have stages."""
 ELSEWHERE = ("blocks", "backbone", "detector")
-"""The parts that other processes can run for this one."""
+"""The parts that processes of their own can run."""
 COMPARABLE = ("blocks", "backbone")
 """The parts whose maps can be compared with those of another checkout."""
 ALL_RUNTIMES = (EAGER, *VARIANTS)
 
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
-    """The command line, read."""
+    """Read the command line."""
     return with_defaults(build_parser(description).parse_args(argv))
 
 
@@ -75,7 +75,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
-    """What other options decide, where it is left open."""
+    """Fill in the batch sizes and the device where the command line leaves them open."""
     args.batch_sizes = args.batch_sizes or ([1] if args.runtime else [1, 4])
     if args.runtime:
         args.device = args.device or "cpu"
@@ -113,7 +113,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def grids_of(args: argparse.Namespace) -> list[tuple[int, int]]:
-    """The grids of tokens that are asked for; none: the size is given in pixels."""
+    """The grids of tokens that are asked for; empty where the size is given in pixels."""
     if args.tokens:
         return [tuple(args.tokens)]
     grids = []
@@ -131,7 +131,7 @@ def measures_rate(args: argparse.Namespace) -> bool:
 
 
 def _check_modes(args: argparse.Namespace) -> None:
-    """Options that do not go together."""
+    """Refuse options that do not go together."""
     rate = "--throughput" if args.throughput else "--processes"
     for name in ("stages", "decisions", "against"):
         if measures_rate(args) and getattr(args, name):
@@ -154,7 +154,7 @@ def _check_modes(args: argparse.Namespace) -> None:
 
 
 def _check_runtimes(args: argparse.Namespace) -> None:
-    """Names, their packages, and what exported files are not."""
+    """Refuse unknown runtimes, missing packages, and options that exported files do not have."""
     for name in args.runtime:
         if name not in ALL_RUNTIMES:
             raise InputError(f"--runtime {name}: choose among {', '.join(ALL_RUNTIMES)}.")
@@ -203,7 +203,7 @@ def _check_pictures(folder: str) -> None:
 
 
 def warn_of_few_cores(counts: Sequence[int]) -> None:
-    """Say so where more processes are asked for than there are cores."""
+    """Print a line where more processes are asked for than there are cores."""
     cores = os.cpu_count() or 1
     if max(counts, default=0) > cores:
         print(

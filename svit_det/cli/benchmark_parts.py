@@ -1,4 +1,4 @@
-"""What is timed: blocks, backbone, detector and training step of the models of every arm."""
+"""The parts that are timed: blocks, backbone, detector and training step of every arm's model."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Part:
     name: str
     models: Mapping[str, nn.Module]
     runs: Mapping[str, Callable[[Any], Any]]
-    """By arm. A `keep_all` may be among them."""
+    """The part's call by arm. `keep_all` may be one of the arms."""
     prepare: Callable[[Tensor], Any]
-    """Images to what the runs take."""
+    """Turns images (B, 3, height, width) into the input that the runs take."""
     split: Callable[[Any], Sequence[Any]]
-    """A batch to batches of one."""
+    """Splits a batch into batches of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def build(configs: Sequence[CfgNode], args: argparse.Namespace) -> Compared:
     made: dict[str, Part] = {}
     if "training" in args.parts:
         made["training"] = _training(backbones, pairs, args)
-    # Decisions are settled, and weights for training copied, in full precision.
+    # By now decisions are settled and weights for training are copied, both in full precision.
     for model in models.values():
         model.to(DTYPES[args.dtype])
     first = next(iter(backbones.values()))
@@ -110,7 +110,7 @@ def _detector(models: Mapping[str, nn.Module], cfg: CfgNode) -> Part:
     mean, std = pixel_scale(cfg)
 
     def prepare(images: Tensor) -> list[dict[str, Any]]:
-        # Pixels, so that what the detector normalises is what the other parts are given.
+        # Back to pixels: the detector normalises them into the images that the other parts get.
         scale, shift = (images.new_tensor(each).view(3, 1, 1) for each in (std, mean))
         height, width = images.shape[2:]
         return [
@@ -129,9 +129,9 @@ def _detector(models: Mapping[str, nn.Module], cfg: CfgNode) -> Part:
 def _training(
     backbones: Mapping[str, nn.Module], pairs: Sequence[Pair], args: argparse.Namespace
 ) -> Part:
-    """A training step; on weights of its own, because it moves the running means of batch norms.
+    """A training step on weights of its own, because it moves the running means of batch norms.
 
-    They are in float32; another dtype is that of autocast, as trainings have it.
+    The weights are in float32; another dtype is the dtype of autocast, as in trainings.
     """
     names = dict.fromkeys(arm for pair in pairs for arm in pair.arms.values())
     copies = copy.deepcopy({arm: backbones[arm] for arm in names})
@@ -146,7 +146,7 @@ def _training(
 
 
 def try_dtype(found: Compared, cfg: CfgNode, args: argparse.Namespace) -> None:
-    """A tiny pass of every arm. Raises InputError where one cannot run in the dtype."""
+    """Run a tiny pass of every arm. Raises InputError where an arm cannot run in the dtype."""
     side = 8 * found.step
     images = torch.zeros(1, 3, side, side, device=cfg.MODEL.DEVICE, dtype=DTYPES[args.dtype])
     for part in found.parts.values():

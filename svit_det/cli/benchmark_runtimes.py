@@ -65,7 +65,7 @@ def measure_runtimes(bench: Bench, part: Part, size: Size) -> Row:
 
 
 def described(parity: Parity) -> dict[str, Any]:
-    """For JSON."""
+    """The parity as a JSON object."""
     return {
         "said": str(parity),
         "largest_difference": parity.difference,

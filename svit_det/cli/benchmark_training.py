@@ -22,20 +22,20 @@ class MapTask(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, height, width) -> the loss by its name."""
+        """(B, 3, height, width) -> the loss under its name."""
         maps = self.backbone(images).values()
         return {"loss_maps": torch.stack([each.float().square().mean() for each in maps]).sum()}
 
 
 class TrainedBackbone(TokenLosses, MapTask):
-    """The same with all that a policy brings to training: losses, thresholds, a second pass."""
+    """The task with a policy's share of training: losses, thresholds, a second pass."""
 
 
 class TrainingStep:
     """Forward and backward in training mode; afterwards no gradient is left, no weight changed.
 
-    The step is the recipe's last one, so that warm-ups are over. Every step draws the same numbers,
-    for dropped branches as for sampled decisions.
+    The step is the recipe's last step, so that warm-ups are over. Every step draws the same numbers
+    for dropped branches and for sampled decisions.
     """
 
     def __init__(self, backbone: nn.Module, cfg: CfgNode, *, dtype: torch.dtype) -> None:
@@ -50,14 +50,14 @@ class TrainingStep:
         self.model.train()
 
     def losses(self, images: Tensor) -> dict[str, Tensor]:
-        """By name, with gradients behind them."""
+        """The losses by name, with the graph of their gradients."""
         torch.manual_seed(0)
         precision = torch.autocast(**self._autocast)
         with torch.enable_grad(), precision, EventStorage(self.last_step):
             return self.model(images)
 
     def __call__(self, images: Tensor) -> Any:
-        """(B, 3, height, width), one step."""
+        """Take one step on images (B, 3, height, width)."""
         with torch.enable_grad():
             torch.stack(list(self.losses(images).values())).sum().backward()
         for parameter in self.model.parameters():

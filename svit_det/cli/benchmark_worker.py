@@ -1,10 +1,11 @@
-"""Dense and pruned of one checkout in a process of its own, a turn whenever it is asked for one.
+"""One checkout's dense and pruned arms in a process of their own, which runs turns on request.
 
     PYTHONPATH=FOLDER python benchmark_worker.py FOLDER
 
-Run by `tools/benchmark.py`, for an older checkout and for several processes at a time; see
-`svit_det.benchmark.worker` for the protocol. FOLDER may be older than this file, so that it asks of
-svit_det only what checkouts have had for long, and imports it when FOLDER's settings are made.
+`tools/benchmark.py` runs this file for an older checkout and for several processes at a time; see
+`svit_det.benchmark.worker` for the protocol. FOLDER may be older than this file. The file therefore
+uses only parts of svit_det that old checkouts have too, and imports svit_det only after `main` has
+prepared the search for modules.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 
 class Arms:
-    """One part of the model under its policy and under Dense, the same weights in both."""
+    """One part of the model under its policy and under Dense, with the same weights."""
 
     def __init__(
         self, *, config: str, options: list[str], part: str, weights: str, dtype: str, threads: int
@@ -44,7 +45,7 @@ class Arms:
         self.inputs: list[Any] = []
 
     def take_inputs(self, path: str) -> None:
-        """What the arms are run on from now on; for blocks, images that are embedded here."""
+        """Read the inputs that the arms run on from now on; for blocks, embed the images."""
         import torch
 
         images = torch.load(path, map_location=self.device)
@@ -55,13 +56,13 @@ class Arms:
         return self.part == "blocks"
 
     def once(self, arm: str, index: int) -> Any:
-        """One pass on one of the inputs."""
+        """Run one pass of an arm on one of the inputs."""
         self.trunk.policy = self.policies[arm]
         given = self.inputs[index]
         return self.trunk.run(given, 0, self.trunk.depth) if self._blocks else self.model(given)
 
     def timed(self, arm: str, index: int) -> float:
-        """The seconds that it takes."""
+        """The seconds that one pass of an arm takes."""
         self._wait()
         start = time.perf_counter()
         self.once(arm, index)
@@ -69,7 +70,7 @@ class Arms:
         return time.perf_counter() - start
 
     def save_maps(self, arm: str, path: str) -> None:
-        """What `maps_of` finds in the first input."""
+        """Write the tensors that `maps_of` finds in a pass on the first input."""
         import torch
 
         maps = maps_of(self.part, self.once(arm, 0))
@@ -83,7 +84,7 @@ class Arms:
 
 
 def maps_of(part: str, done: Any) -> list[Any]:
-    """The maps, the tokens after the last block, or a detector's boxes and scores."""
+    """A backbone's maps, the patch tokens after the blocks, or a detector's boxes and scores."""
     if part == "detector":
         found = done[0]["instances"]
         return [found.pred_boxes.tensor, found.scores]
@@ -91,7 +92,7 @@ def maps_of(part: str, done: Any) -> list[Any]:
 
 
 def answer(arms: Arms, do: str, **asked: Any) -> Any:
-    """One request."""
+    """Do what one request asks for; returns the answer."""
     if do == "inputs":
         return arms.take_inputs(**asked)
     if do == "run":
@@ -112,7 +113,7 @@ def check_origin(folder: str) -> None:
 
 
 def serve(say: Callable[[Any], None], folder: str) -> None:
-    """Answer until nobody asks any more."""
+    """Answer requests until the input ends."""
     import torch
 
     arms: Any = None
@@ -126,7 +127,7 @@ def serve(say: Callable[[Any], None], folder: str) -> None:
                     check_origin(folder)
                 else:
                     done = answer(arms, **asked)
-            # Whatever an older checkout stumbles over, whoever asked is told.
+            # An older checkout may fail with any exception; the process that asked is told.
             except Exception as error:
                 say({"problem": shorten(f"{type(error).__name__}: {error}", 300)})
             else:
@@ -134,10 +135,10 @@ def serve(say: Callable[[Any], None], folder: str) -> None:
 
 
 def main(folder: str) -> None:
-    """Keep the way out for answers; what libraries print goes to the errors."""
+    """Keep stdout for answers; everything that libraries print goes to stderr."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # An editable installation would fill in what the folder does not have.
+    # Without this, an editable installation would supply modules that the folder does not have.
     sys.meta_path[:] = [
         finder
         for finder in sys.meta_path
@@ -145,7 +146,7 @@ def main(folder: str) -> None:
     ]
     try:
         from svit_det.startup import prepare_process
-    except ImportError:  # the checkouts of the first days have none
+    except ImportError:  # the first checkouts have no such module
         pass
     else:
         prepare_process()

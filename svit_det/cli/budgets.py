@@ -2,9 +2,10 @@
 
     svit-det budgets --weights FILE PICTURE_OR_FOLDER ... [--budgets 0.3 0.5 0.7]
 
-Of each budget: the share of tokens that the deciding blocks kept, mean over them and the pictures,
-how far that is from the budget, and how much pictures differ. --follow goes by the pictures before
-(TokenPolicy.follow), in the order of the table's pictures. Runs the backbone alone.
+For each budget the table shows the share of tokens that the deciding blocks kept, as the mean over
+these blocks and the pictures, the difference between that share and the budget, and how much the
+pictures differ. With --follow the thresholds follow the pictures before (TokenPolicy.follow), in
+the order in which the pictures are run. Runs the backbone alone.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Every picture at every budget."""
+    """Run every picture at every budget."""
     pictures, options = pictures_of(args)
     if not pictures:
         raise InputError("No picture is named: give files or folders.")

@@ -1,4 +1,4 @@
-"""What a picture, film or page says about the model that it shows."""
+"""The words with which a picture, film or page names its model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 def model_words(cfg: CfgNode) -> str:
     """The weights' file and the policy, as in "weights svit.safetensors, policy SViT".
 
-    detectron2 calls every result model_final.pth, so that the folder is named too.
+    detectron2 calls every trained model model_final.pth; the words then name the folder too.
     """
     path = Path(cfg.MODEL.WEIGHTS)
     name = f"{path.parent.name}/{path.name}" if path.stem.startswith("model_") else path.name

@@ -1,4 +1,4 @@
-"""Whether the converted trunk computes what the original file does in onnxruntime."""
+"""Compares the converted trunk with the original file in onnxruntime."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ LAST = "backbone.layernorm.bias"
 
 @torch.no_grad()
 def largest_difference(onnx_file: Path, weights: Mapping[str, Tensor], picture: Path) -> float:
-    """Of any feature of any token after the final norm, class token included.
+    """The largest difference of a feature after the final norm, over all tokens of the picture.
 
-    weights: of the file, for 16 x 16 tokens. This runs the file's graph.
+    The class token is one of them. weights: the file's weights, for 16 x 16 tokens. Both the file's
+    graph and the converted trunk are run.
     """
     onnx: Any = need("onnx")
     model = onnx.load(str(onnx_file))
@@ -46,7 +47,7 @@ def largest_difference(onnx_file: Path, weights: Mapping[str, Tensor], picture: 
 
 
 def _features(weights: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
-    """(1, 1 + N, C) of our trunk."""
+    """The features (1, 1 + N, C) of the converted trunk."""
     width = weights["norm.weight"].numel()
     trunk = build_trunk(
         policy=Dense(),

@@ -2,9 +2,9 @@
 
     python tools/classification_tables.py DEIT.pth SVIT.pth ... --data-root FOLDER --output OUT.json
 
-Each is a model_final.pth of train_classifier.py, or NAME=FILE to say what it is called; the first
-one is the dense model that the others are compared with. All are evaluated on FOLDER/val anew.
-GFLOPs are giga multiply-adds, counted from what each image's pass did.
+Each FILE is a model_final.pth of train_classifier.py; NAME=FILE gives the model a name. The first
+model is the dense model that the others are compared with. Every model is evaluated on FOLDER/val
+anew. GFLOPs are giga multiply-adds, counted from the record of each image's pass.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Every command: its name, what it is for, the module that does it, and its script in tools/.
+"""Every command: its name, its purpose, its module, and its script in tools/.
 
-A module of a command has
+The module of a command has
 
     build_parser() -> argparse.ArgumentParser     its own options, without the ones of all commands
-    run(args) -> dict | None                      do it; what it returns is printed under --json
+    run(args) -> dict | None                      run the command; --json prints the result
 
-and raises InputError for whatever a user can get wrong. `args` has besides the command's own
-options `argv`, the words it was called with, `packages` (--import) and `json`. Modules are imported
-when their command is called, so that this table costs nothing.
+and raises InputError for every mistake that a user can make. Besides the command's own options
+`args` has `argv` (the words that the command was called with), `packages` (--import) and `json`. A
+module is imported when its command is called, so that this table costs nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Command:
     """One command of `svit-det`."""
 
     module: str
-    """In svit_det.cli."""
+    """The command's module in svit_det.cli."""
     summary: str
     """One line for the overview."""
     tool: str | None = None
     """The script in tools/ that runs the same code."""
     in_a_checkout: bool = False
-    """Reads or writes files of the repository that an installation does not have."""
+    """Whether the command needs files of the repository that an installation does not have."""
 
 
 COMMANDS: dict[str, Command] = {

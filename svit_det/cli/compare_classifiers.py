@@ -2,9 +2,10 @@
 
     python tools/compare_classifiers.py [--seeds 1 2 3] [--policies FILE.yaml ...]
 
-By default the arms of configs/digits/compare, eleven policies at about the arithmetic of SViT's own
-schedule, on the digits that tools/setup/prepare_digits.py makes. Finished trainings in --output are
-kept, so that a run that was cut short goes on. Ends with a table, a chart and results.json.
+By default the arms are those of configs/digits/compare: eleven policies with about as many
+multiply-adds as SViT's own schedule. The images are the digits that tools/setup/prepare_digits.py
+makes. Finished trainings in --output are kept, so that an interrupted run goes on. The command ends
+with a table, a chart and results.json.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     svit-det compare [--policies PATH.yaml NAME ...] [--seeds 1 2 3] [--steps 200]
 
-Same parent, data, steps and rates for all, the dense model among them. By default the arms of
-configs/compare, which spend about the same. Finished trainings in --output are kept, so that a run
-that was cut short goes on. Ends with tables, results.json, charts, and the keep maps of a few tiles
-under every arm.
+All arms, the dense model among them, have the same parent, data, steps and rates. By default the
+arms are those of configs/compare, which cost about the same. Finished trainings in --output are
+kept, so that an interrupted run goes on. The command ends with tables, results.json, charts, and
+the keep maps of a few tiles under every arm.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> Recipe:
-    """Refuse what cannot be trained before anything is."""
+    """Refuse options that cannot work before any training; returns the recipe."""
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     if min(args.steps, args.jobs) < 1:
@@ -98,7 +98,7 @@ def check(args: argparse.Namespace) -> Recipe:
 def take_readings(
     args: argparse.Namespace, recipe: Recipe, arms: Sequence[Arm], program: Sequence[str]
 ) -> dict[str, dict[int, Reading]]:
-    """Where each training is measured: as trained, or at the wanted cost."""
+    """The readings by arm and seed: each training is measured as trained, or at the wanted cost."""
     controls = {name for each in args.controls for name in budgets_of([a.name for a in arms], each)}
     readings: dict[str, dict[int, Reading]] = {arm.name: {} for arm in arms}
     for arm in tqdm(arms, desc="readings", unit="arm"):

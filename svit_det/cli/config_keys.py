@@ -1,7 +1,7 @@
 """docs/config_keys.md: every config key of this project, from its declaration.
 
 python tools/config_keys.py           write the table
-python tools/config_keys.py --check   say whether it is fresh; status 1 if it is not
+python tools/config_keys.py --check   say whether the table is fresh; status 1 if it is not
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def _rows(keys: Mapping[str, Declared]) -> Iterator[str]:
 
 
 def _shown(default: object) -> str:
-    """As one would write it in a yaml or on the command line."""
+    """The default as written in a yaml or on the command line."""
     plain = as_plain(default)
     return f'"{plain}"' if isinstance(plain, str) else str(plain)
 
 
 def _values(about: Setting) -> str:
-    """What values there are, in a few words."""
+    """The values that the key takes, in a few words."""
     words = ", ".join(f"`{worded(choice)}`" for choice in about.choices) or KINDS[about.kind]
     if about.group:
         words = f"lists of {_counted(about.group, words)}"
@@ -128,5 +128,5 @@ def _values(about: Setting) -> str:
 
 
 def _counted(number: int, words: str) -> str:
-    """So many of them, where a number above 0 is known."""
+    """`words` in the plural, behind `number` where it is above 0."""
     return f"{number} {words}s" if number > 0 else f"{words}s"

@@ -1,4 +1,4 @@
-"""A released classifier's weights as ones that a config of ours loads, and the way back."""
+"""Converts a released classifier's weights into weights of this project, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from svit_det.weights.files import read_checkpoint, write_weights
 def convert_classifier(args: argparse.Namespace) -> str:
     """Read --weights, rename, check against the model of --config-file, write --output.
 
-    Returns what was done. Raises InputError that names the file and the weight.
+    Returns a sentence about the result. Raises InputError that names the file and the weight.
     """
     if args.kind not in CLASSIFIERS:
         raise InputError(

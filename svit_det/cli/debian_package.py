@@ -1,7 +1,7 @@
-"""One pinned Debian package: fetched with apt without any right of an administrator, and read.
+"""One pinned Debian package: downloaded with apt without an administrator's rights, and read.
 
 Nothing is installed, and nothing of the package is executed. A .deb is an `ar` archive around a
-compressed tar, so that it can be read where there is no dpkg.
+compressed tar, so that reading one needs no dpkg.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from svit_det.errors import InputError
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEAD = 60
-"""Bytes before each member: its name in the first 16, its size in the 10 from 48 on."""
+"""Bytes of the head before each member: the first 16 hold its name, 10 from byte 48 its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DebianPackage:
-    """Which file is meant, to the byte."""
+    """A package file, named exactly: its hash fixes every byte."""
 
     name: str
     version: str
@@ -37,15 +37,15 @@ class DebianPackage:
 
     @property
     def file(self) -> str:
-        """Its file name."""
+        """The name of the package's file."""
         return f"{self.name}_{self.version}_{self.architecture}.deb"
 
 
 def fetch_package(package: DebianPackage, cache: Path) -> Path:
-    """`cache`/FILE with the right hash: as it lies there, or downloaded by apt.
+    """The path `cache`/FILE; apt downloads the file unless it is there with the right hash.
 
-    Raises InputError, in one sentence, where there is no apt, apt does not know the version, or
-    the file is another one; then nothing new lies in the cache.
+    Raises InputError where there is no apt, where apt does not know the version, and where the
+    downloaded file has another hash; then nothing new lies in the cache.
     """
     place = cache / package.file
     if place.is_file() and _sha256(place) == package.sha256:
@@ -57,9 +57,9 @@ def fetch_package(package: DebianPackage, cache: Path) -> Path:
             f"with; {by_hand}, and start again."
         )
     cache.mkdir(parents=True, exist_ok=True)
-    # Beside its final place, so that os.replace is a rename within one file system.
+    # The folder lies in the cache, so that os.replace is a rename within one file system.
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
-        # As _apt, apt could not write here when an administrator runs this.
+        # When an administrator runs apt, it downloads as the user _apt, who may not write here.
         command = ["apt-get", "-o", f"APT::Sandbox::User={_user()}", "download"]
         command.append(f"{package.name}={package.version}")
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -81,9 +81,9 @@ def fetch_package(package: DebianPackage, cache: Path) -> Path:
 
 
 def read_package(path: Path, wanted: Iterable[str]) -> dict[str, bytes]:
-    """The files of a .deb by their paths in it, as in usr/share/NAME.
+    """The wanted files of a .deb, by their paths inside it, such as usr/share/NAME.
 
-    Raises InputError for a file that is no .deb and for a path that it does not have.
+    Raises InputError for a file that is no .deb, and for a path that the .deb does not have.
     """
     names = set(wanted)
     try:

@@ -1,10 +1,10 @@
-"""The shipped models at work on the default set's validation tiles: dense, SViT, SViT-Adapter.
+"""Runs the shipped models, dense, SViT and SViT-Adapter, on the default set's validation tiles.
 
     svit-det demo [--output output/demo]
 
-Evaluates them (box and mask AP, token usage), counts their arithmetic, times them, and draws
-detections, heat maps and keep maps of the plain SViT. Ends with a table, results.json and where to
-look.
+Evaluates the models (box and mask AP, token usage), counts their arithmetic, times them, and draws
+detections, heat maps and keep maps of the plain SViT. Ends with a table, results.json and a list of
+the files.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from svit_det.vit import find_token_net
 
 ARMS = ("dense", "svit", "adapter_svit")
 COMPARED = ("dense", "svit")
-"""The two that differ in nothing but pruning."""
+"""The two models that differ in nothing but pruning."""
 NUM_PICTURES = 10
 NUM_MEASURED = 10
-"""Tiles whose arithmetic is counted, and that are timed."""
+"""Number of tiles on which arithmetic is counted and the models are timed."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_arm(name: str, output: Path, options: list[str]) -> TokenPredictor:
-    """One of the models with its shipped weights."""
+    """The model `name` with its shipped weights."""
     folder = ["OUTPUT_DIR", str(output / name)]
     cfg = read_trained(options=[*folder, *options], config_file=f"configs/demo/{name}.yaml").cfg
     prepare_datasets(cfg, training=False)
@@ -113,7 +113,7 @@ def evaluate(arm: TokenPredictor, folder: Path) -> dict:
 
 @torch.no_grad()
 def measure(arms: dict[str, TokenPredictor], tiles: list[Path], results: dict) -> dict:
-    """Multiply-adds into `results`, and the times of trunk and detector, arms in turn."""
+    """Write multiply-adds into `results`; returns the times of trunk and detector, arms in turn."""
     inputs = [[arms["dense"].model_input(read_image(tile, "RGB"))] for tile in tiles]
     images = [arms["dense"].model.preprocess_image(given).tensor for given in inputs]
     with tqdm(total=len(arms) * len(tiles), unit="tile") as bar:
@@ -125,7 +125,7 @@ def measure(arms: dict[str, TokenPredictor], tiles: list[Path], results: dict) -
 
 
 def compare(models: dict, inputs: list) -> dict:
-    """Median seconds per tile of each arm and the spread of dense / svit, arms in turn."""
+    """Median seconds per tile of each arm, and median and quartiles of dense / svit."""
     with tqdm(total=2 * len(inputs) + 1, unit="tile") as progress:
         timed = time_interleaved(
             models,
@@ -143,19 +143,19 @@ def compare(models: dict, inputs: list) -> dict:
 
 
 def draw(arm: TokenPredictor, tiles: list[Path], folder: Path) -> None:
-    """Detections beside the heat map, and the keep maps, of each tile."""
+    """Draw the detections beside the heat map, and the keep maps, of each tile."""
     folder.mkdir(parents=True, exist_ok=True)
     for tile in tqdm(tiles, unit="tile"):
         write_pictures(arm(tile), folder, tile.stem, class_names=arm.class_names)
 
 
 def milliseconds(timed: dict, name: str) -> float | None:
-    """Per tile; None for a part that was not timed on its own."""
+    """Milliseconds per tile; None for a model that was not timed."""
     return 1000 * timed["seconds"][name] if name in timed["seconds"] else None
 
 
 def report(results: dict, output: Path, dataset: str) -> None:
-    """The tables for people, and where to look."""
+    """Print the tables for people, and where the files are."""
     rows = []
     for name in ARMS:
         arm = results[name]

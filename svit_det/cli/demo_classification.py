@@ -1,9 +1,10 @@
-"""The shipped classifiers at work on digits: accuracy, cost, and which tokens run.
+"""Runs the shipped classifiers on digits: accuracy, cost, and the tokens that run.
 
     make demo-classification          or: python tools/demo_classification.py
 
-The dense model and SViT, fine-tuned from it, on the 1,000 digits that neither has trained on: the
-supplementary's table 1 for this set, heat maps over digits, and all figures as JSON.
+The models are the dense model and SViT, which was fine-tuned from the dense model. The digits are
+1,000 that neither model was trained on. The command writes the supplementary's table 1 for this
+set, heat maps over digits, and all numbers as JSON.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 @torch.no_grad()
 def draw(cfg: Any, model: TokenClassifier, images: LabelledImages, output: Path) -> Path:
-    """Heat maps of a few digits in one picture, each with the answer above."""
+    """Draw heat maps of a few digits in one picture, each below the model's answer."""
     transform, pictures, captions = test_transform(cfg.INPUT), [], []
     for path, label in tqdm(spread_out(images.files, NUM_PICTURES), unit="digit"):
         pixels = read_image(path, "RGB")

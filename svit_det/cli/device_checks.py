@@ -1,11 +1,11 @@
-"""What only a device can tell: laws, waits, ragged attention, captured and compiled graphs.
+"""Checks that need the device itself: laws, waits, ragged attention, captured and compiled graphs.
 
     python tools/device_checks.py [--device cuda] [--toy] [--output DIR]
     python tools/device_checks.py --collect DIR --output DIR
 
-The first writes device_checks.json; a part that the device lacks says so there. The second puts
-every results.json and device_checks.json below a folder into one dated file. `benchmarks/gpu.sh`
-runs both, and the benchmarks between them.
+The first command writes device_checks.json; a check that the device cannot run says so in that
+file. The second command puts every results.json and device_checks.json below a folder into one
+dated file. `benchmarks/gpu.sh` runs both commands, and the benchmarks between them.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from svit_det.results import write_json
 LAW_CASE = Case(TrunkShape(192, 12, 3), (16, 16), batch=4)
 TOY_CASE = Case(TrunkShape(24, 12, 3), (4, 6), patch_size=8)
 FULL_CASE = Case(TrunkShape(384, 12, 6), (50, 84), batch=1)
-"""Of captured and compiled graphs: ViT-S at COCO's size."""
+"""The case for timed attention and for compiled blocks: ViT-S at COCO's size."""
 RAGGED, TOY_RAGGED = (1120, 784, 549, 1600), (11, 7, 5, 16)
 TOLERANCE = 1e-3
-"""Between ways of running a trunk in float32; a device that takes TF32 for it does not meet it."""
+"""Largest difference between the ways of running a trunk in float32; TF32 exceeds it."""
 COMPILED = ("Dense", "SViT", "EViT")
-"""Whose compiled time is taken: autotuning takes most of a minute each."""
+"""The policies whose compiled trunks are timed: autotuning takes most of a minute for each."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_checks(args: argparse.Namespace) -> dict[str, Any]:
-    """Every check, written down as soon as it is there."""
+    """Run every check; the file is written after each."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: there is no usable GPU here.")
@@ -104,7 +104,7 @@ def run_checks(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def checks_of(device: str, *, toy: bool, repeats: int) -> dict[str, Callable[[], Any]]:
-    """By name, in the order in which they run: what takes longest comes last."""
+    """The checks by name, in the order in which they run: the longest comes last."""
     small = replace(TOY_CASE if toy else LAW_CASE, device=device)
     large = replace(TOY_CASE if toy else FULL_CASE, device=device)
     half = replace(large, dtype=torch.bfloat16)
@@ -121,7 +121,7 @@ def checks_of(device: str, *, toy: bool, repeats: int) -> dict[str, Callable[[],
 
 
 def check_tolerance(laws: dict[str, dict[str, float]]) -> None:
-    """Raise InputError that names the policies whose ways of running differ."""
+    """Raise InputError that names the policies whose ways of running differ too much."""
     broken = [
         f"{name} ({way} {difference:.1e})"
         for name, ways in laws.items()
@@ -133,7 +133,7 @@ def check_tolerance(laws: dict[str, dict[str, float]]) -> None:
 
 
 def report(found: dict[str, Any]) -> None:
-    """Tables for people."""
+    """Print tables for people."""
     ways = ("masked", "padded", "single")
     syncs, graphs = found["host_syncs"], found["graphs"]
     rows = [
@@ -166,7 +166,7 @@ def report(found: dict[str, Any]) -> None:
 
 
 def collect(source: Path, target: Path) -> Path:
-    """One dated file of every results.json and device_checks.json below `source`."""
+    """Write one dated file with every results.json and device_checks.json below `source`."""
     found = sorted([*source.rglob("results.json"), *source.rglob("device_checks.json")])
     if not found:
         raise InputError(f"--collect {source}: holds no results.json or device_checks.json.")

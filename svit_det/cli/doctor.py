@@ -1,9 +1,9 @@
-"""Which versions, devices, threads and settings there are here, and what follows from each.
+"""Lists the versions, devices, threads and settings of this machine, and what follows from each.
 
     svit-det doctor [--json]
 
-Nothing of it needs detectron2 or torch to be there: what is missing is what it is for. Ends with
-status 1 where a model cannot run.
+The command itself needs neither detectron2 nor torch, because its purpose is to say what is
+missing. Ends with status 1 where no model can run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GOOD, NOTE, BAD = "ok", "note", "missing"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """What was looked at, what was seen, and what follows."""
 
     what: str
     seen: str
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Look, and say it. Raises InputError where no model can run."""
+    """Print every finding. Raises InputError where no model can run."""
     findings = examine()
     for finding in findings:
         print(f"[{finding.verdict:7}] {finding.what}: {finding.seen}")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def examine() -> list[Finding]:
-    """Everything, in the order in which it matters."""
+    """All findings, the most important first."""
     findings = [_python(), _package()]
     findings += [look() for look in (_torch, _torchvision, _detectron2, _opencv)]
     findings += [_runtime(name, what) for name, what in RUNTIMES.items()]
@@ -64,10 +64,10 @@ def examine() -> list[Finding]:
 
 
 def _imported(name: str) -> tuple[Any, str]:
-    """The module, or None and why not."""
+    """The module and an empty string, or None and the reason why the import fails."""
     try:
         return importlib.import_module(name), ""
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation may raise any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         return None, f"no ({reason})" if isinstance(error, ImportError) else f"broken ({reason})"
 
@@ -109,7 +109,7 @@ def _torchvision() -> Finding:
     torchvision, problem = _imported("torchvision")
     if torchvision is None:
         return Finding("torchvision", problem, "Install the one that fits this torch.", BAD)
-    try:  # one that was built for another torch imports, and has no operators
+    try:  # a torchvision that was built for another torch can be imported but has no operators
         import torch
 
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)

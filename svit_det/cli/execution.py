@@ -1,4 +1,4 @@
-"""Running one command: the options that all have, its result, and its one sentence of refusal."""
+"""Runs one command: the options of all commands, the result, and the sentence of a refusal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     """Run the command of this module (see commands.py); returns the exit status.
 
     0: done; 1: refused, with a sentence on stderr that begins with `program`; 130: stopped by
-    Ctrl-C, with a line there. A wrong command line ends in argparse's own way, with status 2. Under
-    --json one JSON document is all that stdout gets: the result, or {"error": the sentence}.
+    Ctrl-C, with a line on stderr. A wrong command line ends in argparse's own way, with status 2.
+    With --json stdout gets one JSON document and nothing else: the result, or {"error": the
+    sentence}.
     """
     wanted = "--json" in argv
     with _stdout_for(wanted) as write_result:
@@ -40,7 +41,7 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
 
 
 def _run(module: str, argv: Sequence[str], program: str) -> Any:
-    # First of all, so that parsers know the policies that such a package registers.
+    # The packages are imported first, because the parser may need the policies that they register.
     import_packages(_packages_in(argv))
     command = import_command(module)
     parser = command_parser(command, program)
@@ -51,7 +52,7 @@ def _run(module: str, argv: Sequence[str], program: str) -> Any:
 
 
 def problem_of(command: ModuleType, argv: Sequence[str]) -> str | None:
-    """Run a command in this process; the sentence of its refusal, or None where all went well."""
+    """Run a command in this process; returns the sentence of its refusal, or None."""
     args = command_parser(command, command.__name__).parse_args(argv)
     args.argv = list(argv)
     try:
@@ -62,7 +63,7 @@ def problem_of(command: ModuleType, argv: Sequence[str]) -> str | None:
 
 
 def import_command(module: str) -> ModuleType:
-    """The module of a command. Raises InputError where detectron2, which it needs, is missing."""
+    """The module of a command. Raises InputError where a package that it needs is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -79,7 +80,7 @@ def import_command(module: str) -> ModuleType:
 
 
 def command_parser(command: ModuleType, program: str) -> argparse.ArgumentParser:
-    """The command's own options and the ones that all commands have."""
+    """The parser of a command: its own options, and the options of all commands."""
     parser: argparse.ArgumentParser = command.build_parser()
     parser.prog = program
     add_common(parser)
@@ -87,7 +88,7 @@ def command_parser(command: ModuleType, program: str) -> argparse.ArgumentParser
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """--json and --import."""
+    """Add --json and --import."""
     parser.add_argument(
         "--json",
         action="store_true",
@@ -108,7 +109,7 @@ def _packages_in(argv: Sequence[str]) -> list[str]:
     scanner.add_argument("--import", dest="packages", action="append", default=[])
     try:
         return list(scanner.parse_known_args(argv)[0].packages)
-    except SystemExit:  # a name is missing: the command's own parser says so, with its usage
+    except SystemExit:  # a name is missing; the command's own parser says so and prints its usage
         return []
 
 
@@ -116,7 +117,7 @@ def import_packages(names: Sequence[str]) -> None:
     """Import packages of the environment or the current folder. Raises InputError."""
     here = os.getcwd()
     if names and here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # last, so that a file here replaces no package
+        sys.path.append(here)  # at the end, so that a file here replaces no package
     for name in names:
         try:
             importlib.import_module(name)
@@ -133,9 +134,10 @@ def import_packages(names: Sequence[str]) -> None:
 
 @contextmanager
 def _stdout_for(wanted: bool) -> Iterator[Callable[[Any], None]]:
-    """Yields what writes the result. Where it is wanted, all other output goes to stderr.
+    """Yields the function that writes the result to stdout.
 
-    Also that of libraries in C and of child processes, which know descriptors alone.
+    Where the result is wanted, all other output goes to stderr. This includes the output of C
+    libraries and child processes, because the file descriptor itself is redirected.
     """
     if not wanted:
         yield lambda result: None

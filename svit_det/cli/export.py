@@ -1,11 +1,11 @@
-"""A trained detector as files that run without this package, and without PyTorch if wanted.
+"""Exports a trained detector to files that run without this package; two formats need no PyTorch.
 
     svit-det export --weights W --output DIR [--config-file C] [--budget 0.5]
 
 Writes the whole detector, or with --part backbone its maps alone, as torch.export's .pt2, ONNX and
-OpenVINO, each with every block's keep map among its outputs. The config comes from the checkpoint,
-where it has one. Each file is compared with the model on other pictures before it is written.
---int8 quantises the ONNX file, --bf16 has OpenVINO compute its file in bfloat16.
+OpenVINO. The outputs of each file include every block's keep map. The config comes from the
+checkpoint, where it has one. Each file is compared with the model on other pictures before it is
+written. --int8 quantises the ONNX file, --bf16 has OpenVINO compute its file in bfloat16.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from svit_det.weights.files import DESCRIPTION, read_checkpoint
 
 
 def fixed_count_options(policy: str) -> list[str]:
-    """Overrides under which the policy of this name keeps the same number in every picture."""
+    """Overrides with which the policy keeps the same number of tokens in every picture."""
     config = POLICY_REGISTRY.get(policy).Config
     node = node_of(policy)
     return [
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check everything that can be checked, then build, compare and write."""
+    """Check the options, then build the model, export, compare and write."""
     args.weights = existing_weights(args.weights)
     formats = tuple(name for name in FORMATS if name in args.formats)
     names = [f"{args.part}{e}" for f in formats for e in FORMATS[f]]
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def what_it_says(weights: str) -> dict[str, Any]:
-    """What the checkpoint says of itself; nothing where it says nothing."""
+    """The description that the checkpoint carries; empty where it carries none."""
     said: dict[str, Any] = read_checkpoint(weights).get(DESCRIPTION, {})
     return said
 
@@ -158,7 +158,7 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
 
 def size_of(args: argparse.Namespace, cfg: CfgNode, model: nn.Module) -> tuple[int, int]:
-    """What --size says; else a square of the size that pictures are resized to, rounded up."""
+    """(height, width) of --size; else a square of INPUT.MIN_SIZE_TEST pixels a side, rounded up."""
     if args.size is not None:
         return args.size[0], args.size[1]
     divisor = model.backbone.size_divisibility
@@ -167,7 +167,7 @@ def size_of(args: argparse.Namespace, cfg: CfgNode, model: nn.Module) -> tuple[i
 
 
 def classes_of(cfg: CfgNode) -> list[str]:
-    """Names from the json of the first training set, where it lies here."""
+    """Class names from the json of the first training set; empty where the file is missing."""
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     path = Path(files.get(cfg.DATASETS.TRAIN[0], "")) if cfg.DATASETS.TRAIN else Path()
     if not path.is_file():
@@ -177,7 +177,7 @@ def classes_of(cfg: CfgNode) -> list[str]:
 
 
 def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None:
-    """Refuse what cannot be exported as asked, before anything is."""
+    """Refuse a model or budget that cannot be exported, before anything is exported."""
     if wanted.part == "detector":
         check_exportable(model)
     net = find_token_net(model)
@@ -195,7 +195,7 @@ def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None
 
 
 def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
-    """Refuse what no file would be in; say so where bfloat16 is not the processor's."""
+    """Refuse a precision whose format is not wanted; warn where the processor has no bfloat16."""
     for option, name in (("int8", "onnx"), ("bf16", "openvino")):
         if getattr(args, option) and name not in formats:
             raise InputError(f"--{option} is for {name}: name it in --formats.")
@@ -212,7 +212,7 @@ def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
 
 
 def publish(source: Path, output: Path, names: Sequence[str]) -> None:
-    """Move finished files to where they belong, all of them or, on a failure, none that is new."""
+    """Copy finished files to the output folder; after a failure no new file stays there."""
     new = [output / name for name in names if not (output / name).exists()]
     try:
         for name in names:
@@ -225,7 +225,7 @@ def publish(source: Path, output: Path, names: Sequence[str]) -> None:
 
 
 def report(exported: Exported, wanted: Wanted, output: Path) -> None:
-    """Say what was made, and how far it is from the model."""
+    """Print what was made, and how far each file is from the model."""
     about = exported.metadata
     size = "any size" if wanted.dynamic_size else "{} x {} pixels".format(*wanted.size)
     number = f"{wanted.batch} pictures" if wanted.batch > 1 else "one picture"

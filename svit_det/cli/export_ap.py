@@ -1,4 +1,4 @@
-"""AP of the shipped detectors, and of the files that are made of them."""
+"""AP of the shipped detectors, and of their exported files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from svit_det.export.quiet import quiet
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("dense", "svit", "adapter_svit")
 REDUCED = ("onnx", "openvino")
-"""The formats that have a reduced precision, too."""
+"""The formats that also have a reduced precision."""
 
 
 def ap_rows() -> Iterator[str]:
-    """AP of the shipped models, and of their exported files."""
+    """Rows with the AP of the shipped models, and of their exported files."""
     columns = ["model", *FORMATS, "onnx, int8", "openvino, bfloat16"]
     yield f"| `nuclei_val`, box / mask AP | {' | '.join(columns)} |"
     yield "|---" * (1 + len(columns)) + "|"
@@ -46,7 +46,7 @@ def ap_rows() -> Iterator[str]:
 
 
 def exported_arms(cfg: CfgNode, model: nn.Module, folder: Path) -> list[nn.Module]:
-    """Every format in float32, then those in a reduced precision."""
+    """The exported detectors: every format in float32, then the reduced precisions."""
     size = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST)
     exact = Wanted(part="detector", size=size)
     pictures = calibration_pictures(cfg, None, size=size, batch=1)

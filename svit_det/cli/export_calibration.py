@@ -1,4 +1,4 @@
-"""Pictures of the training set, as a detector gets them, to choose ranges of 8-bit numbers from."""
+"""Pictures, prepared as for a detector, from which the ranges of 8-bit numbers are chosen."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 
 NUMBER = 32
-"""Pictures, evenly from the folder."""
+"""Number of pictures, spread over the folder."""
 
 
 def calibration_pictures(
     cfg: CfgNode, folder: str | None, *, size: tuple[int, int], batch: int
 ) -> list[Tensor]:
-    """`NUMBER` pictures, or what the folder has, in full batches: (B, 3, *size), 0 to 255.
+    """`NUMBER` pictures, or all of a smaller folder, in full batches: (B, 3, *size), 0 to 255.
 
-    Without a folder, that of the config's first training set. Raises InputError for none.
+    Without a folder the pictures are those of the config's first training set. Raises InputError
+    where there are no pictures, or fewer than one batch.
     """
     try:
         paths = find_images([folder or training_folder(cfg)])
@@ -37,7 +38,7 @@ def calibration_pictures(
 
 
 def training_folder(cfg: CfgNode) -> str:
-    """Where the pictures of the first training set lie."""
+    """The folder with the pictures of the first training set. Raises InputError for none."""
     folders = {name: folder for name, _, folder in cfg.DATASETS.COCO_FORMAT}
     name = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "none"
     if not Path(folders.get(name, "")).is_dir() or name not in folders:
@@ -49,7 +50,7 @@ def training_folder(cfg: CfgNode) -> str:
 
 
 def fitted(image: np.ndarray, cfg: CfgNode, size: tuple[int, int]) -> Tensor:
-    """(height, width, 3) uint8 -> (3, *size) float: as at test time, or smaller to fit; padded."""
+    """(height, width, 3) uint8 -> (3, *size) float: resized as at test time or smaller, padded."""
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     wanted = resize.get_transform(image)
     if wanted.new_h > size[0] or wanted.new_w > size[1]:

@@ -1,11 +1,12 @@
-"""The tables of docs/export.md: what exports, how far it is from the model, and the shipped AP.
+"""The tables of docs/export.md: which policies export, how far from the model, and the shipped AP.
 
     python tools/export_table.py [--image-folder FOLDER] [--tables parity open ap]
 
-Every policy under both networks at toy size, on real pictures, in every format; some of them with
-open sizes; then the shipped detectors, exported and evaluated beside the model itself. --policies
-NAME ... measures those anew and leaves the other rows of the first table as they are. The page is
-written after every policy, so that a run that is cut short keeps its rows.
+The first table has every policy under both networks at toy size, on real pictures, in every format.
+The second has some policies with open sizes. The third has the AP of the shipped detectors and of
+their exported files. --policies NAME ... measures the named policies anew and leaves the other rows
+of the first table as they are. The page is written after every policy, so that an interrupted run
+keeps its rows.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ MARKS = "<!-- {} of tools/export_table.py: {} -->"
 NETWORKS = {"simple pyramid": "demo/dense.yaml", "ViT-Adapter": "demo/adapter_dense.yaml"}
 TABLES = ("parity", "open", "ap")
 OPEN = ("Dense", "SViT")
-"""Policies of the table of open sizes: what stands in the way there is a matter of the network and
-of whether the count depends on the image."""
+"""Policies of the table of open sizes. Two are enough: whether an open size exports depends on the
+network and on whether the count depends on the image."""
 SIZE = (64, 96)
 TOY = (
     *("MODEL.DEVICE", "cpu", "MODEL.VIT.EMBED_DIM", "48", "MODEL.VIT.DEPTH", "6"),
     *("MODEL.ADAPTER.INTERACTIONS", "[[0, 2], [3, 5]]"),
-    # So low that tokens of random weights halt.
+    # With these values tokens halt under random weights, too.
     *("MODEL.TOKEN_POLICY.A_VIT.GAMMA", "20.0", "MODEL.TOKEN_POLICY.A_VIT.BETA", "4.0"),
 )
 
@@ -78,13 +79,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Table by table, row by row."""
+    """Measure the wanted tables and write each into the page."""
     policies = args.policies or POLICY_REGISTRY.names()
     for policy in policies:
         POLICY_REGISTRY.named(policy, "--policies")
     page = read_page(args.file)
     for name in args.tables:
-        split_page(page, name, args.file)  # before the work: is there a place for it?
+        split_page(page, name, args.file)  # refuses a page without a place for the table
     pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
     if "parity" in args.tables:
         kept = [] if args.policies is None else rows_of(page, "parity", args.file)
@@ -108,7 +109,7 @@ def read_page(path: Path) -> str:
 
 
 def write_rows(path: Path, name: str, rows: Iterable[str]) -> None:
-    """Put new rows into the page as it is by now."""
+    """Read the page anew, and put new rows into it."""
     lines = list(rows)
     page = with_rows(read_page(path), name, lines, path)
     with write_whole(path) as partial:
@@ -116,7 +117,10 @@ def write_rows(path: Path, name: str, rows: Iterable[str]) -> None:
 
 
 def split_page(page: str, name: str, path: Path) -> tuple[str, str, str]:
-    """What is before the two marks of this name, between and after them."""
+    """The page's text up to the table's first mark, between its two marks, and from the second.
+
+    Raises InputError for a page without the marks.
+    """
     begin, end = (MARKS.format(word, name) for word in ("begin", "end"))
     head, begun, rest = page.partition(begin)
     middle, ended, tail = rest.partition(end)
@@ -148,7 +152,7 @@ def merged(kept: Iterable[str], found: Mapping[str, list[str]]) -> list[str]:
 
 
 def picture(path: Path) -> Tensor:
-    """(1, 3, height, width) the upper left corner of a picture, of the toy size."""
+    """(1, 3, height, width): the upper left corner of a picture, of the toy size."""
     pixels = read_image(path, "RGB")[: SIZE[0], : SIZE[1]]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).float()
 
@@ -163,7 +167,7 @@ PARITY_HEAD = (
 
 
 def parity_rows(policy: str, pictures: Sequence[Tensor]) -> Iterator[str]:
-    """Largest difference of the maps by network and format; or why there is none."""
+    """Rows with the largest difference of the maps in each format, or the reason for none."""
     for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
         for network in NETWORKS:
             model = toy_model(policy, options, network, pictures)
@@ -174,7 +178,7 @@ def parity_rows(policy: str, pictures: Sequence[Tensor]) -> Iterator[str]:
 def row_of(
     model: nn.Module, policy: str, options: Sequence[str], network: str, cells: Sequence[str]
 ) -> str:
-    """What it is, then what each format makes of it."""
+    """A row: policy, network, whether the count is fixed, and a cell for each format."""
     label = f"{policy} `{options[-1]}`" if options else policy
     fixed = has_fixed_count(find_token_net(model), SIZE)
     kept = "fixed number" if fixed else "by image"
@@ -182,7 +186,7 @@ def row_of(
 
 
 def open_rows(pictures: Sequence[Tensor]) -> Iterator[str]:
-    """The same with open height and width, of some policies."""
+    """Rows as in `parity_rows`, with open height and width, for the policies in `OPEN`."""
     yield from PARITY_HEAD
     for policy in tqdm(OPEN, desc="open sizes", unit="policy"):
         for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
@@ -195,7 +199,7 @@ def open_rows(pictures: Sequence[Tensor]) -> Iterator[str]:
 def toy_model(
     policy: str, options: Sequence[str], network: str, pictures: Sequence[Tensor]
 ) -> nn.Module:
-    """A small detector whose weights are far from their start, and whose thresholds divide."""
+    """A small detector with weights far from their start, whose thresholds divide the tokens."""
     cfg = toy_config(policy, options, network)
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -209,7 +213,7 @@ def toy_model(
 
 
 def toy_config(policy: str, options: Sequence[str], network: str) -> CfgNode:
-    """The demo's config at toy size; a schedule of its last blocks, where the policy has one."""
+    """The demo's config at toy size; blocks 2 to 4 decide, where the policy has a schedule."""
     path = str(ROOT / "configs" / NETWORKS[network])
     chosen = [*TOY, "MODEL.TOKEN_POLICY.NAME", policy, *options]
     if "layers" in POLICY_REGISTRY.get(policy).Config.described():
@@ -219,7 +223,7 @@ def toy_config(policy: str, options: Sequence[str], network: str) -> CfgNode:
 
 
 def cells_of(model: nn.Module, pictures: Sequence[Tensor]) -> list[str]:
-    """What each format makes of the model's backbone; all from one program where all can."""
+    """The cell of each format; all files come from one program where every format can export."""
     try:
         return exported_cells(model, tuple(FORMATS), pictures)
     except InputError:
@@ -229,7 +233,7 @@ def cells_of(model: nn.Module, pictures: Sequence[Tensor]) -> list[str]:
 def cell_or_reason(
     model: nn.Module, name: str, pictures: Sequence[Tensor], *, open_sizes: bool = False
 ) -> str:
-    """What one format makes of it, or why it does not."""
+    """The cell of one format: the largest difference, or the reason why the export fails."""
     try:
         return exported_cells(model, (name,), pictures, open_sizes=open_sizes)[0]
     except InputError as problem:

@@ -43,7 +43,7 @@ from svit_det.weights.files import read_checkpoint
 
 UNDER_PROBE = (
     *("MODEL.TOKEN_POLICY.NAME", "AttentionProbe"),
-    # It has no schedule, and refuses one.
+    # This policy has no schedule, and refuses one.
     *("MODEL.TOKEN_POLICY.LAYERS", "[]", "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[]"),
 )
 CLASS_TOKEN = "cls_token"
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check, run every model on every picture, draw."""
+    """Check the options, run every model on every picture, and draw the figure."""
     given, options = pictures_of(args)
     paths = check_arguments(args, given)
     models = read_models(args, options)
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def draw(
     figure: str, pictures: Sequence[Sequence[UsagePicture]], configs: Sequence[CfgNode]
 ) -> np.ndarray:
-    """The figure, by its number."""
+    """Draw the figure of this number."""
     weights = "; ".join(model_words(cfg) for cfg in configs)
     first = pictures[0][0]
     if figure == "2":
@@ -117,7 +117,7 @@ def draw(
 
 
 def config_of(args: argparse.Namespace, model: Trained, options: Sequence[str]) -> CfgNode:
-    """The model's config; for figure 2 under AttentionProbe, if it shows no attention itself."""
+    """The model's config; for figure 2 with AttentionProbe, if its policy shows no attention."""
     cfg, weights = model.cfg, model.cfg.MODEL.WEIGHTS
     if args.figure == "2":
         if not POLICY_REGISTRY.get(cfg.MODEL.TOKEN_POLICY.NAME).shows_attention:
@@ -132,7 +132,7 @@ def config_of(args: argparse.Namespace, model: Trained, options: Sequence[str]) 
 
 
 def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path]:
-    """Refuse what cannot work before a model is built; the pictures."""
+    """Refuse options that cannot work, before a model is built; returns the pictures' paths."""
     models, most = num_models(args), MAX_MODELS if args.figure == "3" else 1
     if models > most:
         raise InputError(f"--weights: {models} models; figure {args.figure} takes {most}.")

@@ -24,7 +24,7 @@ TOP_LEVEL_KEYS = ("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMAR
 
 
 def add_config_file(parser: argparse.ArgumentParser, meaning: str, **others: Any) -> None:
-    """--config-file; `meaning` says what for."""
+    """--config-file; `meaning` is its help."""
     help_ = f"{meaning}: a yaml, or the name of one that ships, such as svit_t"
     parser.add_argument("--config-file", metavar="FILE", help=help_, **others)
 
@@ -63,14 +63,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """PICTURES and, behind them, KEY VALUE ...; `pictures_of` tells them apart."""
+    """PICTURES and, behind them, KEY VALUE ...; `pictures_of` separates pictures and overrides."""
     parser.add_argument(
         "words",
         nargs="*",
         metavar="PICTURE",
         help="files or folders, and behind them config overrides: KEY VALUE ...",
     )
-    # How pictures were given before there was `svit-det`.
+    # An older spelling, from the time before `svit-det`.
     parser.add_argument("--input", nargs="+", default=[], help=argparse.SUPPRESS)
 
 
@@ -80,9 +80,9 @@ def pictures_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def split_pictures(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Pictures, then overrides: they begin with the first word that is spelled like a config key.
+    """Pictures, then overrides, which begin with the first word that is spelled like a config key.
 
-    A file or folder of such a name is a picture all the same.
+    A word that names a file or folder is a picture, however it is spelled.
     """
     for at, word in enumerate(words):
         is_key = KEY.fullmatch(word) or word in TOP_LEVEL_KEYS

@@ -1,4 +1,4 @@
-"""Where results go: refused before the work, rather than after it."""
+"""Checks of the place for results, so that a bad place is refused before the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svit_det.errors import InputError
 def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -> None:
     """Refuse a folder that cannot be written to, and files in it that would be replaced.
 
-    Nothing is made yet. Raises InputError.
+    The check makes nothing. Raises InputError.
     """
     output = Path(output)
     if not overwrite:
@@ -23,7 +23,7 @@ def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -
 
 
 def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool) -> None:
-    """The same for a result that is one file, whose name ends with one of `suffixes`."""
+    """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`."""
     path = Path(output)
     if path.suffix not in suffixes:
         raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file.")
@@ -37,7 +37,7 @@ def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrit
 def _check_folder(folder: Path, output: Path) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        # Tried, because rights alone do not tell: a disk may be full or mounted for reading.
+        # Write a file, because rights are not enough: a disk may be full or mounted for reading.
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:

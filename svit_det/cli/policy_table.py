@@ -1,7 +1,7 @@
 """The table of docs/policies.md: what each policy does, observed on a small trunk.
 
 python tools/policy_table.py           write the table into the page
-python tools/policy_table.py --check   say whether it is fresh; status 1 if it is not
+python tools/policy_table.py --check   say whether the table is fresh; status 1 if it is not
 """
 
 from __future__ import annotations
@@ -79,22 +79,22 @@ def with_table(page: str, path: Path) -> str:
 
 
 def rows() -> Iterator[str]:
-    """The table's lines, every policy by its default settings."""
+    """The table's lines, every policy with its default settings."""
     yield f"| {' | '.join(HEADS)} |"
     yield "|---" * len(HEADS) + "|"
     for name in POLICY_REGISTRY.names():
-        if not POLICY_REGISTRY.get(name).takes_any_key:  # a stand-in that prunes nothing
+        if not POLICY_REGISTRY.get(name).takes_any_key:  # such a policy prunes nothing
             cells = ("yes" if can else "" for can in capabilities(name))
             yield f"| {name} | {' | '.join(cells)} |"
 
 
 def capabilities(name: str) -> tuple[bool, ...]:
-    """In the order of the columns, from what a pass of inference and one of training leave."""
+    """The row's cells in the order of the columns, from one training pass and one at inference."""
     policy, trained, tested = observed(name, seed=0)
     return (
         all(record.selection.total is not None for record in tested),
         policy.needs_class_token,
-        # Some do it rarely.
+        # Several seeds, because some policies reactivate tokens rarely.
         any(brings_back(observed(name, seed=seed)[2]) for seed in range(SEEDS)),
         policy.adds_tokens,
         any(record.selection.parts is not None for record in tested),
@@ -116,7 +116,7 @@ def observed(name: str, *, seed: int) -> tuple[TokenPolicy, History, History]:
 
 
 def brings_back(history: History) -> bool:
-    """Some block keeps a token that the block before skipped."""
+    """Whether some block keeps a token that the block before skipped."""
     keeps = [record.selection.keep for record in history]
     return any(bool((later & ~earlier).any()) for earlier, later in pairwise(keeps))
 

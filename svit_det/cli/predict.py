@@ -4,8 +4,9 @@
     svit-det predict --weights FILE --camera 0 --frames 100
 
 Writes to the output folder each picture with its detections and the heat map of blocks per token,
-coco.json with boxes and masks of all, and results.json with what was found, the time and the shares
-of tokens kept. A picture that cannot be read is named and counted, and the others are done.
+coco.json with the boxes and masks of all pictures, and results.json with the number of detections,
+the time and the kept shares of each picture. A picture that cannot be read is named and counted,
+and the run goes on with the others.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run every picture and write what was found."""
+    """Run every picture and write the results."""
     named, options = pictures_of(args)
     sources: list[str | int] = list(named) if args.camera is None else [*named, args.camera]
     if not sources:
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             row["picture"] = path.name
         rows.append(row)
-        # Masks as RLE: whole pictures and masks of a long film would fill the memory.
+        # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
         kept.append(without_pixels(prediction, args.min_score))
     if not rows and unread:
         reason = unread[0].reason
@@ -118,16 +119,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def begun(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """The same with the first one made, so that a refusal comes before the progress bar."""
+    """The predictions, the first already made, so that a refusal comes before the progress bar."""
     return chain(list(islice(predictions, 1)), predictions)
 
 
 def with_stems(predictions: Any) -> Iterator[tuple[Prediction, str]]:
-    """Each prediction with a name for its files that no other one has."""
+    """Each prediction with a stem for its files that no other prediction has."""
     taken: set[str] = set()
     for prediction in predictions:
         name = Path(prediction.name)
-        # A frame is "film.mp4#000012", whose ending is its number.
+        # The suffix of a frame such as "film.mp4#000012" holds the number of the frame.
         stem = (name.name if "#" in name.suffix else name.stem).replace("#", "_")
         unique, number = stem, 2
         while unique in taken:
@@ -137,7 +138,7 @@ def with_stems(predictions: Any) -> Iterator[tuple[Prediction, str]]:
 
 
 def row_of(prediction: Prediction, min_score: float) -> dict[str, Any]:
-    """What results.json and the table say about a picture."""
+    """The entries of a picture in results.json and the table."""
     spent, dense = prediction.trunk_macs
     return {
         "name": prediction.name,
@@ -156,7 +157,7 @@ def without_pixels(prediction: Prediction, min_score: float) -> dict[str, Any]:
 
 
 def merged_coco(parts: list[dict[str, Any]], predictor: Predictor) -> dict[str, Any]:
-    """One COCO file of the pictures' parts, images and annotations numbered through."""
+    """One COCO file of all pictures' parts; images and annotations get consecutive numbers."""
     whole = coco_json(
         [], class_names=predictor.class_names, num_classes=num_classes(predictor.cfg.MODEL)
     )
@@ -169,7 +170,7 @@ def merged_coco(parts: list[dict[str, Any]], predictor: Predictor) -> dict[str, 
 
 
 def say(rows: list[dict[str, Any]], unread: list[Unread], output: Path) -> None:
-    """The table, what could not be used, and where everything is."""
+    """Print the table, the pictures that could not be used, and where the files are."""
     table = [
         [row["name"], row["found"], 100 * row["kept_share"], row["trunk_gmacs"], row["seconds"]]
         for row in rows

@@ -2,16 +2,17 @@
 
     python tools/prepare_photographs.py [--output DIR] [--cache DIR]
 
-They travel in Debian's gcompris-qt-data 3.1-2, a children's game. This command downloads that
-package (44 MB, with apt-get, as any user; nothing is installed), checks its hash, reads the
-photographs out of the game's resource files, and writes
+The photographs are part of a children's game, in Debian's package gcompris-qt-data 3.1-2. This
+command downloads the package (44 MB, with apt-get, as any user; nothing is installed), checks its
+hash, reads the photographs out of the game's resource files, and writes
 
     datasets/photographs/train/GROUP/*.webp      two thirds of each group
     datasets/photographs/val/GROUP/*.webp        the others
 
-as they are, without encoding them anew. The split is fixed, and by what a photograph shows: the
-game has some monuments twice, three of them as the same photograph, and both go to one side. The
-pictures are under GPL-3+, many of them CC or public domain; they are no part of this project.
+without encoding a picture anew. The split is fixed, and goes by the subject of a photograph: the
+game has two photographs of some monuments, three times the same photograph, and both go to the same
+split. The pictures are under GPL-3+, many of them CC or public domain; they are no part of this
+project.
 """
 
 from __future__ import annotations
@@ -56,18 +57,18 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "solar": ("categorization/resource/images/renewable/solar",),
     "windmill": ("categorization/resource/images/renewable/windmill",),
 }
-"""By group: how the paths of its photographs begin, behind the activities' folder."""
+"""By group: the beginnings of its photographs' paths, behind the activities' folder."""
 SAME_SUBJECT = {
     "greatpyramid": "greatpyramidofgiza",
     "greatwall": "greatwallofchina",
     "kutubminar": "qutubminar",
 }
-"""The same monument under two names; without capitals the others are spelled alike."""
+"""Monuments with two spellings of a name. All other names are the same but for capitals."""
 EVERY = 3
-"""Of each group, every third subject is for validation."""
+"""Every third subject of each group is for validation."""
 SPLITS = ("train", "val")
-STAMP = "source.json"  # tells a finished set of this command from anything else of that name
-RECIPE = 1  # raise it whenever the same package would give other files
+STAMP = "source.json"  # marks a folder as a finished set of this command
+RECIPE = 1  # raise this number whenever the same package would give other files
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class Photograph:
     group: str
     activity: str
     name: str
-    """Without its suffix."""
+    """The file's name without its suffix."""
     content: bytes
 
     @property
     def subject(self) -> str:
-        """What it shows."""
+        """The name of the subject that the photograph shows, in small letters."""
         name = self.name.lower()
         return SAME_SUBJECT.get(name, name)
 
@@ -111,7 +112,7 @@ def read_photographs(package: Path) -> list[Photograph]:
 
 
 def split_of(photographs: Iterable[Photograph]) -> list[tuple[str, Photograph]]:
-    """The split of each: every third subject of a group, in the order of their names, is in val."""
+    """Each photograph with its split; every third subject of a group, sorted by name, is in val."""
     photographs = list(photographs)
     subjects: dict[str, list[str]] = {}
     for each in photographs:
@@ -123,9 +124,9 @@ def split_of(photographs: Iterable[Photograph]) -> list[tuple[str, Photograph]]:
 
 
 def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
-    """Write the set to `output`, all of it or nothing; returns the photographs by group and split.
+    """Write the whole set to `output` or nothing; returns the number of photographs.
 
-    Raises InputError where something else stands at `output`.
+    The numbers are by group and split. Raises InputError where `output` holds anything else.
     """
     if output.exists() and not (output / STAMP).is_file():
         if not output.is_dir() or any(output.iterdir()):
@@ -136,13 +137,13 @@ def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
     photographs = split_of(read_photographs(package))
     table = {group: dict.fromkeys(SPLITS, 0) for group in GROUPS}
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its final place and renamed at the end: no reader ever meets half a set.
+    # The set is built beside its final place and renamed at the end: no reader meets half a set.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         new = Path(scratch) / "new"
         for split, each in photographs:
             folder = new / split / each.group
             folder.mkdir(parents=True, exist_ok=True)
-            # The activity keeps two photographs of one name apart.
+            # The activity's name keeps two photographs of the same name apart.
             (folder / f"{each.name}.{each.activity}.webp").write_bytes(each.content)
             table[each.group][split] += 1
         stamp = {"recipe": RECIPE, "source": PACKAGE.file, "table": table}
@@ -163,11 +164,11 @@ def read_table(output: Path) -> dict[str, dict[str, int]] | None:
         }
         return there if stamp["recipe"] == RECIPE and stamp["table"] == there else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # whatever is wrong with it, the cure is to build it again
+        return None  # whatever the fault is, the set has to be built again
 
 
 def show(table: Mapping[str, Mapping[str, int]], output: Path) -> None:
-    """Print what the set holds."""
+    """Print the number of photographs by group and split."""
     print(f"{output}\n{'group':14}{'train':>8}{'val':>8}")
     for group, row in table.items():
         print(f"{group:14}{row['train']:8}{row['val']:8}")
@@ -187,12 +188,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Make the set where it is missing; returns what is wrong."""
+    """Make the set unless it is there; returns what is wrong."""
     return problem_of(sys.modules[__name__], argv)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Make the set where it is missing."""
+    """Make the set unless it is there."""
     try:
         table = read_table(args.output)
         if table is None:

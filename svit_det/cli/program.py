@@ -1,7 +1,8 @@
 """The console command `svit-det`, and the entry of every script in tools/.
 
-Importing this prepares the process (`svit_det.startup`), which has to happen before torch is
-imported; the processes that a training starts import it anew. Nothing heavy is imported here.
+Importing this module prepares the process (`svit_det.startup`), which has to happen before torch is
+imported; the processes that a training starts import this module again. Nothing heavy is imported
+here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ prepare_process()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`svit-det COMMAND ...`; returns the exit status."""
+    """Run `svit-det COMMAND ...`; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ("-h", "--help"):
         print(overview(), file=sys.stdout if words else sys.stderr)
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_tool(name: str) -> int:
-    """The same command as a script of tools/, by the words it was started with."""
+    """Run the command as a script of tools/, with the words that the script was started with."""
     return start(name, sys.argv[1:], program=Path(sys.argv[0]).name)
 
 
@@ -49,7 +50,7 @@ def start(name: str, argv: Sequence[str], *, program: str) -> int:
 
 
 def available() -> dict[str, Command]:
-    """The commands whose module is there."""
+    """The commands whose module is installed."""
     return {
         name: command
         for name, command in COMMANDS.items()
@@ -58,7 +59,7 @@ def available() -> dict[str, Command]:
 
 
 def overview() -> str:
-    """What `svit-det --help` prints."""
+    """The text that `svit-det --help` prints."""
     lines = [
         "usage: svit-det COMMAND [options] [KEY VALUE ...]",
         "",

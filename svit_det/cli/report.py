@@ -2,9 +2,9 @@
 
     svit-det report --weights W [W] --output report.html [PICTURE_OR_FOLDER ...] [KEY VALUE ...]
 
-Without pictures they and their annotations are those of the config's first test set. Two weights
-stand side by side. The configs come with the weights, or the weights with the configs that name
-them. The page is one file that asks no address for anything.
+Without PICTURE_OR_FOLDER the pictures and their annotations are those of the config's first test
+set. Two models stand side by side. The configs come with the weights, or the weights with the
+configs that name them. The page is one file, which loads nothing from any address.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from svit_det.results import write_json
 from svit_det.visualization import UsagePicture
 
 MAX_SHOWN = 100
-"""Pictures in one page; each takes 0.1 to 0.3 MB."""
+"""Most pictures in one page; each takes 0.1 to 0.3 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """What the report is about."""
+    """The pictures of the report, their annotations, and the words that say where they are from."""
 
     paths: list[Path]
     annotations: Annotations | None
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check what can be checked, run every model on every picture, write the page."""
+    """Check the options, run every model on every picture, and write the page."""
     check_arguments(args)
     given, options = pictures_of(args)
     models = read_models(args, options)
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_models(args: argparse.Namespace, options: Sequence[str]) -> list[Trained]:
-    """Every model's config, with its weights in it."""
+    """Every model's config, which names its weights, and what the weights say of themselves."""
     count = num_models(args)
     configs, weights = (
         getattr(args, name) or [None] * count for name in ("config_file", "weights")
@@ -130,12 +130,12 @@ def read_models(args: argparse.Namespace, options: Sequence[str]) -> list[Traine
 
 
 def num_models(args: argparse.Namespace) -> int:
-    """Of the command line."""
+    """The number of models that the command line names."""
     return max(len(args.weights or []), len(args.config_file or []))
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse what cannot work before any model is built."""
+    """Refuse options that cannot work, before any model is built."""
     count = num_models(args)
     if not 1 <= count <= 2:
         raise InputError(f"--weights: {count} models; name one, or two to stand side by side.")
@@ -153,12 +153,12 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def json_path(output: Path) -> Path:
-    """Where the numbers go."""
+    """The file of the report's numbers, beside the page."""
     return output.with_suffix(".json")
 
 
 def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) -> Pictures:
-    """The given images, or those of the first test set with their annotations."""
+    """The given pictures, or the pictures of the first test set with their annotations."""
     annotations, source = args.annotations, "the given images"
     if given:
         paths = find_images(given)
@@ -187,7 +187,7 @@ def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) 
 
 
 def labels_of(args: argparse.Namespace) -> list[str]:
-    """What the models are called, no two alike."""
+    """The names of the models in the report, all different."""
     labels = args.label or [Path(path).stem for path in args.config_file or args.weights]
     if len(set(labels)) < len(labels):
         labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
@@ -195,7 +195,7 @@ def labels_of(args: argparse.Namespace) -> list[str]:
 
 
 def name_of(path: Path, paths: Sequence[Path]) -> str:
-    """The file's name; with its folder where another picture has the same."""
+    """The file's name; the whole path where another picture has the same name."""
     same = [other for other in paths if other.name == path.name]
     return path.name if len(same) == 1 else str(path)
 
@@ -212,7 +212,7 @@ def facts(pictures: Pictures, shown: int, min_score: float) -> list[str]:
 
 
 def tell(arms: Sequence[ArmStatistics], output: Path) -> None:
-    """The table for people, and where to look."""
+    """Print the table for people, and where the files are."""
     blocks = range(max(len(arm.shares[1]) for arm in arms))
     rows = [[arm.label, 100 * arm.shares[1].mean(), *(100 * arm.shares[1])] for arm in arms]
     print("Tokens kept in percent, mean of the pictures, per block:")

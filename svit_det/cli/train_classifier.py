@@ -5,7 +5,7 @@
     python tools/train_classifier.py --config-file ... --eval-only MODEL.WEIGHTS FILE
 
 Images lie in ImageNet's layout, DATA.ROOT/train/CLASS/ and DATA.ROOT/val/CLASS/. --resume goes on
-from OUTPUT_DIR/last.pth and comes to what an uninterrupted training comes to.
+from OUTPUT_DIR/last.pth; the result is that of an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Train or evaluate; the first process returns what the evaluation found."""
+    """Train or evaluate; the first process returns the results of the evaluation."""
     if args.export and not (args.eval_only and args.export.endswith(".safetensors")):
         raise InputError("--export goes with --eval-only and names a .safetensors file.")
     cfg = load_config(find_config(args.config_file), args.opts)
@@ -122,7 +122,7 @@ def _prepare_folder(cfg: Any, where: Processes) -> None:
 
 
 def summary(found: Evaluation, folder: Path) -> str:
-    """The figures of an evaluation in a few lines."""
+    """The numbers of an evaluation in a few lines."""
     kept = " ".join(f"{count:.0f}" for count in found.tokens_per_block)
     lines = [
         f"{found.images} images, {found.unreadable} more unreadable: "

@@ -1,10 +1,10 @@
-"""Train the demo's models: a dense parent, then SViT from it; the same with the adapter.
+"""Train the demo's models: a dense parent, then SViT from this parent; both also with the adapter.
 
     svit-det train-demo [--output output/train_demo] [--steps N] [KEY VALUE ...]
 
-The adapter's dense parent starts from the trunk of the first one. Reproduces the weights in
-configs/demo/ up to the floating-point differences between machines. Shipped weights are overwritten
-only with --install.
+The adapter's dense parent starts from the trunk of the plain dense parent. The trainings reproduce
+the weights in configs/demo/ up to the floating-point differences between machines. Shipped weights
+are overwritten only with --install.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARENTS = {
     "adapter_dense": "dense",
     "adapter_svit": "adapter_dense",
 }
-"""Models in the order of training, and whose weights each starts from."""
+"""Models in the order of training, and the parent whose weights each starts from."""
 SHIPPED = ("dense", "svit", "adapter_svit")
 
 
@@ -74,15 +74,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_the_project(path: Path) -> str:
-    """From the project's folder, where the trainings run; whole for what lies elsewhere.
+    """The path relative to the project's folder, where the trainings run; else the whole path.
 
-    The weights carry their config, and what ships should not name a folder of one machine.
+    The weights carry their config, and shipped weights should not name a folder of one machine.
     """
     return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
 
 
 def convert_trunk(weights: str, to: str, name: str) -> str:
-    """The trunk of a trained model, for a model with another pyramid; returns its path."""
+    """Write the trunk of a trained model, for a model with another pyramid; returns the file."""
     command = [*command_again("convert"), "--from", "trunk", "--weights", weights, "--overwrite"]
     command += ["--config-file", f"configs/demo/{name}.yaml", "--output", to]
     subprocess.run(command, cwd=PROJECT, check=True)
@@ -90,10 +90,10 @@ def convert_trunk(weights: str, to: str, name: str) -> str:
 
 
 def export_weights(checkpoint: Path, to: Path) -> None:
-    """A training checkpoint's model as safetensors; half precision where it is floating point.
+    """Write a checkpoint's model as safetensors, with floating-point weights in half precision.
 
-    The tracked statistics of a policy stay in float32: they are few, and thresholds hang on them.
-    What the checkpoint says of itself goes along.
+    The tracked statistics of a policy stay in float32: they are few, and thresholds depend on them.
+    The checkpoint's description is written too.
     """
     trained = read_checkpoint(str(checkpoint))
     model = trained["model"]

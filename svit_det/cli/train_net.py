@@ -3,8 +3,8 @@
     svit-det train --config-file plain_svit_t [KEY VALUE ...]
     svit-det train --config-file plain_svit_t --eval-only MODEL.WEIGHTS FILE
 
-The options are detectron2's own. --eval-only without MODEL.WEIGHTS takes the trained weights that
-the config names in TEST.WEIGHTS, where it names some.
+Most options are detectron2's own. --eval-only without MODEL.WEIGHTS takes the trained weights that
+the config names in TEST.WEIGHTS, where the config names some.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from svit_det.shipped import find_config, find_weights
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300
-"""A recipe that shows each picture more often is for another set."""
+"""A recipe that shows each picture more often than this is meant for a larger set."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """detectron2's options, and some of ours."""
+    """detectron2's options, and options of this project."""
     parser = run_parser()
     parser.description = (__doc__ or "").split("\n\n")[0]
     add_allow_untrained(parser)
@@ -59,14 +59,14 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
-    args.config_file = find_config(args.config_file)  # detectron2 shows it, too
+    args.config_file = find_config(args.config_file)  # detectron2 prints this path, too
     cfg = load_config(args.config_file, [*args.opts, *SKIP_BAD * args.skip_bad])
     if not args.eval_only:
-        cfg.TEST.WEIGHTS = ""  # what this run leaves is trained otherwise
+        cfg.TEST.WEIGHTS = ""  # the weights that this run makes are others
     elif cfg.TEST.WEIGHTS and "MODEL.WEIGHTS" not in args.opts[::2]:
         cfg.MODEL.WEIGHTS = cfg.TEST.WEIGHTS
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        # detectron2's AMP is CUDA's; on a CPU mixed precision is bfloat16 in the trunk.
+        # detectron2's AMP needs CUDA; on a CPU mixed precision means bfloat16 in the trunk.
         cfg.SOLVER.AMP.ENABLED = False
         cfg.MODEL.VIT.CPU_PRECISION = "bfloat16"
     register_datasets(cfg)
@@ -75,7 +75,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def check_run(args: argparse.Namespace) -> CfgNode:
-    """Say what is wrong once, before processes start and time passes; make the output folder.
+    """Refuse a run that cannot work, once, before processes start; make the output folder.
 
     Returns the config.
     """
@@ -99,12 +99,12 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     check_folder(
         cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
     )
-    results_file(cfg).unlink(missing_ok=True)  # of an earlier run, which this one's replace
+    results_file(cfg).unlink(missing_ok=True)  # the results of an earlier run
     return cfg
 
 
 def say_epochs(cfg: CfgNode) -> None:
-    """Say where a recipe is for a far larger set than this one."""
+    """Print a line where the recipe is for a far larger set than the training set."""
     epochs = epochs_of(cfg)
     if epochs is not None and epochs > MANY_EPOCHS:
         print(
@@ -116,7 +116,7 @@ def say_epochs(cfg: CfgNode) -> None:
 
 
 def check_parent(weights: str, *, training: bool) -> None:
-    """Refuse weights that are not there before a model is built and pictures are read."""
+    """Refuse missing weights, before a model is built and pictures are read."""
     if not weights or "://" in weights or Path(find_weights(weights)).is_file():
         return
     ways = "train them first with the config that writes there, or name others: MODEL.WEIGHTS FILE"
@@ -126,7 +126,7 @@ def check_parent(weights: str, *, training: bool) -> None:
 
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
-    """One process of the run."""
+    """The work of one process of the run."""
     import_packages(args.packages)
     cfg = read_config(args)
     start_run(cfg, args)
@@ -150,11 +150,11 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 
 def results_file(cfg: CfgNode) -> Path:
-    """Where the results of the last evaluation go."""
+    """The file for the results of the last evaluation."""
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 
 def written_results(cfg: CfgNode) -> dict[str, Any] | None:
-    """What the run has written there; None where it evaluated nothing."""
+    """The results that the run has written; None where the run evaluated nothing."""
     path = results_file(cfg)
     return json.loads(path.read_text()) if path.is_file() else None

@@ -1,9 +1,9 @@
-"""A film with what a detector finds beside the heat map, and usage over time below.
+"""A film with the detections beside the heat map, and the usage over time below both.
 
     svit-det video --weights FILE --output out.mp4 FILM [KEY VALUE ...]
 
-The film is H.264 in an mp4, which browsers play. An interrupted run leaves the frames so far. The
-config comes with the weights, or the weights with the config that names them.
+The film is H.264 in an mp4, which browsers play. An interrupted run leaves a film of the frames so
+far. The config comes with the weights, or the weights with the config that names them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from svit_det.video.writer import encoder_path, film_to
 from svit_det.visualization import UsagePicture, UsageScale
 
 PANELS = (160, 960)
-"""Pixels that --panel may be."""
+"""Least and most pixels for --panel."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check what can be checked, run every frame, write the film; returns what it took."""
+    """Check the options, run every frame, write the film; returns times and kept shares."""
     check_arguments(args)
     film = Film.open(args.film)
     trained = read_trained(args.weights, args.opts, config_file=args.config_file)
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse what cannot work before a model is built."""
+    """Refuse options that cannot work, before a model is built."""
     check_output_file(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
     if args.output.exists() and args.output.samefile(args.film):
         raise InputError(f"--output {args.output}: is the film that is read; choose another name.")
@@ -139,10 +139,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 @contextmanager
 def ending_well() -> Iterator[None]:
-    """Inside the with-block, a request to end (SIGTERM) comes as an interrupt."""
+    """Inside the with-block, a request to end (SIGTERM) raises KeyboardInterrupt."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the film is being ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second request must not cut the ending
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -155,7 +155,7 @@ def ending_well() -> Iterator[None]:
 def tell(
     output: Path, frames: int, took: float, seconds: Sequence[float], shares: Sequence[float]
 ) -> None:
-    """What was made and how fast."""
+    """Print the file, its number of frames, and the speed."""
     if not frames:
         return
     alone = 1 / np.mean(seconds)

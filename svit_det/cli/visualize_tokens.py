@@ -1,12 +1,12 @@
-"""Draw what a trained detector finds and which tokens it spends its blocks on.
+"""Draw the detections of a trained detector, and the tokens that its blocks kept.
 
     svit-det visualize --weights FILE --output DIR PICTURE_OR_FOLDER ... [KEY VALUE ...]
 
-For each picture it writes the detections beside the heat map of blocks per token, and the keep map
-of each block that decides; token_usage.json holds the kept share per picture and block. With
---annotations FILE.json the ground truth stands beside the detections. With
-MODEL.TOKEN_POLICY.NAME AttentionProbe also what the class token looks at in each block. The config
-comes with the weights, or the weights with the config that names them.
+For each picture the command writes the detections beside the heat map of blocks per token, and the
+keep map of each block that decides; token_usage.json holds the kept share per picture and block.
+With --annotations FILE.json the ground truth stands beside the detections. With
+MODEL.TOKEN_POLICY.NAME AttentionProbe the command also draws the class token's attention in each
+block. The config comes with the weights, or the weights with the config that names them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run every picture and write what is drawn."""
+    """Run every picture and write the drawings."""
     pictures, options = pictures_of(args)
     if not pictures:
         raise InputError("No picture is named: give files or folders.")
@@ -118,20 +118,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def names_among(
     own: Sequence[str] | None, annotations: Annotations | None, cfg: CfgNode
 ) -> Sequence[str] | None:
-    """The model's class names; else those of the annotations, where they have as many classes."""
+    """The model's class names; else the annotations' names, where the number of classes fits."""
     if own is None and annotations and len(annotations.names) == num_classes(cfg.MODEL):
         return annotations.names
     return own
 
 
 def stems_of(paths: list[Path]) -> list[str]:
-    """How the names of each picture's files begin; pictures of one name are kept apart."""
+    """The stem of each picture's files; pictures of the same name get different stems."""
     taken: set[str] = set()
     return [unused_stem(path, taken) for path in paths]
 
 
 def unused_stem(path: Path, taken: set[str]) -> str:
-    """A name for the pictures of `path`, kept apart from images of the same name elsewhere."""
+    """A stem for the files of `path` that is not in `taken`; the stem is added to `taken`."""
     stem, number = path.stem, 2
     while stem in taken:
         stem, number = f"{path.stem}_{number}", number + 1

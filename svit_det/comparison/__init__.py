@@ -1,1 +1,1 @@
-"""Policies fine-tuned alike from one dense detector, and what came of each."""
+"""Policies fine-tuned alike from one dense detector, and the results of each policy."""

@@ -1,4 +1,4 @@
-"""Arms: what a comparison trains, each by a config file or by the name of a policy."""
+"""Arms: the models that a comparison trains, each given by a config file or by a policy's name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from svit_det.shipped import find_config
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all arms share."""
+    """The settings that all arms share."""
 
     config_file: Path
-    """Task and recipe of the arms that are named by their policy alone."""
+    """Task and recipe of the arms that are given by a policy's name alone."""
     weights: Path
     """The dense parent."""
     steps: int
     overrides: tuple[str, ...]
-    """Of the command line, KEY VALUE in turn. An arm leaves out what only others use."""
+    """Overrides of the command line, KEY VALUE in turn. An arm leaves out keys that only other arms
+    use."""
     output: Path
 
 
@@ -34,15 +35,15 @@ class Arm:
     name: str
     config_file: Path
     options: tuple[str, ...]
-    """Overrides that make it this arm."""
+    """The overrides that belong to this arm."""
     policy: str
-    """By its registered name."""
+    """The policy's registered name."""
 
 
 def arm_of(entry: str, recipe: Recipe) -> Arm:
-    """The arm that a word of the command line means: a yaml file, or a registered policy.
+    """The arm of a word on the command line: a yaml file, or a registered policy.
 
-    Raises InputError where it means neither.
+    Raises InputError where the word is neither.
     """
     if entry.endswith((".yaml", ".yml")):
         path = Path(find_config(entry)).resolve()
@@ -54,7 +55,7 @@ def arm_of(entry: str, recipe: Recipe) -> Arm:
 
 
 def arms_of(entries: Sequence[str], recipe: Recipe) -> list[Arm]:
-    """Raises InputError where two arms would have the same name."""
+    """The arms of these words. Raises InputError where two arms would have the same name."""
     arms = [arm_of(entry, recipe) for entry in entries]
     names = [arm.name for arm in arms]
     if len(set(names)) < len(names):
@@ -63,13 +64,14 @@ def arms_of(entries: Sequence[str], recipe: Recipe) -> list[Arm]:
 
 
 def run_folder(recipe: Recipe, arm: Arm, seed: int) -> Path:
-    """Where one training leaves its log, weights and results."""
+    """The folder with the log, weights and results of one training."""
     return recipe.output / f"{arm.name}_seed{seed}"
 
 
 def options_of(recipe: Recipe, arm: Arm, seed: int, arms: Sequence[Arm]) -> list[str]:
-    """One training's overrides, among `arms`."""
-    # The rate falls where the demo's does; a few steps to try the command out have no such place.
+    """The overrides of one training; `arms` are all arms of the comparison."""
+    # The rate falls at the same shares of the training as in the demo. A trial of very few steps
+    # may have no such step.
     falls = tuple(sorted({int(0.75 * recipe.steps), int(0.9 * recipe.steps)} - {0}))
     options = ["MODEL.WEIGHTS", str(recipe.weights), *arm.options, "SEED", str(seed)]
     options += ["SOLVER.MAX_ITER", str(recipe.steps), "SOLVER.STEPS", str(falls)]

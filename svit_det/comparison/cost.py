@@ -23,15 +23,15 @@ from svit_det.vit import TokenNet, find_token_net
 from svit_det.vit.flops import trunk_macs
 
 CLOSE = 0.01
-"""An arm whose cost is this near to the wanted one stays as it was trained."""
+"""An arm whose cost differs from the wanted cost by at most this share stays as it was trained."""
 STEPS = 9
-"""Halvings of the interval of budgets: to a thousandth of the tokens."""
+"""Number of halvings of the interval of budgets, down to about a thousandth of the tokens."""
 NUM_IMAGES = 16
 
 
 @torch.no_grad()
 def trunk_share(net: TokenNet, images: Sequence[torch.Tensor]) -> float:
-    """What the trunk spends on (1, 3, height, width) images, as a share of all tokens' cost."""
+    """The trunk's cost on (1, 3, height, width) images, over the cost with every token kept."""
     passes = [trunk_macs(net.trunk, net(image)[1]) for image in images]
     return sum(each.total.item() for each in passes) / sum(each.dense_total for each in passes)
 
@@ -39,9 +39,9 @@ def trunk_share(net: TokenNet, images: Sequence[torch.Tensor]) -> float:
 def budget_at_share(model: nn.Module, images: Sequence[torch.Tensor], share: float) -> float | None:
     """The keep ratio in [.05, 1] at which the trunk of `model` spends `share` of its dense cost.
 
-    None where the model spends that by itself on these images, up to one percent, and where its
-    policy has no budget to set. The nearest end where no ratio spends it. The model is left as it
-    was.
+    None where the model, as it is, already spends this share on these images (up to one percent),
+    and where its policy has no budget. Where no ratio spends the share, the nearest end of the
+    interval. The model is left unchanged.
     """
     net = find_token_net(model)
     policy, own = net.trunk.policy, net.trunk.policy.keep_ratio
@@ -59,7 +59,7 @@ def budget_at_share(model: nn.Module, images: Sequence[torch.Tensor], share: flo
 
 
 def _has_budget(policy: TokenPolicy) -> bool:
-    """Some share of tokens can be asked of this policy, as it is set."""
+    """Whether this policy, with its settings, accepts a budget."""
     own = policy.keep_ratio
     try:
         policy.set_keep_ratio(0.5)
@@ -71,7 +71,7 @@ def _has_budget(policy: TokenPolicy) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where one training's AP and usage are read, and the budget they were measured at."""
+    """The folder with one training's AP and usage, and the budget of this evaluation."""
 
     folder: Path
     keep_ratio: float | None = None
@@ -81,10 +81,11 @@ class Reading:
 def read_at_cost(
     gmacs: float, arm: Arm, seed: int, recipe: Recipe, arms: Sequence[Arm], program: Sequence[str]
 ) -> Reading:
-    """One training's reading at this cost, evaluated by `program`, which trains, where needed.
+    """One training's reading at this cost. `program`, the command that trains, evaluates if needed.
 
-    The budget is found on training images, as a share of the dense trunk's cost, because the sets
-    may differ in size. The evaluation stays in a folder of the training's own: it is done once.
+    The budget is found on training images, as a share of the dense trunk's cost, because images of
+    the two sets may differ in size. The evaluation is done once and stays in a folder of the
+    training.
     """
     trained = run_folder(recipe, arm, seed)
     record = trained / f"at_{gmacs:g}_gmacs.json"
@@ -101,7 +102,7 @@ def read_at_cost(
 
 
 def _training_images(predictor: TokenPredictor) -> list[Path]:
-    """A few pictures of the training set, spread over it."""
+    """A few pictures, spread evenly over the training set."""
     paths = [each["file_name"] for each in DatasetCatalog.get(predictor.cfg.DATASETS.TRAIN[0])]
     return spread_out([Path(path) for path in paths], NUM_IMAGES)
 

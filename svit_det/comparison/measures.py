@@ -1,4 +1,4 @@
-"""What is measured of each arm: AP and usage of every run, arithmetic and time."""
+"""The measurements of each arm: AP and usage of every run, arithmetic and time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svit_det.detection.predictor import TokenPredictor
 from svit_det.images import read_image
 
 NEAR = 0.03
-"""How far outside the control's costs another arm may lie and still be compared with it."""
+"""Share by which an arm's cost may lie outside the control's costs and still be compared."""
 
 
 def read_run(reading: Reading, dataset: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def read_run(reading: Reading, dataset: str) -> dict[str, Any]:
         "kept": 100 * float(np.mean(kept["all"])),
         "kept_on_objects": 100 * float(np.mean(kept["inside_gt"])),
         "kept_off_objects": 100 * float(np.mean(kept["outside_gt"])),
-        # Over the blocks after the first that prunes; nothing to say where none does.
+        # Means over the blocks after the first block that skips a token; None where no block does.
         "overlap": 100 * float(np.mean(same)) if same else None,
         "returning": 100 * float(np.mean(back)) if back else None,
         "kept_share_per_block": kept["all"],
@@ -57,7 +57,7 @@ def measure(
     tiles: Sequence[Path],
     dataset: str,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, TokenPredictor]]:
-    """Every arm's runs, by seed, and the first seed's models with the detector's arithmetic."""
+    """Every arm's runs by seed with the detector's arithmetic, and the models of the first seed."""
     results: dict[str, dict[str, Any]] = {}
     models: dict[str, TokenPredictor] = {}
     for arm in tqdm(arms, desc="multiply-adds", unit="model"):
@@ -79,7 +79,7 @@ def time_arms(
     *,
     baseline: str,
 ) -> None:
-    """Add the times of the models, in turn on the same tiles, to the results."""
+    """Time the models in turn on the same tiles, and add the times to the results."""
     first = next(iter(models.values()))
     inputs = [[first.model_input(read_image(tile, "RGB"))] for tile in tiles]
     with tqdm(total=2 * len(inputs) + 1, desc="times", unit="tile") as bar:
@@ -97,22 +97,22 @@ def time_arms(
 
 
 def mean_of(found: Mapping[str, Any], key: str) -> float:
-    """Over the runs of an arm."""
+    """The mean of a number over the runs of an arm."""
     return float(np.mean([run[key] for run in found["runs"].values()]))
 
 
 def budgets_of(names: Iterable[str], control: str) -> list[str]:
-    """The arms that are the control at some budget: `control_` and a number."""
+    """The arms that are the control at some budget, named CONTROL_ and a number."""
     return [name for name in names if name.removeprefix(f"{control}_").isdigit()]
 
 
 def against_control(results: dict[str, dict[str, Any]], control: str) -> None:
     """Add each arm's distance to the control at equal cost: `over_CONTROL`, in points of AP.
 
-    The control is every arm called `control_` and a number: one policy trained at several budgets.
-    Its AP is read off at the mean multiply-adds of the other arm's trunk, between two budgets along
-    a straight line. An arm that costs less than the cheapest budget by more than 3 % is not
-    compared, nor one that costs more than the dearest.
+    The control is every arm named CONTROL_ and a number: one policy trained at several budgets. Its
+    AP at the mean multiply-adds of the other arm's trunk is interpolated linearly between two
+    budgets. An arm is not compared if it costs less than the cheapest budget or more than the
+    dearest by more than 3 %.
     """
     budgets = budgets_of(results, control)
     if len(budgets) < 2:

@@ -20,7 +20,7 @@ from svit_det.visualization.comparison_charts import (
 
 
 def spread(found: Mapping[str, Any], key: str, digits: int = 1) -> str:
-    """Mean over the seeds, smallest and largest in brackets."""
+    """The mean over the seeds, with the smallest and largest value in brackets."""
     values = [run[key] for run in found["runs"].values()]
     if any(value is None for value in values):
         return "-"
@@ -51,7 +51,7 @@ def quality_table(results: Mapping[str, Mapping[str, Any]], controls: Sequence[s
 
 
 def usage_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which tokens run, one line per arm."""
+    """Usage of tokens, one line per arm."""
     headers = ["arm", "kept %", "on objects %", "off objects %", "overlap %", "returning %"]
     keys = ("kept", "kept_on_objects", "kept_off_objects", "overlap", "returning")
     lines = [[name, *(spread(found, key) for key in keys)] for name, found in results.items()]
@@ -61,7 +61,7 @@ def usage_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 def draw(
     results: Mapping[str, Mapping[str, Any]], folder: Path, *, controls: Sequence[str]
 ) -> None:
-    """The table of kept shares and, for both kinds of AP, quality over cost."""
+    """Draw the table of kept shares and, for box AP and mask AP, quality over cost."""
     shares = {
         name: np.mean([run["kept_share_per_block"] for run in found["runs"].values()], axis=0)
         for name, found in results.items()
@@ -83,7 +83,7 @@ def draw(
 
 
 def draw_tiles(models: Mapping[str, TokenPredictor], tiles: Sequence[Path], folder: Path) -> None:
-    """Detections, heat map and keep maps of tiles under every arm."""
+    """Draw detections, heat map and keep maps of the tiles under every arm."""
     folder.mkdir(exist_ok=True)
     for name, predictor in models.items():
         for tile in tiles:

@@ -1,4 +1,4 @@
-"""The trainings of a comparison: each in a process of its own, and once."""
+"""The trainings of a comparison: each runs once, in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from svit_det.results import write_json
 def train_all(
     arms: Sequence[Arm], seeds: Sequence[int], recipe: Recipe, *, jobs: int, program: Sequence[str]
 ) -> None:
-    """Every arm with every seed, seed by seed, `jobs` at a time; what is done is left alone.
+    """Train every arm with every seed, seed by seed, `jobs` at a time; skip finished trainings.
 
     `program` is the command line that trains, without its arguments. Raises InputError for a
     training that fails, and for a folder that holds a training with other settings.
@@ -46,16 +46,16 @@ def train_all(
 def _train(
     arm: Arm, seed: int, folder: Path, settings: Sequence[str], program: Sequence[str], threads: int
 ) -> None:
-    """One fine-tuning with its evaluation, unless it is there already."""
+    """Run one fine-tuning with its evaluation, unless it has been done already."""
     record = folder / "trained_with.json"
-    # The whole config, because a yaml file may have changed since.
+    # The whole config is compared, because a yaml file may have changed since.
     merged = {"settings": list(settings), "config": load_config(settings[0], settings[1:]).dump()}
     if record.is_file():
         if json.loads(record.read_text()) == merged:
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
     folder.mkdir(parents=True, exist_ok=True)
-    # What an interrupted training left is no part of this one.
+    # Remains of an interrupted training are overwritten.
     command = [*program, "--overwrite", "--config-file", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(folder / "output.txt", "w") as log:

@@ -1,4 +1,4 @@
-"""Config keys from declarations: made, read from yaml, checked. The same for every task.
+"""Config keys, made from declarations, read from yaml and checked. The same for every task.
 
-fvcore's CfgNode is all that it needs; detectron2's is a kind of it.
+The package needs fvcore's CfgNode only; detectron2's CfgNode is a subclass of it.
 """

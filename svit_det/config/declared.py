@@ -1,7 +1,7 @@
-"""Nodes and keys from the groups that declare them, and groups read back from a config.
+"""Makes nodes and keys from the groups that declare them, and reads groups back from a config.
 
 Each key is declared once, with its default, meaning and values: in a task's groups of settings, or
-in the `Config` of the policies that have it. The nodes, the checks and the tables come from there.
+in the `Config` of a policy. The nodes, the checks and the tables are made from the declarations.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from svit_det.settings import Setting, Settings
 
 Group = TypeVar("Group", bound=Settings)
 Groups = Mapping[str, type[Settings]]
-"""By node, in the order in which the docs list them."""
+"""The groups by node, in the order in which the docs list the nodes."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A key's default, and what it says about itself."""
+    """A key's default and its declared meaning."""
 
     default: Any
     about: Setting
@@ -34,15 +34,15 @@ class Declared:
 
 @dataclass(frozen=True)
 class Node:
-    """Keys that lie side by side."""
+    """The keys of one node."""
 
     doc: str
     keys: Mapping[str, Declared]
-    """By the last part of the key."""
+    """The declarations by the last part of the key."""
 
 
 def nodes_of(groups: Groups) -> dict[str, Node]:
-    """Every node with keys of ours, by its full name; the policies' own follow POLICY_NODE.
+    """Every node with keys of this project, by full name; the policies' nodes follow POLICY_NODE.
 
     Raises InputError where two policies declare the same key differently.
     """
@@ -55,7 +55,7 @@ def nodes_of(groups: Groups) -> dict[str, Node]:
 
 
 def policy_nodes(choice: Node) -> dict[str, Node]:
-    """The policies' node, whose keys NAME and WRAPPERS are `choice`, and one node by policy."""
+    """POLICY_NODE with the keys NAME and WRAPPERS of `choice`, and one node for each policy."""
     nodes: dict[str, Node] = {}
     shared, owners = dict(choice.keys), dict.fromkeys(choice.keys, "every policy")
     for policy in POLICY_REGISTRY.names():
@@ -84,7 +84,7 @@ def policy_nodes(choice: Node) -> dict[str, Node]:
 
 
 def declared(group: type[Settings], *, shared: bool | None = None) -> dict[str, Declared]:
-    """The keys of a group; `shared` True or False: only the shared ones, or only the others."""
+    """The keys of a group; `shared` True: only the shared keys, False: only the other keys."""
     defaults = group.defaults()
     return {
         field.upper(): Declared(defaults[field], about)
@@ -113,12 +113,12 @@ def _step_into(node: CfgNode, name: str) -> CfgNode:
 
 
 def as_plain(value: Any) -> Any:
-    """Tuples as the lists that yaml has, at any depth."""
+    """The value with every tuple, at any depth, as a list: yaml has no tuples."""
     return [as_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def key_in(node: str) -> Callable[[str], str]:
-    """From a field of the group of `node` to its config key."""
+    """A function from a field of the group of `node` to its config key."""
     return lambda field: f"{node}.{field.upper()}"
 
 

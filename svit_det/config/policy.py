@@ -1,4 +1,4 @@
-"""From the node MODEL.TOKEN_POLICY to a policy, and what a shared key means where it is unused."""
+"""Building a policy from the node MODEL.TOKEN_POLICY, and refusing shared keys it does not use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from svit_det.policies import (
 
 
 def policy_key(policy: str) -> Callable[[str], str]:
-    """From an argument of the policy to its config key."""
+    """A function from an argument of the policy to its config key."""
 
     def key(argument: str) -> str:
         about = POLICY_REGISTRY.get(policy).Config.described().get(argument)
@@ -39,7 +39,7 @@ def policy_key(policy: str) -> Callable[[str], str]:
 
 
 def check_policies(node: Any) -> None:
-    """Raise InputError that names the key for a wrong value of any policy, chosen or not."""
+    """Raise InputError that names the key for a wrong value of any policy, even if not chosen."""
     for policy in POLICY_REGISTRY.names():
         _read_policy(policy, node)
 
@@ -47,7 +47,7 @@ def check_policies(node: Any) -> None:
 def _read_policy(policy: str, node: Any) -> PolicyConfig:
     """The settings of `policy` in the node MODEL.TOKEN_POLICY.
 
-    A policy that was registered after the config was made finds no node and has its defaults.
+    A policy that was registered after the config was made has no node, and gets its defaults.
     """
     kind = POLICY_REGISTRY.get(policy).Config
     own = getattr(node, node_of(policy).rpartition(".")[2], None)
@@ -63,8 +63,8 @@ def _read_policy(policy: str, node: Any) -> PolicyConfig:
 def token_policy_config(node: Any) -> tuple[str, PolicyConfig, tuple[str, ...]]:
     """Name, settings and wrappers of the policy that the node MODEL.TOKEN_POLICY chooses.
 
-    Raises InputError that names the key, also for a shared key that the policy does not use and
-    that is not at its default.
+    Raises InputError that names the wrong key. A shared key that the policy does not use must be at
+    its default.
     """
     choice = read_group(PolicyKeys, node, key_in(POLICY_NODE))
     with renamed_settings(key_in(POLICY_NODE)):
@@ -84,7 +84,7 @@ def build_policy_from(node: Any, shape: TrunkShape) -> TokenPolicy:
 
 
 def unused_keys(policy: str) -> dict[str, Declared]:
-    """The shared keys that other policies use and this one does not."""
+    """The shared keys that other policies use and this policy does not."""
     with renamed_settings(key_in(POLICY_NODE)):
         kind = POLICY_REGISTRY.named(policy, "name")
     if kind.takes_any_key:
@@ -95,7 +95,7 @@ def unused_keys(policy: str) -> dict[str, Declared]:
 
 
 def unused(key: str, policy: str) -> InputError:
-    """What to say about a shared key that is set although the policy does not use it."""
+    """The error for a shared key that is set although the policy does not use it."""
     users = [name for name in POLICY_REGISTRY.names() if key not in unused_keys(name)]
     users = [name for name in users if not POLICY_REGISTRY.get(name).takes_any_key]
     return InputError(

@@ -1,6 +1,6 @@
-"""A yaml with its bases and the command line's KEY VALUE pairs, merged into a config's defaults.
+"""Merges a yaml with its bases, and the command line's KEY VALUE pairs, into a config's defaults.
 
-What is wrong with either is said in one sentence that names the file, or the command line.
+Each error is one sentence that names the file, or the command line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from svit_det.errors import InputError
 from svit_det.settings import shown
 
 LONGEST_VALUE = 20_000
-"""Characters of a value on the command line."""
+"""Most characters of a value on the command line."""
 
 
 def merge_file(
@@ -31,8 +31,8 @@ def merge_file(
 ) -> set[str]:
     """Merge the yaml at `path`, with its bases, then KEY VALUE overrides; returns the keys set.
 
-    `sources` takes in where each key was set. Raises InputError for a file that cannot be read, an
-    unknown key (naming the nearest one), and a value of the wrong type.
+    `sources` gets for each key the place where it was set. Raises InputError for a file that cannot
+    be read, an unknown key (naming the nearest one), and a value of the wrong type.
     """
     every, sources = set(keys_of(cfg)), {} if sources is None else sources
     loaded = read_yaml(path, sources)
@@ -44,7 +44,7 @@ def merge_file(
 
 @contextmanager
 def naming_the_source(sources: Mapping[str, str]) -> Iterator[None]:
-    """Inside the with-block, an InputError about a key says where that key was set."""
+    """Inside the with-block, an InputError about a key also says where the key was set."""
     try:
         yield
     except InputError as error:
@@ -55,14 +55,14 @@ def naming_the_source(sources: Mapping[str, str]) -> Iterator[None]:
 
 
 def refuse_unused(policy: str, named: set[str]) -> None:
-    """Refuse shared keys that are set, whatever their value, although the policy has no use."""
+    """Refuse shared keys that are set, to any value, although the policy does not use them."""
     for key in unused_keys(policy):
         if f"{POLICY_NODE}.{key}" in named:
             raise unused(key, policy)
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that torch does not know, that nobody tried, or that is not there."""
+    """Refuse a device that torch does not know, that is not supported, or that is missing."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -89,11 +89,11 @@ def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def _named(loaded: dict[str, Any], every: set[str]) -> set[str]:
     """The keys that a yaml sets.
 
-    The config.yaml that a run leaves names every key there is, which says nothing: there, only a
-    value that is not the default counts, and `token_policy_config` finds those.
+    The config.yaml that a run writes names every existing key, set or not. Of such a file no key
+    counts as set here; `token_policy_config` still finds values that are not the default.
     """
     named = set(keys_of(loaded))
-    # Not all of them: another version of detectron2 has some keys more or less.
+    # 90 percent is enough: another version of detectron2 has some keys more or less.
     return set() if len(named & every) > 0.9 * len(every) else named
 
 
@@ -106,7 +106,7 @@ def merge_values(cfg: CfgNode, loaded: Mapping[str, Any], *, source: str) -> Non
     _check_keys(cfg, loaded, known, source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of words that begin like a number
+            warnings.simplefilter("ignore", SyntaxWarning)  # for words that begin like a number
             cfg.merge_from_other_cfg(type(cfg)(dict(loaded)))
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{source}: {_explain(error, known)}") from error
@@ -117,7 +117,7 @@ def merge_values(cfg: CfgNode, loaded: Mapping[str, Any], *, source: str) -> Non
 def _check_keys(
     node: CfgNode, loaded: Mapping[str, Any], known: Sequence[str], source: str, prefix: str = ""
 ) -> None:
-    """Names must exist, nodes hold keys and keys hold values."""
+    """Raise InputError unless names exist, nodes hold keys and keys hold values."""
     for name, value in loaded.items():
         full = f"{prefix}{name}"
         if name not in node:
@@ -129,7 +129,7 @@ def _check_keys(
         elif isinstance(value, dict):
             raise InputError(f"{source}: {full} holds a value, not keys such as {_first(value)}.")
         elif any(isinstance(leaf, int) and leaf.bit_length() > 1024 for leaf in _leaves(value)):
-            # Not only absurd: Python does not write one down, so that no message could show it.
+            # Python refuses to print such a number, so that no later message could show it.
             raise InputError(f"{source}: {full}: a number of hundreds of digits cannot be meant.")
 
 
@@ -174,7 +174,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
 
 
 def _explain(error: Exception, known: Sequence[str]) -> str:
-    """yacs's complaint, in one sentence; for an unknown key, with the nearest that exists."""
+    """yacs's error in one sentence; for an unknown key, with the nearest existing key."""
     message = str(error).strip("'\"")
     unknown = re.search(r"Non-existent config key: (.+)", message)
     if unknown:
@@ -187,7 +187,7 @@ def _explain(error: Exception, known: Sequence[str]) -> str:
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
-    if key in known:  # yaml knows no dots: the whole is one word there
+    if key in known:  # a dotted name in yaml is one word, not a path of nodes
         return f"'{key}' must be written as a key inside nodes: '{key.split('.')[0]}:' and so on."
     brief = shown(key)[1:-1]
     if key.upper() in known:

@@ -1,4 +1,4 @@
-"""From the nodes MODEL.VIT and MODEL.TOKEN_POLICY to a trunk."""
+"""Building a trunk from the nodes MODEL.VIT and MODEL.TOKEN_POLICY."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def vit_key(argument: str) -> str:
 def build_trunk_from(
     model: Any, in_channels: int = 3, *, class_token: bool | None = None
 ) -> TokenTrunk:
-    """The trunk of the node MODEL; `class_token` None: where the policy needs one.
+    """The trunk of the node MODEL. `class_token` None: only if the policy needs a class token.
 
     Raises InputError that names the key.
     """

@@ -1,4 +1,4 @@
-"""Reading a yaml with its bases: plain values only, each key once, nothing that explodes.
+"""Reading a yaml with its bases: plain values only, each key once, within limits of size.
 
 Every refusal names the file, and the key or the line.
 """
@@ -17,11 +17,11 @@ from svit_det.settings import shown
 
 BASE = "_BASE_"
 MOST_BYTES = 200_000
-"""A run's whole config.yaml has 10,000; reading this many takes seconds."""
+"""A run's whole config.yaml has 10,000 bytes; reading MOST_BYTES takes seconds."""
 MOST_VALUES = 20_000
-"""With every alias written out."""
+"""Most values of a file, with every alias written out."""
 DEEPEST = 30
-"""Lists and nodes inside each other; bases above each other, too."""
+"""Most lists and nodes inside each other, and most bases above each other."""
 KINDS = ("str", "int", "float", "bool", "null", "seq", "map")
 PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
 
@@ -29,8 +29,9 @@ PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
 def read_yaml(path: str, sources: dict[str, str] | None = None) -> dict[str, Any]:
     """The yaml at `path` over its bases, as plain values by nested keys.
 
-    `_BASE_` names one file or a list of files, from the folder of the file that says so; of two
-    values the later one wins. `sources` takes in which file each key is from. Raises InputError.
+    `_BASE_` names one file or a list of files, relative to the folder of the file that holds it. A
+    later value replaces an earlier one. `sources` gets for each key the file that sets it. Raises
+    InputError.
     """
     return _read(path, {} if sources is None else sources, above=())
 
@@ -79,7 +80,7 @@ def _merge(new: dict[str, Any], old: dict[str, Any], path: str, prefix: str = ""
 
 
 def _values(path: str) -> dict[str, Any]:
-    """What stands in one file."""
+    """The values of one file, without its bases."""
     text = _text(path)
     try:
         loader = _ShallowLoader(text)
@@ -120,7 +121,7 @@ def _text(path: str) -> str:
 
 
 class _ShallowLoader(yaml.SafeLoader):
-    """Gives up at once where lists and nodes are nested too deeply."""
+    """A loader that stops at once where lists and nodes are nested too deeply."""
 
     depth = 0
 
@@ -135,7 +136,7 @@ class _ShallowLoader(yaml.SafeLoader):
 
 
 class _Measure:
-    """Refuses what plain configs do not have, before any value is built."""
+    """Refuses, before any value is built, everything that a plain config does not have."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -143,7 +144,7 @@ class _Measure:
         self.open: set[int] = set()
 
     def check(self, node: yaml.Node, key: str = "") -> tuple[int, int]:
-        """How many values the node holds with all aliases written out, and how deep they lie."""
+        """The number of the node's values, with all aliases written out, and their depth."""
         if id(node) in self.known:
             return self.known[id(node)]
         if id(node) in self.open:
@@ -164,7 +165,7 @@ class _Measure:
         return size, depth
 
     def _entries(self, key: str, node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
-        """What lies inside a node, with the key that it belongs to."""
+        """The entries of a node, each with the key that it belongs to."""
         if isinstance(node, yaml.SequenceNode):
             yield from ((key, entry) for entry in node.value)
         if not isinstance(node, yaml.MappingNode):

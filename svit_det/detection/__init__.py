@@ -1,6 +1,6 @@
-"""detectron2's side: importing this registers backbones and the meta-architecture.
+"""The part that uses detectron2. Importing it registers backbones and meta-architectures.
 
-The only room of the package that imports detectron2.
+No other folder of the package imports detectron2.
 """
 
 try:

@@ -24,9 +24,9 @@ NORMS = ("SyncBN", "BN", "FrozenBN", "GN")
 
 
 def build_norm(name: str, channels: int, *, device: str) -> nn.Module:
-    """The norm called `name`. SyncBN needs several processes; with one it is plain BN.
+    """The norm called `name`. SyncBN in a single process is plain BN.
 
-    On CPUs, where torch's SyncBN does not run, detectron2's own computes the same.
+    torch's SyncBN does not run on CPUs; there, detectron2's own SyncBN computes the same.
     """
     if name != "SyncBN":
         return get_norm(name, channels)
@@ -63,7 +63,7 @@ def build_vit_adapter_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TokenBac
 
 @BACKBONE_REGISTRY.register()
 def build_vit_adapter_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """detectron2's FPN over the adapter's maps: p2, p3, ... by stride, and one more by pooling."""
+    """detectron2's FPN over the adapter's maps: levels p2, p3, ..., and one more by pooling."""
     bottom_up = build_vit_adapter_backbone(cfg, input_shape)
     names = list(bottom_up.output_shape())
     chosen = list(cfg.MODEL.FPN.IN_FEATURES) or names

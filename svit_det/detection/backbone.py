@@ -23,13 +23,13 @@ CPU_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TokenBackbone(Backbone):
-    """A network that returns (maps, record), under detectron2's contract: the maps alone.
+    """Makes a network that returns (maps, record) a detectron2 backbone, which returns maps alone.
 
-    The record is left out; `record_passes` brings it. Outside of `record_passes`, training under a
-    policy that takes part in it raises InputError: its losses would be missing.
+    `record_passes` gives access to the record. Outside of `record_passes`, training under a policy
+    that takes part in training raises InputError: the policy's losses would be missing.
 
-    `cpu_precision` applies to training on a CPU, to the network only, and the maps come out in
-    float32: RoIAlign would round box corners to bfloat16 along with them.
+    `cpu_precision` applies to training on a CPU, and to the network only. The output maps are in
+    float32: with bfloat16 maps, RoIAlign would round box corners to bfloat16 too.
     """
 
     def __init__(self, net: TokenNet, *, cpu_precision: torch.dtype = torch.float32) -> None:
@@ -42,7 +42,7 @@ class TokenBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Image sides must be multiples of this many pixels; detectron2 pads to it."""
+        """Image sides must be multiples of this many pixels; detectron2 pads the images."""
         return self.net.size_divisibility
 
     @property
@@ -77,15 +77,15 @@ class TokenBackbone(Backbone):
 
 
 class PaddedSimplePyramid(SimpleFeaturePyramid):
-    """detectron2's SimpleFeaturePyramid that says how it wants its images padded.
+    """detectron2's SimpleFeaturePyramid with a correct statement of the padding that it needs.
 
-    The original states its divisibility under a misspelt key that nobody reads, so that only square
-    padding works; here images of any size do.
+    The original states its divisibility under a misspelt key that is never read, so that only
+    square padding works. Here images of any size work.
     """
 
     @property
     def size_divisibility(self) -> int:
-        """A multiple of the patch size and of every stride of the pyramid itself."""
+        """A multiple of the patch size and of every stride of the pyramid without its top block."""
         strides = [int(2 ** int(stage[1:])) for stage in self._out_features]
         if self.top_block is not None:
             strides = strides[: -self.top_block.num_levels]
@@ -93,12 +93,12 @@ class PaddedSimplePyramid(SimpleFeaturePyramid):
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """Nothing beyond `size_divisibility`."""
+        """Empty: `size_divisibility` is the only constraint."""
         return {}
 
 
 def cpu_precision(cfg: CfgNode) -> torch.dtype:
-    """What `MODEL.VIT.CPU_PRECISION` names."""
+    """The dtype that `MODEL.VIT.CPU_PRECISION` names."""
     name = cfg.MODEL.VIT.CPU_PRECISION
     if name not in CPU_PRECISIONS:
         raise InputError(
@@ -110,7 +110,8 @@ def cpu_precision(cfg: CfgNode) -> torch.dtype:
 def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
     """The trunk of `MODEL.VIT` under the policy of `MODEL.TOKEN_POLICY`.
 
-    It has a class token where the policy needs one. Refuses a trainer that would lose our keys.
+    The trunk has a class token if the policy needs one. Refuses a trainer that would ignore keys of
+    this project.
     """
     refuse_stock_trainer(cfg)
     return build_trunk_from(cfg.MODEL, in_channels)
@@ -118,7 +119,7 @@ def build_trunk(cfg: CfgNode, in_channels: int) -> TokenTrunk:
 
 @BACKBONE_REGISTRY.register()
 def build_plain_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TokenBackbone:
-    """The trunk's one map, `last_feat`, without a pyramid."""
+    """The trunk's single map, `last_feat`, without a pyramid."""
     net = PlainViT(trunk=build_trunk(cfg, input_shape.channels))
     return TokenBackbone(net, cpu_precision=cpu_precision(cfg))
 
@@ -127,7 +128,7 @@ def build_plain_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TokenBackb
 def build_plain_vit_simple_pyramid_backbone(
     cfg: CfgNode, input_shape: ShapeSpec
 ) -> PaddedSimplePyramid:
-    """ViTDet's simple feature pyramid over the trunk's last map: p2, p3, ... by stride."""
+    """ViTDet's simple feature pyramid over the trunk's last map, with levels p2, p3, ..."""
     pyramid = cfg.MODEL.SIMPLE_PYRAMID
     _check_factors(list(pyramid.SCALE_FACTORS), cfg.MODEL.VIT.PATCH_SIZE)
     coarsest = cfg.MODEL.VIT.PATCH_SIZE / pyramid.SCALE_FACTORS[-1]
@@ -158,12 +159,12 @@ def _check_factors(factors: list[float], patch_size: int) -> None:
 
 
 def head_keys(model: CfgNode) -> list[str]:
-    """The nodes of MODEL whose IN_FEATURES are read: two-stage heads, or the dense head."""
+    """The nodes of MODEL whose IN_FEATURES are read: those of two-stage heads, or of RetinaNet."""
     return ["RETINANET"] if "RetinaNet" in model.META_ARCHITECTURE else ["RPN", "ROI_HEADS"]
 
 
 def check_levels(model: CfgNode, levels: list[str]) -> None:
-    """The levels' names depend on the patch size; the heads must ask for names that exist."""
+    """Refuse heads that ask for missing levels; the levels' names depend on the patch size."""
     keys = head_keys(model)
     for key in keys:
         missing = [name for name in model[key].IN_FEATURES if name not in levels]
@@ -182,7 +183,7 @@ def check_levels(model: CfgNode, levels: list[str]) -> None:
 
 
 class LastLevelMaxPoolOn(LastLevelMaxPool):
-    """detectron2's LastLevelMaxPool on a pyramid's own last level, whichever that is."""
+    """detectron2's LastLevelMaxPool on the last level of any pyramid, given by its name."""
 
     def __init__(self, in_feature: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Checkpoints: loaded without half-loaded models, written whole, saying what they are."""
+"""Checkpoints: no model is loaded by half, files are written whole and describe themselves."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ logger = logging.getLogger(__name__)
 class TokenCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer for `.pth` and `.safetensors`.
 
-    A file is data: pickles that would run code are refused, and so is detectron2's suffix matching
-    of names, which puts DeiT's final norm into a gate. A module is loaded whole or not at all:
-    one without any stored weight (a fresh head, new gates) starts as initialised and is named; one
-    with some but not all is an error, and so is a stored weight that fits nowhere.
+    A file is data: pickles that would run code are refused. detectron2's suffix matching of names
+    is refused too, because it puts DeiT's final norm into a gate. A module is loaded whole or not
+    at all. A module without any stored weight (a fresh head, new gates) starts as initialised and
+    is named in the log; a module with some but not all of its weights is an error, and so is a
+    stored weight that fits nowhere.
 
-    describe: called at each save; what it returns is kept in the file under `DESCRIPTION`.
+    describe: called at each save; its result is kept in the file under `DESCRIPTION`.
     fresh_classes: for training. Weights for another number of classes may be loaded; the parts of
-    the heads that count classes then start as initialised. Elsewhere such weights are refused,
-    because a model with random heads finds nothing.
-    refuse_untrained: for evaluation. Gates and whole parts that the file has no weights for would
-    decide and find at random, so that they are refused; a class token alone is named and allowed,
-    because attention to it tells something all the same.
-    check_resume: called with path and content before a run goes on; it may refuse.
+    the heads that count classes then start as initialised. Without `fresh_classes` such weights are
+    refused, because a model with random heads detects nothing.
+    refuse_untrained: for evaluation. A file without weights for gates or whole parts is refused,
+    because these would decide and detect at random. A missing class token alone is named in the log
+    and allowed, because its attention is informative even so.
+    check_resume: called with path and content before a run goes on; it may raise InputError.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class TokenCheckpointer(DetectionCheckpointer):
         self._check_resume = check_resume
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """As detectron2's, with a description; until the new file is whole, the old one stays.
+        """As detectron2's `save`, with a description. The old file stays until the new is whole.
 
-        Raises InputError where it cannot be written.
+        Raises InputError where the file cannot be written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -84,7 +85,7 @@ class TokenCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def _check_finite(self, content: Mapping[str, Any], path: Path) -> None:
-        """What has gone astray must not take the place of the last good checkpoint."""
+        """Refuse numbers that are not finite, which must not replace the last good checkpoint."""
         state = content.get("trainer", {}).get("_trainer", {}).get("optimizer", {})
         bad = not_finite(content["model"]) or not_finite(optimizer_tensors(state))
         if bad:
@@ -94,14 +95,14 @@ class TokenCheckpointer(DetectionCheckpointer):
             )
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """As detectron2's, but `last_checkpoint` always names a file that is there."""
+        """As detectron2's method, but `last_checkpoint` always names an existing file."""
         with write_whole(Path(self.save_dir) / "last_checkpoint") as partial:
             partial.write_text(last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """As detectron2's. Raises InputError where `last_checkpoint` names no file.
+        """As detectron2's method. Raises InputError where `last_checkpoint` names no file.
 
-        detectron2 begins anew, without a word, where it cannot read `last_checkpoint`.
+        detectron2 would begin a new training without a word if it cannot read `last_checkpoint`.
         """
         tag = Path(self.save_dir) / "last_checkpoint"
         try:
@@ -124,7 +125,7 @@ class TokenCheckpointer(DetectionCheckpointer):
         return str(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """As detectron2's. Raises InputError, naming the file and the keys."""
+        """As detectron2's `load`. Raises InputError that names the file and the keys."""
         if "matching_heuristics" in path:
             raise InputError(
                 f"MODEL.WEIGHTS {path}: matching_heuristics would load weights into gates they do "
@@ -138,7 +139,7 @@ class TokenCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, checkpointables)
         finally:
-            self._parsed_url_during_load = None  # detectron2 clears it only where all went well
+            self._parsed_url_during_load = None  # detectron2 clears this only after a success
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
@@ -183,7 +184,7 @@ class TokenCheckpointer(DetectionCheckpointer):
                 logger.warning("%s has no class token: %s starts at random.", self._path, name)
         incompatible = super()._load_model(checkpoint)
         if other is not None:
-            # Named here, once; each that stays in `missing_keys` would be named again.
+            # The warning below names these keys; keys left in `missing_keys` would be named again.
             incompatible.missing_keys[:] = [n for n in incompatible.missing_keys if n not in fresh]
             logger.warning(
                 "%s has %s, this model %d: %s start as initialised.",
@@ -195,7 +196,7 @@ class TokenCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _check_classes(self, other: OtherClasses, *, resumes: bool) -> None:
-        """Refuse another number of classes where what is fresh cannot or would not be trained."""
+        """Refuse another number of classes if the fresh heads cannot or will not be trained."""
         difference = f"{self._path}: has {_classes(other.given)}, the model {other.wanted}"
         if resumes:
             raise InputError(

@@ -1,8 +1,8 @@
-"""The config keys that this project adds to detectron2's: made from declarations, and checked.
+"""The config keys that this project adds to detectron2's, made from declarations and checked.
 
 Each key is declared once, with its default, meaning and values: in `keys.py`, in
-`svit_det/config/keys.py`, or in the `Config` of the policies that have it. The nodes, the checks
-and docs/config_keys.md all come from there.
+`svit_det/config/keys.py`, or in the `Config` of a policy. The nodes, the checks and
+docs/config_keys.md are all made from the declarations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from svit_det.detection.keys import GROUPS
 
 
 def declared_nodes() -> dict[str, Node]:
-    """Every node with keys of ours, by its full name, in the order of the docs.
+    """Every node with keys of this project, by its full name, in the order of the docs.
 
     Raises InputError where two policies declare the same key differently.
     """
@@ -29,7 +29,7 @@ def add_svit_config(cfg: CfgNode) -> None:
 
 
 def adapter_key(argument: str) -> str:
-    """The config key of an argument of the adapter; some are those of its trunk."""
+    """The config key of an argument of the adapter; some arguments are keys of its trunk."""
     if argument == "num_heads":
         return "MODEL.ADAPTER.DEFORM_NUM_HEADS"
     ours = argument.upper() in declared_nodes()["MODEL.ADAPTER"].keys

@@ -1,4 +1,4 @@
-"""From a yaml file and the command line to a config, with errors that say in a line what is wrong.
+"""Building a config from a yaml file and the command line, with one-line errors.
 
 Loading a yaml never executes anything: python tags are refused.
 """
@@ -19,7 +19,10 @@ from svit_det.shipped import find_config
 
 
 def default_config() -> CfgNode:
-    """detectron2's defaults and ours; MODEL.DEVICE is "cuda" where there is one, else "cpu"."""
+    """The defaults of detectron2 and of this project.
+
+    MODEL.DEVICE is "cuda" where a GPU is usable, else "cpu".
+    """
     cfg = get_cfg()
     add_svit_config(cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,9 +30,9 @@ def default_config() -> CfgNode:
 
 
 def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
-    """detectron2's defaults, ours, the yaml at `path` with its bases, then KEY VALUE overrides.
+    """The defaults, then the yaml at `path` with its bases, then KEY VALUE overrides.
 
-    MODEL.DEVICE starts as "cuda" where there is one, else as "cpu".
+    MODEL.DEVICE starts as "cuda" where a GPU is usable, else as "cpu".
     Raises InputError for a file that cannot be read, an unknown key or registered name (naming the
     nearest one), a value of the wrong type or outside its interval, a key that is set although the
     policy does not use it, and yaml that asks for python objects.
@@ -45,7 +48,7 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise InputError for a value that no run can mean, whoever set it."""
+    """Raise InputError for a value that no run can use, wherever it was set."""
     check_foreign_values(cfg)
     check_values(cfg)
     check_names(cfg)

@@ -1,4 +1,4 @@
-"""From a data set's record to a model's input: reading, resizing, flipping, annotations."""
+"""Making a model's input from a data set's record: reading, resizing, flipping, annotations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from svit_det.images import read_image
 logger = logging.getLogger(__name__)
 
 LONGEST_BEFORE_CROP = 4200
-"""Pixels; the recipe sets no limit here, but a line of one pixel's height must not fill memory."""
+"""Pixels. The recipe sets no limit, but resizing an image of one pixel's height must not fill the
+memory."""
 
 
 class ResizeToAtLeastOnePixel(T.ResizeShortestEdge):
-    """ResizeShortestEdge whose result has no side of 0, however long and thin the image is."""
+    """ResizeShortestEdge whose result has no side of 0, even for very long and thin images."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """The resize for this image."""
@@ -44,7 +45,7 @@ class ResizeToAtLeastOnePixel(T.ResizeShortestEdge):
 
 
 class CropOfAtLeastOnePixel(T.RandomCrop):
-    """RandomCrop whose result has no side of 0: half of a line would be rounded to none."""
+    """RandomCrop whose result has no side of 0: half of one pixel would be rounded to 0."""
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the crop for an image of this (height, width)."""
@@ -53,7 +54,7 @@ class CropOfAtLeastOnePixel(T.RandomCrop):
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Crop (training, where the config wants it), resize, flip: detectron2's keys, our resize."""
+    """Crop (in training, if the config says so), resize, flip; with detectron2's keys."""
     if is_train:
         sizes, largest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
         resize = ResizeToAtLeastOnePixel(sizes, largest, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
@@ -76,7 +77,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
 
 def detr_crop(cfg: CfgNode, resize: T.Augmentation) -> list[T.Augmentation]:
-    """The two branches of `INPUT.DETR_CROP`, the second of which is `resize` alone.
+    """The augmentation of `INPUT.DETR_CROP`; for every second image a crop comes before `resize`.
 
     Source: DETR (Carion et al. 2020), and the final crop of SViT's recipe.
     """
@@ -104,11 +105,11 @@ def detr_crop(cfg: CfgNode, resize: T.Augmentation) -> list[T.Augmentation]:
 
 
 class TokenDatasetMapper(DatasetMapper):
-    """detectron2's DatasetMapper that reads any image mode and survives a bad file in training.
+    """detectron2's DatasetMapper that reads any image mode and skips bad files in training.
 
-    In training an image that cannot be read is named in the log and skipped (detectron2 then draws
-    another one), with the count so far over all loader processes. In evaluation it is an error: a
-    missing image would falsify the result.
+    In training an unreadable image is named in the log, with the count so far over all loader
+    processes, and skipped; another image is drawn in its place. In evaluation an unreadable image
+    is an error, because a missing image would falsify the result.
     """
 
     @configurable
@@ -118,7 +119,7 @@ class TokenDatasetMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        """`DatasetMapper`'s arguments; not its own, which knows no flip along both axes."""
+        """`DatasetMapper`'s arguments. Its own `from_config` knows no flip along both axes."""
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
@@ -150,7 +151,7 @@ class TokenDatasetMapper(DatasetMapper):
             ) from error
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        # A copy in any case: NumPy calls a flipped image of one row contiguous, torch does not.
+        # Always copied: NumPy calls a flipped image of one row contiguous, torch does not.
         pixels = augmented.image.transpose(2, 0, 1).copy()
         record["image"] = torch.from_numpy(pixels)
         if "annotations" in record:

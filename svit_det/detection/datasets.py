@@ -1,4 +1,4 @@
-"""Registering COCO-format sets from a config, and saying early what is wrong with one."""
+"""Registering COCO-format sets from a config, and reporting their problems early."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from svit_det.errors import InputError
 logger = logging.getLogger(__name__)
 
 SET_ANEW = ("name", "json_file", "evaluator_type")
-"""What detectron2 says of a set when it is registered."""
+"""The metadata that detectron2 sets when a set is registered."""
 
 
 def prepare_datasets(cfg: CfgNode, *, training: bool) -> None:
     """Register `DATASETS.COCO_FORMAT` and check the sets that this run will read.
 
-    Relative paths are meant from the folder the program is started in. Where entries cannot be used
-    and DATASETS.SKIP_BAD is set, the run reads the set from a file without them, in its OUTPUT_DIR.
-    Raises InputError for a set nobody registered, a missing file, a json that is not COCO, other
-    classes than the model has, and entries that cannot be used.
+    Relative paths are relative to the folder in which the program is started. If a set has unusable
+    entries and DATASETS.SKIP_BAD is set, the run reads the set from a cleaned file in its
+    OUTPUT_DIR. Raises InputError for a set that is not registered, a missing file, a json that is
+    not COCO, another number of classes than the model's, and unusable entries.
     """
     register_datasets(cfg)
     wanted = "TRAIN" if training else "TEST"
@@ -59,9 +59,9 @@ def prepare_datasets(cfg: CfgNode, *, training: bool) -> None:
 def register_datasets(cfg: CfgNode) -> None:
     """Register `DATASETS.COCO_FORMAT`, without looking at the files.
 
-    With DATASETS.SKIP_BAD, sets that `prepare_datasets` has cleaned, maybe in another process of
-    the run, are read as cleaned. Raises InputError for a malformed entry and for a name that stands
-    for other files already.
+    With DATASETS.SKIP_BAD, a set that `prepare_datasets` has cleaned, perhaps in another process of
+    the run, is read from its cleaned file. Raises InputError for a malformed entry and for a name
+    that is registered with other files.
     """
     for entry in cfg.DATASETS.COCO_FORMAT:
         is_triple = isinstance(entry, (list, tuple)) and len(entry) == 3
@@ -89,7 +89,7 @@ def register_datasets(cfg: CfgNode) -> None:
 
 
 def original_json(name: str) -> str:
-    """The json that the set was registered with, whichever it is read from now."""
+    """The json that the set was registered with; the set may now be read from a cleaned file."""
     known = MetadataCatalog.get(name)
     return str(known.get("original_json", known.json_file))
 
@@ -107,7 +107,7 @@ def _read_from(name: str, json_file: str) -> None:
 
 
 def _accept(examined: Examined, demands: Demands, cfg: CfgNode, name: str) -> None:
-    """Go on with the set, as it is or cleaned, or say why not."""
+    """Accept the set, as it is or cleaned. Raises InputError where it cannot be used."""
     path = examined.path
     for oddity in examined.findings.oddities():
         logger.warning("%s: %s.", path, oddity)
@@ -121,7 +121,7 @@ def _accept(examined: Examined, demands: Demands, cfg: CfgNode, name: str) -> No
     if examined.is_whole:
         _read_from(name, original_json(name))
         cleaned = cleaned_file(cfg.OUTPUT_DIR, name)
-        if cleaned.is_file():  # of an earlier run
+        if cleaned.is_file():  # the file is left from an earlier run
             cleaned.unlink()
         return
     cleaned = write_cleaned(examined, cfg.OUTPUT_DIR, name)
@@ -135,7 +135,7 @@ def _accept(examined: Examined, demands: Demands, cfg: CfgNode, name: str) -> No
 
 
 def epochs_of(cfg: CfgNode) -> float | None:
-    """How often a training sees each picture of its sets; None where a set has no json."""
+    """The number of times a training sees each picture of its sets; None for a set without json."""
     pictures = 0
     for name in cfg.DATASETS.TRAIN:
         path = MetadataCatalog.get(name).get("json_file")
@@ -146,11 +146,11 @@ def epochs_of(cfg: CfgNode) -> float | None:
 
 
 def class_key(model: CfgNode) -> str:
-    """The key that says how many classes the heads of `MODEL` have."""
+    """The key that holds the number of classes of the heads of `MODEL`."""
     dense = "RetinaNet" in model.META_ARCHITECTURE
     return f"MODEL.{'RETINANET' if dense else 'ROI_HEADS'}.NUM_CLASSES"
 
 
 def num_classes(model: CfgNode) -> int:
-    """How many classes the heads of `MODEL` have."""
+    """The number of classes of the heads of `MODEL`."""
     return model[class_key(model).split(".")[1]].NUM_CLASSES

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: plain values, so that the file stays data."""
+"""The description in a checkpoint: plain values, so that the file stays data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from svit_det import __version__
 
 USAGE = "token_usage/"
 BLOCK = "token_usage/block_"
-"""How the names of the kept shares begin in detectron2's event storage; evaluations have others."""
+"""The beginning of the names of kept shares in detectron2's event storage; evaluations have other
+names."""
 STEPS = 20
 
 
 def describe_run(cfg: CfgNode) -> dict[str, Any]:
     """Config, policy, classes, training sets and, in a training, the shares of tokens kept.
 
-    Classes are those of the first training set, where it is registered and names them. Blocks
-    that process every token have no share.
+    The classes are those of the first training set, if this set is registered with names. A block
+    that keeps every token has no share.
     """
     description: dict[str, Any] = {
         "version": __version__,
@@ -40,14 +41,14 @@ def describe_run(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _class_names(train_sets: list[str]) -> list[str]:
-    # `get` alone would make an entry for a name that nobody registered.
+    # `get` alone would make an entry for a name that is not registered.
     if not train_sets or train_sets[0] not in MetadataCatalog.list():
         return []
     return [str(name) for name in MetadataCatalog.get(train_sets[0]).get("thing_classes") or ()]
 
 
 def _kept_shares() -> dict[str, float]:
-    """By block, as in {"block_03": 0.7}; empty outside a training."""
+    """The kept shares by block, as in {"block_03": 0.7}; empty outside a training."""
     if not has_event_storage():
         return {}
     shares = {

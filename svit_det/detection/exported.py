@@ -1,4 +1,4 @@
-"""An exported detector in detectron2's place: the same inputs and outputs, for its evaluators."""
+"""An exported detector with detectron2's inputs and outputs, for detectron2's evaluators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svit_det.export.running import load
 
 
 class ExportedDetector(nn.Module):
-    """A file of tools/export.py that takes detectron2's inputs, of the file's own size."""
+    """Runs a file of tools/export.py on detectron2's inputs, which must have the file's size."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -7,14 +7,14 @@ from detectron2.data import transforms as T
 
 
 class FlipOfAnyShape(T.RandomFlip):
-    """RandomFlip for images with a side of one pixel too.
+    """RandomFlip that also works for images with a side of one pixel.
 
-    A flip is a view that runs backwards. NumPy calls it contiguous where that side is one pixel
-    long, so that fvcore, which flips by torch, hands torch the view, and torch refuses it.
+    A flip is a view that runs backwards. NumPy calls the view contiguous if the flipped side is one
+    pixel long. fvcore, which flips by torch, then passes the view to torch, and torch refuses it.
     """
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """The flip of this image, or none."""
+        """The flip of this image, or no transform."""
         transform = super().get_transform(image)
         if isinstance(transform, T.NoOpTransform):
             return transform
@@ -22,7 +22,7 @@ class FlipOfAnyShape(T.RandomFlip):
 
 
 class CopyTransform(T.NoOpTransform):
-    """The same pixels, forwards in memory."""
+    """Copies the pixels, so that they run forwards in memory."""
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """A copy."""

@@ -1,8 +1,8 @@
-"""Which images a training step sees, and how they are augmented: a function of seed and position.
+"""The images of a training step and their augmentation, as a function of seed and position.
 
-A position counts the images of a run, over all epochs and processes. Nothing of it depends on the
-number of loader processes or on what was read before, so that a resumed run sees what the
-uninterrupted one would have seen.
+A position counts the images of a run, over all epochs and processes. Images and augmentation do not
+depend on the number of loader processes or on earlier reading, so that a resumed run sees the same
+images as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from svit_det.training.randomness import drawn_at, seed_of
 logger = logging.getLogger(__name__)
 
 ORDER, AUGMENTATION, SUBSTITUTE = range(3)
-"""What is drawn at a place; each has random numbers of its own."""
+"""The kinds of random draws at a place; each kind has random numbers of its own."""
 TRIES = 100
-"""Images that may be unreadable one after the other."""
+"""Number of images that may be unreadable one after the other."""
 Place = tuple[int, int]
 """(position, index of the image in the set)."""
 
@@ -35,7 +35,8 @@ Place = tuple[int, int]
 def index_stream(size: int, seed: int, repeats: torch.Tensor | None = None) -> Iterator[int]:
     """The indices of all positions: shuffled epoch by epoch, without end.
 
-    `repeats`, (size,): how often an epoch holds each image in the mean; the fraction is drawn.
+    `repeats` (size,): the mean number of times that an epoch holds each image. The fractional part
+    is the probability of one more time.
     """
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed(seed_of(seed, ORDER, epoch))
@@ -48,9 +49,9 @@ def index_stream(size: int, seed: int, repeats: torch.Tensor | None = None) -> I
 
 
 def batches(places: Iterator[Place], batch: int, *, upright: Sequence[bool]) -> Iterator[list]:
-    """Batches of images that all stand or all lie, which need less padding.
+    """Batches of images that are all upright or all wide, so that they need less padding.
 
-    `upright` says of each image of the set whether it stands; empty: as they come.
+    `upright` says of each image of the set whether it is upright; empty: batches in plain order.
     """
     waiting: dict[bool, list[Place]] = {True: [], False: []}
     for place in places:
@@ -62,7 +63,8 @@ def batches(places: Iterator[Place], batch: int, *, upright: Sequence[bool]) -> 
 
 
 class PlacedImages(Dataset):
-    """Model inputs by their place; an unreadable image gives way to another, the same each time."""
+    """Model inputs by their place; an unreadable image is replaced by the same other image each
+    time."""
 
     def __init__(
         self, records: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int
@@ -86,10 +88,10 @@ class PlacedImages(Dataset):
 
 
 class TrainImages:
-    """An endless loader of batches, a list of model inputs each, that can begin at any step.
+    """An endless loader that can begin at any step; a batch is a list of model inputs.
 
-    process, processes: of the training, which share every batch. Raises InputError for an empty
-    set.
+    process, processes: the number of this process and of all processes of the training, which share
+    every batch. Raises InputError for an empty set.
     """
 
     def __init__(
@@ -126,13 +128,13 @@ class TrainImages:
             num_workers=self._workers,
             collate_fn=_as_it_is,
             worker_init_fn=ignore_interrupts,
-            generator=torch.Generator(),  # else its start would draw from the step's numbers
+            generator=torch.Generator(),  # the default one would draw from the step's numbers
         )
         return iter(loader)
 
 
 class _Plan:
-    """What a DataLoader takes for a sampler of batches."""
+    """The plan as a sampler of batches for a DataLoader."""
 
     def __init__(self, plan: Callable[[], Iterator[list[Place]]]) -> None:
         self._plan = plan
@@ -146,7 +148,7 @@ def _as_it_is(batch: list[dict]) -> list[dict]:
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one ends the others."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -165,7 +167,7 @@ def _records(cfg: CfgNode) -> list[dict]:
 
 
 def _repeats(cfg: CfgNode, records: Sequence[Mapping[str, Any]]) -> torch.Tensor | None:
-    """How often each image is seen, for `DATALOADER.SAMPLER_TRAIN`; None: once an epoch."""
+    """The repeats of each image for `DATALOADER.SAMPLER_TRAIN`; None: once in an epoch."""
     if cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
         return None
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(

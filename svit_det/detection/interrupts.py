@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: it ends the run, also where Python would drop it."""
+"""Ctrl-C during a run: it ends the run, even where Python would drop the interrupt."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 PAUSE = 0.1
-"""Seconds after which a dropped Ctrl-C comes again."""
+"""Seconds after which a dropped Ctrl-C is sent again."""
 
 
 class Interrupt:
-    """Ctrl-C's handler: it raises KeyboardInterrupt as Python's own does, and remembers it.
+    """A handler of Ctrl-C that raises KeyboardInterrupt, as Python's own does, and remembers it.
 
-    Python drops what is raised while an object is removed or a process is forked, such as at
-    either end of an evaluation's loader of images, and prints a traceback. `dropped` is Python's
-    hook for that: it prints nothing and lets the interrupt come again a moment later, and
-    `stop_if_asked` raises it at the end of a step if it has not come by then.
+    Python drops an exception that is raised while an object is removed or a process is forked, and
+    prints a traceback. This happens for example at either end of an evaluation's loader of images.
+    `dropped` is Python's hook for dropped exceptions: it prints nothing for an interrupt, and sends
+    the interrupt again a moment later. If the interrupt has not arrived by the end of a step,
+    `stop_if_asked` raises it there.
     """
 
     def __init__(self) -> None:
@@ -31,32 +32,32 @@ class Interrupt:
         self._again: threading.Timer | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Called by Python, between two instructions of whatever runs."""
+        """Called by Python between two instructions of the running code."""
         self.asked = True
         raise KeyboardInterrupt
 
     def dropped(self, what: UnraisableHookArgs) -> None:
-        """Python's `sys.unraisablehook`; what is no interrupt is printed as ever."""
+        """Python's `sys.unraisablehook`; other exceptions than interrupts are printed as usual."""
         if not issubclass(what.exc_type, KeyboardInterrupt):
             sys.__unraisablehook__(what)
             return
         self.forget_dropped()
         main = threading.main_thread().ident
-        assert main is not None  # it runs
-        # To that thread, so that what it waits for is interrupted too.
+        assert main is not None  # the main thread runs
+        # The signal goes to the main thread, so that a waiting call there is interrupted too.
         self._again = threading.Timer(PAUSE, signal.pthread_kill, (main, signal.SIGINT))
         self._again.daemon = True
         self._again.start()
 
     def forget_dropped(self) -> None:
-        """What was dropped does not come again, so that a run which ends is not interrupted."""
+        """Do not send a dropped interrupt again, so that the end of a run is not interrupted."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
 
 
 def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt where Ctrl-C has come before and was dropped."""
+    """Raise KeyboardInterrupt if an earlier Ctrl-C was dropped."""
     handler = signal.getsignal(signal.SIGINT)
     if isinstance(handler, Interrupt) and handler.asked:
         handler.forget_dropped()
@@ -65,7 +66,7 @@ def stop_if_asked() -> None:
 
 @contextmanager
 def remembering_interrupts() -> Iterator[None]:
-    """Inside the with-block Ctrl-C is remembered, unless somebody else handles it."""
+    """Inside the with-block Ctrl-C is remembered, unless another handler is set."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return

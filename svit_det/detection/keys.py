@@ -1,7 +1,7 @@
 """The config keys of detection that belong to no policy: a group of settings for each node.
 
-A field `patch_size` in the group of MODEL.VIT is the key MODEL.VIT.PATCH_SIZE. A new key is a new
-field, a new node a new group in `GROUPS`; the rest follows from there. Blocks count from 0.
+A field `patch_size` in the group of MODEL.VIT is the key MODEL.VIT.PATCH_SIZE. A new key needs a
+new field only, a new node a new group in `GROUPS`. Blocks count from 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from svit_det.config.keys import POLICY_NODE, VIT_NODE, PolicyKeys, TrunkKeys
 from svit_det.settings import Settings, setting
 
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
-"""detectron2's words for a norm; "" is none."""
+"""detectron2's names of norms; "" means no norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,4 +163,4 @@ GROUPS: dict[str, type[Settings]] = {
     "TEST": EvaluationKeys,
     "DATASETS": DatasetsKeys,
 }
-"""By node, in the order in which the docs list them."""
+"""The groups by node, in the order in which the docs list the nodes."""

@@ -1,4 +1,4 @@
-"""The loop over training steps, and the inner trainer that stops where a loss is not finite."""
+"""The loop over training steps, and inner trainers that stop where a loss is not finite."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from svit_det.training.finite import some_of
 
 
 def run_steps(trainer: TrainerBase, start: int, stop: int) -> None:
-    """detectron2's loop without its traceback in the log and its evaluation after a failure.
+    """detectron2's loop, without a traceback in the log and an evaluation after a failure.
 
-    A training that fails or is interrupted writes what its log still had and ends at once.
+    A training that fails or is interrupted writes the rest of its log and ends at once.
     """
     logging.getLogger("detectron2.engine").info("Starting training from iteration %d", start)
     trainer.iter = trainer.start_iter = start
@@ -43,12 +43,12 @@ def run_steps(trainer: TrainerBase, start: int, stop: int) -> None:
 def _close_writers(trainer: TrainerBase) -> None:
     for hook in trainer._hooks:
         if isinstance(hook, hooks.PeriodicWriter):
-            with suppress(Exception):  # what ended the training is told; a full disk once is enough
+            with suppress(Exception):  # only the error that ended the training is reported
                 hook.after_train()
 
 
 class _StopsWhereNotFinite:
-    """Mixin: looks at the losses before the optimiser uses their gradients."""
+    """A mixin that checks the losses before the optimiser uses their gradients."""
 
     iter: int
 
@@ -67,8 +67,8 @@ class _StopsWhereNotFinite:
 
 
 class PlainSteps(_StopsWhereNotFinite, SimpleTrainer):
-    """In float32, or in bfloat16 by the trunk itself."""
+    """Training steps in float32; the trunk itself may use bfloat16."""
 
 
 class MixedSteps(_StopsWhereNotFinite, AMPTrainer):
-    """In CUDA's mixed precision, where an overflowing gradient only skips a step."""
+    """Training steps in CUDA's mixed precision, where a gradient overflow only skips a step."""

@@ -11,7 +11,7 @@ from svit_det.detection.token_losses import TokenLosses, pick
 
 @META_ARCH_REGISTRY.register()
 class TokenRCNN(TokenLosses, GeneralizedRCNN):
-    """GeneralizedRCNN over a token backbone; Mask R-CNN and Cascade heads alike."""
+    """GeneralizedRCNN over a token backbone, with the heads of Mask R-CNN or Cascade R-CNN."""
 
     def inference(
         self,
@@ -19,7 +19,7 @@ class TokenRCNN(TokenLosses, GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ) -> list[dict] | list[Instances]:
-        """As GeneralizedRCNN's, each output with `token_usage` besides; bare Instances have none.
+        """As GeneralizedRCNN's; each output dict also has `token_usage`, bare Instances do not.
 
         `detected_instances` are known boxes, one entry for each image.
         """

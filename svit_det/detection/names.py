@@ -1,4 +1,4 @@
-"""Names that detectron2 would look up in vain, and values that do not go together."""
+"""Checks for unregistered names, and for values that do not fit each other."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from svit_det.errors import InputError
 from svit_det.settings import shown
 
 GROUPS_OF_GN = 32
-"""detectron2's GN has so many groups."""
+"""Number of groups of detectron2's GN."""
 
 
 def check_names(cfg: CfgNode) -> None:
-    """Refuse names that detectron2 would look up in vain while it builds the model."""
+    """Refuse names that detectron2 would not find while it builds the model."""
     model = cfg.MODEL
     chosen: dict[str, tuple[str, Registry]] = {
         "META_ARCHITECTURE": (model.META_ARCHITECTURE, META_ARCH_REGISTRY),
@@ -37,7 +37,7 @@ def check_names(cfg: CfgNode) -> None:
         "ROI_BOX_HEAD.NAME": (model.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY),
         "ROI_MASK_HEAD.NAME": (model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY),
     }
-    # Res5ROIHeads, which has its box head inside, is the one that needs no name here.
+    # Res5ROIHeads alone has its box head inside, and needs no name of one.
     may_be_empty = {"ROI_BOX_HEAD.NAME"} if model.ROI_HEADS.NAME == "Res5ROIHeads" else set()
     if "RetinaNet" in model.META_ARCHITECTURE:
         may_be_empty = {key for key in chosen if key.startswith("ROI_")}
@@ -58,7 +58,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def check_agreement(cfg: CfgNode) -> None:
-    """Refuse values that are fine by themselves and do not fit each other."""
+    """Refuse values that are valid alone but do not fit each other."""
     for node in ("RPN", "ROI_HEADS", "RETINANET"):
         _check_labels(f"MODEL.{node}", cfg.MODEL[node])
     _check_cascade(cfg.MODEL)
@@ -129,7 +129,7 @@ def _check_sizes(node: CfgNode) -> None:
 
 
 def _check_groups(model: CfgNode) -> None:
-    """GN divides the channels into groups."""
+    """Refuse numbers of channels that GN cannot divide into its groups."""
     channels = {"SIMPLE_PYRAMID": "OUT_CHANNELS", "FPN": "OUT_CHANNELS"}
     channels |= {"ROI_BOX_HEAD": "CONV_DIM", "ROI_MASK_HEAD": "CONV_DIM"}
     for node, key in channels.items():

@@ -33,7 +33,7 @@ def write_overview(
     min_score: float = 0.5,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """`overview` as the file `path`. Raises InputError where it cannot be written."""
+    """Write `overview` to the file `path`. Raises InputError where it cannot be written."""
     write_image(path, overview(prediction, min_score=min_score, class_names=class_names))
 
 
@@ -48,12 +48,12 @@ def write_pictures(
     full_scale: bool = False,
     suffix: str = ".png",
 ) -> list[Path]:
-    """`STEM_detections_heatmap` and `STEM_keep_maps` in `folder`, as PNG or JPEG by `suffix`.
+    """Write `STEM_detections_heatmap` and `STEM_keep_maps` to `folder`, as PNG or JPEG by `suffix`.
 
-    `STEM_attention` besides where the prediction has the class token's attention. `annotated`
-    stands beside the detections. The heat map's scale covers the numbers of blocks that occur in
-    this picture; `full_scale`: from 0 to L, with keep maps of every block. Raises InputError where
-    a picture cannot be written.
+    `STEM_attention` is written too, if the prediction has the class token's attention. `annotated`
+    is drawn beside the detections. The heat map's scale covers the numbers of blocks that occur in
+    this picture. With `full_scale` the scale runs from 0 to L, and every block has a keep map.
+    Raises InputError where a picture cannot be written.
     """
     picture = usage_picture(
         prediction, min_score=min_score, class_names=class_names, annotated=annotated, name=stem

@@ -1,4 +1,4 @@
-"""Prediction: what a model made of one picture, and the same in other people's forms."""
+"""Prediction: a model's results on one picture, and their conversion to other formats."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from svit_det.tokens import TokenGrid
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image and what the model made of it. L blocks, H x W tokens of the image."""
+    """One image and the model's results. L blocks, H x W tokens of the image."""
 
     image: np.ndarray
     """(height, width, 3) uint8 RGB, as it was read."""
     instances: Instances
-    """detectron2's, in pixels of `image`, on the CPU."""
+    """detectron2's Instances, in pixels of `image`, on the CPU."""
     usage: np.ndarray
-    """(L, H, W) bool: block l processed this token."""
+    """(L, H, W) bool: block l kept this token."""
     grid: TokenGrid
-    """Which pixels of the image as the network saw it each token stands for."""
+    """The pixels that each token stands for, in the network's input of this image."""
     attention: np.ndarray | None = None
-    """(L, H, W) float, what the class token looked at in each block, under `AttentionProbe`."""
+    """(L, H, W) float, what the class token attended to in each block, under `AttentionProbe`."""
     name: str = ""
-    """Its path, the film's with the number of the frame, or its place among the ones given."""
+    """The picture's path, the film's path with the frame's number, or the place in the source."""
     seconds: float = 0.0
-    """Of the model alone; of a batch, its time over the number of its pictures."""
+    """Seconds of the model alone; in a batch, the batch's seconds over its number of pictures."""
     trunk_macs: tuple[int, int] = (0, 0)
     """Multiply-adds of the trunk for this picture, and of the dense trunk."""
 
     @property
     def kept_shares(self) -> np.ndarray:
-        """(L,) share of the image's tokens that each block processed."""
+        """(L,) share of the image's tokens that each block kept."""
         return self.usage.mean(axis=(1, 2))
 
     def found(self, min_score: float) -> Instances:
-        """The instances that score `min_score` and up."""
+        """The instances with a score of at least `min_score`."""
         return self.instances[self.instances.scores >= min_score]
 
     def to_supervision(self, min_score: float = 0.5) -> Any:
-        """supervision's Detections. Raises InputError where supervision is not installed."""
+        """The instances as supervision's Detections. Raises InputError without supervision."""
         try:
             from supervision import Detections
         except ImportError as error:
@@ -62,9 +62,9 @@ class Prediction:
         )
 
     def to_coco(self, image_id: int, min_score: float = 0.0) -> list[dict[str, Any]]:
-        """COCO's result entries; `category_id` is the model's class plus 1.
+        """The instances as COCO's result entries; `category_id` is the model's class plus 1.
 
-        Boxes are [x, y, width, height] in pixels, masks compressed RLE as text.
+        Boxes are [x, y, width, height] in pixels; masks are compressed RLE as text.
         """
         instances = self.found(min_score)
         boxes = instances.pred_boxes.tensor.numpy().astype(float)
@@ -96,10 +96,10 @@ def coco_json(
     num_classes: int,
     min_score: float = 0.0,
 ) -> dict[str, Any]:
-    """A COCO instance file of predictions: images from 1, categories from 1, annotations.
+    """A COCO instance file of predictions. Ids of images, categories and annotations begin at 1.
 
-    The annotations have a score each, so that the list alone is what COCO calls results. Classes
-    without names are called "class 1" and so on.
+    Each annotation has a score, so that the list of annotations alone is a COCO result file.
+    Classes without names are called "class 1" and so on.
     """
     names = class_names or [f"class {number}" for number in range(1, num_classes + 1)]
     images, annotations = [], []

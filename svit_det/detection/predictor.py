@@ -1,4 +1,4 @@
-"""Predictor: a trained detector on whatever pictures there are."""
+"""Predictor: runs a trained detector on pictures from any source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from svit_det.vit import find_token_net, record_passes
 from svit_det.weights.files import read_description
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch's RuntimeErrors say of a picture that is too large."""
+"""Words in torch's RuntimeErrors about a picture that is too large for the memory."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,16 @@ class Unread:
 class Predictor:
     """A trained detector: `Predictor("model_final.pth")("photos")` -> a list of predictions.
 
-    weights: a file of weights that carries its config, as those of train_net.py do.
-    cfg: a config, or the yaml of one, where the file carries none; its MODEL.WEIGHTS are used
+    weights: a file of weights that carries its config, as the files of train_net.py do.
+    cfg: a config, or the path of a yaml, for a file without a config. Its MODEL.WEIGHTS are used
         where no `weights` are given.
     options: KEY, VALUE, ... overrides of the config.
     budget: mean share of tokens over the deciding blocks; None: as trained.
-    batch_size: pictures that run together; those of different sizes run one after the other.
-    allow_untrained: run although gates or heads are not in the file and hold random numbers.
-    follow: let the policy go by the pictures before (`TokenPolicy.follow`): for a stream of
-        pictures of one kind; what is found then depends on their order.
+    batch_size: number of pictures that run together; pictures of different sizes run one after the
+        other.
+    allow_untrained: run even if gates or heads are not in the file and hold random numbers.
+    follow: let the policy adapt to earlier pictures (`TokenPolicy.follow`), for a stream of
+        pictures of one kind; detections then depend on the order of pictures.
 
     Raises InputError, here and when called, in one sentence that says what to do.
     """
@@ -80,17 +81,17 @@ class Predictor:
     def __call__(
         self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
     ) -> list[Prediction]:
-        """Every picture of `source`, as `pictures_of` takes them; `order` is that of arrays.
+        """Run every picture of `source`; see `pictures_of` for `source` and `order`.
 
-        unread: a list that takes pictures which cannot be used, while the others go on. None: the
-        first of them raises InputError.
+        unread: a list that collects unusable pictures while the other pictures run. None: the
+        first unusable picture raises InputError.
         """
         return list(self.stream(source, order=order, unread=unread))
 
     def stream(
         self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
     ) -> Iterator[Prediction]:
-        """The same, one after the other: for films, cameras and more pictures than fit memory."""
+        """Yield the predictions one after the other: for films, cameras and very many pictures."""
         read: list[tuple[str, np.ndarray]] = []
         for picture in pictures_of(source, order=order):
             read += _read(picture, unread)
@@ -115,7 +116,10 @@ class Predictor:
     def _run_or_note(
         self, read: list[tuple[str, np.ndarray]], unread: list[Unread] | None
     ) -> list[Prediction]:
-        """One batch; where memory does not suffice, each picture by itself, then it is named."""
+        """Run one batch. If it is too large for the memory, run each picture alone.
+
+        A picture that is too large even alone goes to `unread`, or raises InputError.
+        """
         if not read:
             return []
         try:
@@ -165,7 +169,7 @@ class Predictor:
 
 
 class TokenPredictor(Predictor):
-    """A config's model on one picture file after the other: `TokenPredictor(cfg)(path)`."""
+    """Runs a config's model on one picture file at a time: `TokenPredictor(cfg)(path)`."""
 
     def __init__(self, cfg: CfgNode, *, allow_untrained: bool = False) -> None:
         super().__init__(cfg=cfg, allow_untrained=allow_untrained)
@@ -178,7 +182,7 @@ class TokenPredictor(Predictor):
 def _trained(
     weights: str | Path | None, cfg: CfgNode | str | Path | None, options: Sequence[str]
 ) -> tuple[CfgNode, list[str] | None]:
-    """The config to build, with its weights in it, and the names of its classes."""
+    """The config to build, with MODEL.WEIGHTS set, and the names of its classes."""
     if isinstance(cfg, CfgNode):
         cfg = cfg.clone()
         cfg.defrost()

@@ -1,4 +1,4 @@
-"""Starting the processes of a run, and ending them: in one line, whatever ends them."""
+"""Starting and ending the processes of a run, with a one-line error whatever ends them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from svit_det.detection.interrupts import remembering_interrupts
 from svit_det.errors import InputError
 
 PATIENCE = 4
-"""Seconds that processes have for each way to end."""
+"""Seconds that processes get for each way of ending them."""
 
 
 def run_parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def _check_url(url: str, machines: int, rank: int) -> None:
 
 
 def _check_port(url: str, address: tuple) -> None:
-    """The first machine listens there."""
+    """Refuse an address on which the first machine cannot listen."""
     with socket.socket(address[0], socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -89,12 +89,12 @@ def _check_port(url: str, address: tuple) -> None:
 
 
 def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """`main` in as many processes as `args` say, until the last has ended.
+    """Run `main` in as many processes as `args` say, until the last process has ended.
 
-    Raises InputError for what can be told in a sentence and, after Ctrl-C, KeyboardInterrupt with
-    what can be done then; other exceptions come through.
+    Raises InputError for a failure that one sentence explains and, after Ctrl-C, KeyboardInterrupt
+    with advice how to go on. Other exceptions are passed on.
     """
-    # What the processes of a run share is cleaned up behind a killed one; that is no news.
+    # Python warns when it cleans up what a killed process shared; this is no news to a user.
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
         with remembering_interrupts():
@@ -117,12 +117,12 @@ def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.N
 
 
 def what_was_said(problem: Exception) -> str | None:
-    """The sentence of an InputError, also of one that another process sent with its traceback.
+    """The sentence of an InputError, even if another process sent the error with its traceback.
 
-    None: there is none.
+    None: there is no such sentence.
     """
     begins = f"{InputError.__module__}.{InputError.__qualname__}: "
-    # A loader of images sends an InputError inside one of its own, which spells line breaks out.
+    # A loader of images wraps an InputError in one of its own, with line breaks as backslash n.
     lines = re.split(r"\n|\\n", str(problem))
     sent = [line.removeprefix(begins) for line in lines if line.startswith(begins)]
     if sent:
@@ -142,16 +142,16 @@ def what_was_said(problem: Exception) -> str | None:
 
 
 def end_children() -> None:
-    """End the processes that this one started: by themselves, then by Ctrl-C, then by force.
+    """End the processes that this process started: wait, then Ctrl-C, then terminate, then kill.
 
-    A terminal's Ctrl-C has reached them too; whoever is told to end while it writes a file takes
-    half of it away first.
+    A terminal's Ctrl-C has reached these processes too. A process that gets a signal while it
+    writes a file removes the unfinished file first.
     """
     children = multiprocessing.active_children()
     for number in (0, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + PATIENCE
         for child in children:
             if child.pid and child.is_alive():
-                os.kill(child.pid, number)  # 0 asks only whether it is there
+                os.kill(child.pid, number)  # the number 0 sends no signal
         for child in children:
             child.join(max(end - time.monotonic(), 0))

@@ -1,7 +1,8 @@
-"""What detectron2's own keys may hold: one table, for the check and for docs/config_keys.md.
+"""The valid values of detectron2's own keys: one table, for the check and for docs/config_keys.md.
 
-detectron2 declares a default and takes whatever has its type: not-a-number as a learning rate, a
-size of -1, a list with words in it. Bounds are wide: they keep out what cannot be meant.
+detectron2 declares a default and accepts any value of the same type: not-a-number as a learning
+rate, a size of -1, a list with words in it. The bounds are wide: they only refuse values that
+cannot be meant.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def _one(kind: type, interval: str, *, optional: bool = False) -> Setting:
 
 
 def _list(kind: type, interval: str = "", *, length: int | None = None, group: int = 0) -> Setting:
-    """`length` entries; None: any number but 0."""
+    """A list of `length` entries; None: of any length but 0."""
     low, high = (1, 1000) if length is None else (length, length)
     about = Setting("", kind, many=True, interval=interval, shortest=low, longest=high)
     return Setting(**{**vars(about), "group": group})
 
 
 def _any_list(kind: type, interval: str = "") -> Setting:
-    """It may be empty."""
+    """A list of any length; it may be empty."""
     return Setting("", kind, many=True, interval=interval)
 
 
@@ -42,7 +43,7 @@ def _words(*choices: str) -> Setting:
 
 
 def _head(**keys: Setting) -> dict[str, Setting]:
-    """The keys that the heads have alike, and their own."""
+    """The keys that all heads have, and the keys of one head."""
     return {
         "POOLER_RESOLUTION": _one(int, "[1, 1024]"),
         "POOLER_SAMPLING_RATIO": _one(int, "[0, 64]"),
@@ -52,7 +53,7 @@ def _head(**keys: Setting) -> dict[str, Setting]:
 
 
 def _boxes(**keys: Setting) -> dict[str, Setting]:
-    """The keys that all regressions of boxes have alike, and their own."""
+    """The keys that all regressions of boxes have, and the keys of one of them."""
     return {
         "BBOX_REG_LOSS_TYPE": _words(*BOX_LOSSES),
         "BBOX_REG_WEIGHTS": _list(float, SCALE, length=4),
@@ -240,12 +241,12 @@ NODES: Mapping[str, Mapping[str, Setting]] = {
     "TEST.AUG": {"MIN_SIZES": _list(int, PIXELS), "MAX_SIZE": _one(int, PIXELS)},
     "TEST.PRECISE_BN": {"NUM_ITER": _one(int, "[1, 1e9]")},
 }
-"""By node. The other keys are switches and words, of which their default says all."""
+"""The settings by node. The other keys are switches and words; their default says enough."""
 EXPECTED = "TEST.EXPECTED_RESULTS"
 
 
 def ranges() -> dict[str, Setting]:
-    """Of each key with a range or a choice, by its full name."""
+    """The setting of each key with a range or a choice, by the key's full name."""
     return {
         f"{node}.{key}".lstrip("."): about
         for node, keys in NODES.items()
@@ -263,7 +264,7 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def check_foreign_values(cfg: CfgNode) -> None:
-    """Raise InputError that names the key of detectron2's whose value cannot be meant."""
+    """Raise InputError that names a key of detectron2 whose value cannot be meant."""
     known, values = ranges(), dict(leaves(cfg))
     for key, default in leaves(get_cfg()):
         if key == EXPECTED:
@@ -273,7 +274,10 @@ def check_foreign_values(cfg: CfgNode) -> None:
 
 
 def _by_default(default: Any) -> Setting:
-    """A switch or a word; a number of another version of detectron2 than the table is made for."""
+    """The setting of a key that is not in the table, by its default.
+
+    Such a key is a switch or a word, or a number that another version of detectron2 has.
+    """
     if isinstance(default, (list, tuple)):
         return Setting("", type(default[0]) if default else str, many=True)
     if default is None:
@@ -283,7 +287,7 @@ def _by_default(default: Any) -> Setting:
 
 
 def _check_expected(value: Any) -> None:
-    """[task, metric, value, tolerance] each."""
+    """Refuse entries that are not of the form [task, metric, value, tolerance]."""
     number, word = _one(float, "[-1e9, 1e9]"), Setting("", str)
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{shown(value)} is not a list of values.", setting=EXPECTED)

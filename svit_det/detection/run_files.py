@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: whole or not at all, and never over a finished run."""
+"""The files of a run beside its checkpoints: written whole, and never over a finished run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from svit_det.results import finite
 
 LAST = "last_checkpoint"
 OF_A_RUN = (LAST, "metrics.json", "results.json", "token_usage.json", "model_*.pth")
-"""What a new run in the same folder would mix with its own, the pointer first."""
+"""Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
+the last checkpoint comes first."""
 WINDOW = 20
-"""Steps over which detectron2's median runs."""
+"""Number of steps of detectron2's running median."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool = False) -> None:
     """Refuse a folder that cannot be written to, and one that holds a training already.
 
-    Makes the folder where it is missing. Raises InputError.
+    Makes a missing folder. Raises InputError.
     """
     if not folder:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
@@ -57,9 +58,9 @@ def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool 
 
 
 def clear_folder(cfg: CfgNode) -> None:
-    """Remove what an earlier training left in OUTPUT_DIR, the pointer to its checkpoint first.
+    """Remove the files of an earlier training from OUTPUT_DIR, the checkpoint's pointer first.
 
-    The weights that the new training began from stay.
+    The weights with which the new training begins stay.
     """
     begun_from = os.path.realpath(cfg.MODEL.WEIGHTS)
     for path in _of_a_run(Path(cfg.OUTPUT_DIR)):
@@ -73,7 +74,7 @@ def _of_a_run(folder: Path) -> list[Path]:
 
 @contextmanager
 def said_about_the_disk(folder: str) -> Iterator[None]:
-    """Inside the with-block, a full or broken disk is told in a sentence."""
+    """Inside the with-block, an error of a full or broken disk becomes an InputError."""
     try:
         yield
     except OSError as error:
@@ -83,18 +84,18 @@ def said_about_the_disk(folder: str) -> Iterator[None]:
 
 
 class MetricsWriter(EventWriter):
-    """detectron2's metrics.json, one JSON a line, of which each line is whole or not there.
+    """Writes detectron2's metrics.json, one JSON object a line. Each line is written whole.
 
-    A number that does not exist is null.
+    A number that is not finite is written as null.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.last_step = -1
-        """Of what is written."""
+        """The last step that has been written."""
 
     def write(self) -> None:
-        """Append what came since. Raises InputError where the file cannot be written."""
+        """Append the new steps. Raises InputError where the file cannot be written."""
         values: dict[int, dict[str, Any]] = {}
         for name, (value, step) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if step > self.last_step:
@@ -109,7 +110,7 @@ class MetricsWriter(EventWriter):
         self.last_step = max(values)
 
     def keep_until(self, step: int) -> None:
-        """Forget what was written of later steps, and half a line. Raises InputError."""
+        """Remove the lines of later steps, and an unfinished line. Raises InputError."""
         if not self.path.is_file():
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
@@ -121,7 +122,7 @@ class MetricsWriter(EventWriter):
 
 
 def _step_of(line: bytes) -> float:
-    """Infinite where the line is not whole."""
+    """The step of a line; infinite for an unfinished line."""
     try:
         return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
@@ -144,10 +145,10 @@ def _append(path: Path, content: bytes) -> None:
 
 
 class WholeCOCOEvaluator(COCOEvaluator):
-    """COCOEvaluator with whole files, which calls the AP of a model that finds nothing 0."""
+    """COCOEvaluator that writes whole files; the AP of a model without any detection is 0."""
 
     def evaluate(self, img_ids: Any = None) -> Any:
-        """As COCOEvaluator's. Raises InputError where its files cannot be written."""
+        """As COCOEvaluator's `evaluate`. Raises InputError where its files cannot be written."""
         folder = self._output_dir
         if not folder:
             return super().evaluate(img_ids)
@@ -176,9 +177,9 @@ class WholeCOCOEvaluator(COCOEvaluator):
 
 
 def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Logs to OUTPUT_DIR, the config beside them, and a seed, as detectron2's `default_setup`.
+    """Set up logs and config.yaml in OUTPUT_DIR, and the seed, as detectron2's `default_setup`.
 
-    In each process of a run. Raises InputError where the folder cannot be written to.
+    Call this in each process of a run. Raises InputError where the folder cannot be written to.
     """
     rank = comm.get_rank()
     with said_about_the_disk(cfg.OUTPUT_DIR):

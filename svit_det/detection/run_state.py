@@ -1,4 +1,4 @@
-"""What a run remembers from checkpoint to checkpoint, so that a resumed one is the same run."""
+"""The state that a checkpoint holds of its run, so that a resumed run is the same run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from svit_det.training.randomness import seed_all
 logger = logging.getLogger(__name__)
 
 STEP = 3
-"""Tells a step's random numbers from those of the images (`image_order`)."""
+"""Keeps a step's random numbers apart from those of the images (`image_order`)."""
 
 
 def identity(cfg: CfgNode) -> dict[str, Any]:
-    """What must be the same in a resumed run: its other checkpoints would mean something else."""
+    """The settings that must be the same in a resumed run."""
     return {
         "MODEL.TOKEN_POLICY.NAME": cfg.MODEL.TOKEN_POLICY.NAME,
         "MODEL.TOKEN_POLICY.WRAPPERS": list(cfg.MODEL.TOKEN_POLICY.WRAPPERS),
@@ -33,7 +33,7 @@ def identity(cfg: CfgNode) -> dict[str, Any]:
 
 
 def order_of(cfg: CfgNode) -> dict[str, Any]:
-    """What the order of the images hangs on, besides the seed."""
+    """The settings on which the order of the images depends, besides the seed."""
     return {
         "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
         "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
@@ -43,9 +43,9 @@ def order_of(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_resume(cfg: CfgNode, path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to go on with a checkpoint of another run, or with one that has gone astray.
+    """Refuse to go on with a checkpoint of another run, or with numbers that are not finite.
 
-    Raises InputError that names the file and what differs.
+    Raises InputError that names the file and the difference.
     """
     trainer = checkpoint["trainer"]
     before = trainer.get("hooks", {}).get("RunState", {})
@@ -67,7 +67,7 @@ def check_resume(cfg: CfgNode, path: str, checkpoint: Mapping[str, Any]) -> None
 
 
 class RunState(HookBase):
-    """Begins each step's random numbers, and keeps what the next checkpoint must say."""
+    """Seeds each step's random numbers, and holds the run's state for the next checkpoint."""
 
     def __init__(self, cfg: CfgNode, seed: int, metrics: MetricsWriter | None) -> None:
         self.seed = seed
@@ -77,7 +77,7 @@ class RunState(HookBase):
         self._resumed = False
 
     def before_train(self) -> None:
-        """Take up the log where the checkpoint left it."""
+        """Continue the log from the checkpoint's step."""
         if self._metrics is not None:
             self._metrics.keep_until(self.trainer.start_iter - 1)
         for name, entry in self._history.items():
@@ -86,11 +86,11 @@ class RunState(HookBase):
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=step)
 
     def before_step(self) -> None:
-        """What is drawn in a step hangs on the run, the process and the step alone."""
+        """Seed the step: its random numbers depend on run, process and step alone."""
         seed_all(self.seed, STEP, comm.get_rank(), self.trainer.iter)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values, as weights_only files may hold them."""
+        """Plain values only, which a weights_only file may hold."""
         return {
             "seed": self.seed,
             "identity": identity(self._cfg),
@@ -99,7 +99,7 @@ class RunState(HookBase):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The seed of the run that goes on, and its last metrics."""
+        """Take over the seed of the resumed run, and its last metrics."""
         if state["seed"] != self.seed and self._cfg.SEED >= 0:
             logger.warning("The run goes on with its own seed, %d.", state["seed"])
         self.seed = state["seed"]
@@ -107,7 +107,7 @@ class RunState(HookBase):
 
 
 def _history_of(storage: EventStorage) -> dict[str, Any]:
-    """The last values of every scalar, which the medians of the log run over."""
+    """The last values of every scalar, from which the log's running medians are computed."""
     hints = storage.smoothing_hints()
     return {
         name: {
@@ -119,10 +119,10 @@ def _history_of(storage: EventStorage) -> dict[str, Any]:
 
 
 class CatchUp(HookBase):
-    """After a resume: evaluates and logs what the checkpoint's own step had still to do."""
+    """After a resume: does the evaluation and logging that the checkpoint's step still lacks."""
 
     def before_train(self) -> None:
-        """The last of the hooks, so that all others are ready."""
+        """Run them for the step before. CatchUp is the last hook, so that all others are ready."""
         step = self.trainer.start_iter - 1
         if step < 0:
             return

@@ -1,4 +1,4 @@
-"""The recipe's optimiser: AdamW, with no weight decay where the recipe says so."""
+"""The recipe's optimiser: AdamW, without weight decay for the recipe's exceptions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NO_WEIGHT_DECAY: tuple[str, ...] = SolverKeys.defaults()["no_weight_decay"]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW at `SOLVER.BASE_LR`, times the policy's factors, or detectron2's SGD.
+    """AdamW at `SOLVER.BASE_LR` times the policy's factors, or detectron2's SGD.
 
-    `SOLVER.OPTIMIZER` says which.
+    `SOLVER.OPTIMIZER` chooses.
     """
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return build_sgd(cfg, model)
@@ -47,7 +47,7 @@ def build_adamw(
 ) -> torch.optim.Optimizer:
     """AdamW over the recipe's groups, without a config.
 
-    no_weight_decay: parameters with one of these in their full name get none.
+    no_weight_decay: parameters with one of these words in their full name get no weight decay.
     """
     groups = parameter_groups(
         model,
@@ -60,7 +60,7 @@ def build_adamw(
 
 
 def _factors(model: nn.Module) -> dict[str, float]:
-    """What the policies of the networks in `model` want, by names in the model."""
+    """The rate factors of the policies of all networks in `model`, by names in the model."""
     factors = {}
     for name, module in model.named_modules():
         if isinstance(module, TokenNet):

@@ -16,15 +16,16 @@ INSTEAD = {
         "return build_detection_train_loader(cfg, mapper=TokenDatasetMapper(cfg, True))"
     ),
 }
-"""Methods of DefaultTrainer that know nothing of our keys, and what a subclass would do."""
+"""Methods of DefaultTrainer that ignore this project's keys, and what a subclass should do."""
 
 
 def refuse_stock_trainer(cfg: CfgNode) -> None:
     """Raise InputError where a DefaultTrainer builds this model without our optimiser and reader.
 
-    It would train with SGD, without INPUT.DETR_CROP and the reader that knows every image mode, and
-    say nothing. A subclass that overrides both methods is welcome, and so is whoever builds a model
-    without a trainer. Called while a network is built, which is the one place that it asks us.
+    Such a trainer would train with SGD, without INPUT.DETR_CROP and without the reader for every
+    image mode, and would not say so. Allowed are a subclass that overrides both methods, and code
+    that builds a model without a trainer. This function is called while a network is built, because
+    DefaultTrainer calls code of this project at no other place.
     """
     trainer = _trainer_above(sys._getframe(1))
     if trainer is None:
@@ -53,7 +54,7 @@ def _loss(name: str, cfg: CfgNode) -> str:
 
 
 def _trainer_above(frame: FrameType | None) -> DefaultTrainer | None:
-    """The trainer in whose constructor we are, if we are in one."""
+    """The trainer whose constructor is running in a frame above, if there is one."""
     while frame is not None:
         if frame.f_code.co_name == "__init__":
             owner = frame.f_locals.get("self")

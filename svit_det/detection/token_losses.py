@@ -1,4 +1,4 @@
-"""TokenLosses: any detectron2 meta-architecture over a token backbone, with its policy's losses."""
+"""TokenLosses: adds the policy's losses to a detectron2 meta-architecture over a token backbone."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from svit_det.vit.flops import trunk_macs
 class TokenLosses:
     """A mixin: name it before the meta-architecture, `TokenRCNN(TokenLosses, GeneralizedRCNN)`.
 
-    In training the loss dict gains the policy's `loss_*`, the policy's statistics follow, and its
-    clock is set from the event storage. At inference each output gains `token_usage`, (L, h, w)
-    bool: block l kept this token of the image, padding cut off; `trunk_macs`, the trunk's
-    multiply-adds for the padded image and those of the dense trunk; and under a policy that shows
-    it `token_attention` (L, h, w), what the class token attends to.
+    In training the loss dict gains the policy's `loss_*`, the policy tracks its statistics, and its
+    clock is set from the event storage. At inference each output gains three entries.
+    `token_usage`: (L, h, w) bool, block l kept this token of the image, padding cut off.
+    `trunk_macs`: multiply-adds of the trunk for the padded image, and of the dense trunk.
+    `token_attention`, only if the policy `shows_attention`: (L, h, w), what the class token attends
+    to.
 
-    At inference images of different size run one after the other: what is found in an image does
-    not depend on its neighbours.
+    At inference images of different sizes run one after the other, so that an image's detections do
+    not depend on the other images of the batch.
     """
 
     @configurable
@@ -58,12 +59,12 @@ class TokenLosses:
         return {**arguments, "max_steps": cfg.SOLVER.MAX_ITER}
 
     def set_teacher(self, teacher: TokenNet) -> None:
-        """Give the passes of `teacher` to the losses. It is no part of the state of this model."""
-        # In a tuple, which torch does not take for a part of the model.
+        """Give the passes of `teacher` to the losses. The model's state does not include it."""
+        # torch does not take a module in a tuple for a part of the model.
         self._teachers = (teacher,)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """In training detectron2's loss dict plus the policy's `loss_*`; else `inference`."""
+        """In training detectron2's loss dict with the policy's `loss_*`; otherwise `inference`."""
         if not self.training:
             return self.inference(batched_inputs)
         net = find_token_net(self)
@@ -80,7 +81,7 @@ class TokenLosses:
         record = records[-1]
         greedy = None
         if drawn is not None:
-            # What the second pass would log goes into a storage of its own.
+            # The second pass logs into a storage of its own, which is thrown away.
             with (
                 EventStorage(storage.iter),
                 record_passes(self) as again,
@@ -110,19 +111,19 @@ class TokenLosses:
         return teach(self._teachers[0], images)
 
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """Outputs as the meta-architecture's own, each with `token_usage` besides."""
+        """The meta-architecture's outputs, each with `token_usage`."""
         outer: Any = super()
-        # Where the meta-architecture has an `inference`, its own `forward` leads back to this one.
+        # If the meta-architecture has an `inference`, its `forward` would call this method again.
         run = outer.inference if hasattr(outer, "inference") else outer.forward
         return self.run_by_size(batched_inputs, lambda members: run(pick(batched_inputs, members)))
 
     def run_by_size(
         self, batched_inputs: list[dict], run: Callable[[list[int]], list]
     ) -> list[Any]:
-        """`run` on the indices of images that are padded alike, outputs in the order of inputs.
+        """Call `run` on the indices of images of equal padded size; outputs in the inputs' order.
 
-        Padding an image to a larger one's size would not only cost: its tokens would attend to the
-        padding, and its positions would shift.
+        Padding an image to the size of a larger image would cost time. It would also change the
+        result: tokens would attend to the padding, and positions would shift.
         """
         net, outputs = find_token_net(self), [None] * len(batched_inputs)
         for members in self._equally_padded(batched_inputs):
@@ -140,7 +141,7 @@ class TokenLosses:
         return outputs
 
     def _equally_padded(self, batched_inputs: list[dict]) -> list[list[int]]:
-        """Indices of images that are of one size once padded to the backbone's multiple."""
+        """Groups of indices of images that have the same size after padding for the backbone."""
         step = max(self.backbone.size_divisibility, 1)
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, given in enumerate(batched_inputs):
@@ -155,7 +156,7 @@ def pick(values: Sequence[Any], indices: Sequence[int]) -> list[Any]:
 
 
 def _log_usage(record: PassRecord) -> None:
-    """The kept share of each block that does not keep everyone, into detectron2's event storage."""
+    """Log the kept share of each block that may skip tokens, in detectron2's event storage."""
     if all(block.everyone for block in record.blocks):
         return
     storage = get_event_storage()

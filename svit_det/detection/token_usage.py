@@ -1,6 +1,6 @@
-"""TokenUsageEvaluator: which tokens ran, next to COCO's AP, inside the objects and outside.
+"""TokenUsageEvaluator: the kept tokens inside and outside of objects, evaluated beside COCO's AP.
 
-L blocks, H x W tokens of one image (its padding is not in them).
+L blocks, H x W tokens of one image, without its padding.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from svit_det.tokens.usage import count, kept_shares, kept_twice, overlaps, retu
 logger = logging.getLogger(__name__)
 
 SETS = ("all", "inside_gt", "outside_gt", "inside_pred", "outside_pred")
-"""All tokens; the tokens on annotated objects and off them; on predicted objects and off them."""
+"""All tokens; tokens on and off the annotated objects; tokens on and off the predicted objects."""
 
 
 class TokenUsageEvaluator(DatasetEvaluator):
     """Kept share per block and set of tokens, over all images and image by image.
 
-    `evaluate` returns {"token_usage": {set: percent of its tokens, mean over blocks}}, logs the
-    table by block, and writes `token_usage.json` with that table, how far each block's tokens are
-    those of the block before, the trunk's giga multiply-adds, and the images' own counts. A
-    predicted object counts from `min_score` on. Crowd regions count as objects.
+    `evaluate` returns {"token_usage": {set: kept percent of its tokens, mean over blocks}} and logs
+    a table by block. It writes `token_usage.json` with this table, the overlap of each block's
+    tokens with the block before, the trunk's giga multiply-adds, and the counts of each image. A
+    predicted object counts from a score of `min_score` on. Crowd regions count as objects.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TokenUsageEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._min_score = min_score
         json_file = getattr(MetadataCatalog.get(dataset_name), "json_file", None)
-        # Reading prints to stdout, which is for results.
+        # COCO prints to stdout while it reads; stdout is for results.
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             self._annotations = COCO(json_file) if json_file else None
         self.reset()
@@ -110,7 +110,7 @@ class TokenUsageEvaluator(DatasetEvaluator):
         )
 
     def evaluate(self) -> OrderedDict | None:
-        """Percentages over all images, on the main process; nothing on the others."""
+        """Percentages over all images on the main process; None on the other processes."""
         gathered = comm.gather(self._images)
         if not comm.is_main_process():
             return None
@@ -147,7 +147,7 @@ class TokenUsageEvaluator(DatasetEvaluator):
 
 
 def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:
-    """Blocks down, sets across, percent of tokens kept, the mean over the blocks last."""
+    """A table of kept percents: a row for each block, then their mean; a column for each set."""
     rows = [
         [index, *(100 * column[index] for column in usage.values())]
         for index in range(len(next(iter(usage.values()))))
@@ -160,7 +160,7 @@ def usage_table(usage: dict[str, np.ndarray], overlap: np.ndarray) -> str:
 
 
 def check_usage(cfg: CfgNode) -> None:
-    """Refuse, before hours of training, a meta-architecture whose evaluation would find no usage.
+    """Refuse, before hours of training, a meta-architecture whose outputs have no token usage.
 
     Raises InputError that names the key.
     """

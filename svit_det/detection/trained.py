@@ -1,4 +1,4 @@
-"""Weights know their config: what a file of weights says of itself, as the config that it needs."""
+"""Trained weights with the config that their file describes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from svit_det.weights.files import read_description
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Trained weights, and what it takes to run them."""
+    """Trained weights, and the data needed to run them."""
 
     cfg: CfgNode
-    """With the overrides, and MODEL.WEIGHTS set to the file."""
+    """The config with the overrides, and MODEL.WEIGHTS set to the file."""
     class_names: list[str] | None
-    """In the order of the model's classes, where anything here knows them."""
+    """Names in the order of the model's classes; None: unknown."""
     said: Mapping[str, Any]
-    """What the file says of itself: see `describe_run`."""
+    """The file's description, see `describe_run`."""
 
 
 def read_trained(
@@ -37,11 +37,11 @@ def read_trained(
     *,
     config_file: str | None = None,
 ) -> Trained:
-    """The config that `weights` carry, or the yaml `config_file`, under KEY VALUE overrides.
+    """The config that `weights` carry, or the yaml `config_file`, with KEY VALUE overrides.
 
-    Without `weights`, the ones that TEST.WEIGHTS of the yaml names. Raises InputError for what
-    `load_config` refuses, for weights that are missing or on the network, and for weights without a
-    config where no yaml is given. The tensors are not read yet.
+    Without `weights`, the yaml's TEST.WEIGHTS names the weights. Raises InputError for every config
+    that `load_config` refuses, for weights that are missing or on the network, and for weights
+    without a config where no yaml is given. The tensors are not read yet.
     """
     if weights is None:
         if config_file is None:
@@ -72,7 +72,7 @@ def _config_of(
             f"--weights {path}: carries no config; give --config-file, the yaml that it was "
             "trained with."
         )
-    if "MODEL.DEVICE" not in options[::2]:  # the file has that of the machine which wrote it
+    if "MODEL.DEVICE" not in options[::2]:  # the file has the device of the training's machine
         options = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *options]
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "config.yaml"
@@ -87,8 +87,8 @@ def _config_of(
 def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[str] | None:
     """The names of the model's classes: from the file of weights, else from the config's sets.
 
-    Of the first set that is named in COCO_FORMAT and lies here, or that is registered with names,
-    test sets first. None where nothing knows them.
+    The names are those of the first set that is named in COCO_FORMAT and exists here, or that is
+    registered with names; test sets come first. None: unknown.
     """
     known = (said or {}).get("classes")
     if isinstance(known, list) and known:
@@ -96,7 +96,7 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = _of_json(Path(files[name])) if name in files else None
-        # `get` alone would make an entry for a name that nobody registered.
+        # `get` alone would make an entry for a name that is not registered.
         if not names and name in MetadataCatalog.list():
             names = MetadataCatalog.get(name).get("thing_classes")
         if names:
@@ -105,7 +105,7 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
 
 
 def _of_json(path: Path) -> list[str]:
-    """In the order of their ids, as detectron2 numbers them; none where the file tells none."""
+    """The category names in the order of their ids, as in detectron2; empty if there are none."""
     try:
         categories = json.loads(path.read_bytes())["categories"]
         return [str(each["name"]) for each in sorted(categories, key=lambda each: each["id"])]

@@ -41,10 +41,10 @@ from svit_det.weights.files import read_checkpoint
 
 
 class TokenTrainer(DefaultTrainer):
-    """Trains and evaluates a token-pruned detector; also in several processes on CPUs (gloo)."""
+    """Trains and evaluates a token-pruned detector; several processes work on CPUs too (gloo)."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        # Not DefaultTrainer's: it gives DDP a device id, which a model on CPU must not have.
+        # DefaultTrainer's __init__ gives DDP a device id, which a model on a CPU must not have.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -73,18 +73,18 @@ class TokenTrainer(DefaultTrainer):
         def frozen(step: int) -> Collection[str]:
             return named_from(name, dict.fromkeys(policy.frozen(step, steps)))
 
-        # The inner trainer's hook, because only there gradients exist and are not yet used.
+        # This is a hook of the inner trainer: only there gradients exist and are not yet used.
         self._trainer.register_hooks([FreezeHook(Freezing(model, frozen), weakref.proxy(self))])
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's, between the run's random numbers and what a resumed run catches up with."""
+        """detectron2's hooks between `RunState`, the first one, and `CatchUp`, the last one."""
         hooks = super().build_hooks()
         metrics = getattr(self, "_metrics", None)
         self._run = RunState(self.cfg, self._trainer.data_loader.seed, metrics)
         return [self._run, *hooks, CatchUp()]
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's, with a metrics.json of whole lines."""
+        """detectron2's writers, with a metrics.json of whole lines."""
         folder = Path(self.cfg.OUTPUT_DIR)
         self._metrics = MetricsWriter(folder / "metrics.json")
         return [
@@ -94,7 +94,7 @@ class TokenTrainer(DefaultTrainer):
         ]
 
     def train(self) -> Any:
-        """All steps that are left, and the evaluation. Raises InputError where a run must stop."""
+        """Run all remaining steps and the evaluation. Raises InputError where a run must stop."""
         images = self._trainer.data_loader
         images.seed, images.first_step = self._run.seed, self.start_iter
         with said_about_the_disk(self.cfg.OUTPUT_DIR):
@@ -104,7 +104,7 @@ class TokenTrainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As DefaultTrainer's. Raises InputError where the optimiser has other parameters."""
+        """As DefaultTrainer's method. Raises InputError if the optimiser has other parameters."""
         try:
             super().load_state_dict(state_dict)
         except (ValueError, KeyError) as error:
@@ -114,9 +114,9 @@ class TokenTrainer(DefaultTrainer):
             ) from error
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As DefaultTrainer's; a policy that learns from a teacher gets the one of MODEL.WEIGHTS.
+        """As DefaultTrainer's method. A policy that needs a teacher gets one from MODEL.WEIGHTS.
 
-        Also after a resume: the teacher is the model that the training began from.
+        This holds after a resume too: the teacher is the model with which the training began.
         """
         super().resume_or_load(resume=resume)
         model = self.checkpointer.model
@@ -131,7 +131,7 @@ class TokenTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Images in an order that hangs on the seed alone; unreadable ones are survived."""
+        """Images in an order that depends on the seed alone; unreadable images are replaced."""
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return TrainImages(
             cfg,
@@ -143,7 +143,7 @@ class TokenTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """detectron2's loader, batch 1, with the same reading of images."""
+        """detectron2's loader with batches of 1; images are read as in training."""
         mapper = TokenDatasetMapper(cfg, False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         loader.worker_init_fn = ignore_interrupts
@@ -151,9 +151,9 @@ class TokenTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO AP, and the token usage where `TEST.TOKEN_USAGE` says so.
+        """Evaluators of COCO's AP and, where `TEST.TOKEN_USAGE` is set, of the token usage.
 
-        Their files go to OUTPUT_DIR, or to a folder for each set where there are several.
+        Their files go to OUTPUT_DIR; with several sets each set has a folder there.
         """
         folder = Path(cfg.OUTPUT_DIR)
         if len(cfg.DATASETS.TEST) > 1:
@@ -174,7 +174,7 @@ class TokenTrainer(DefaultTrainer):
 
 
 def check_losses(model: nn.Module) -> None:
-    """Refuse a meta-architecture that would train without what the policy adds, before any data."""
+    """Refuse a meta-architecture that would train without the policy's losses or statistics."""
     policy = find_token_net(model).trunk.policy
     if policy.takes_part_in_training and not isinstance(model, TokenLosses):
         raise InputError(
@@ -185,19 +185,19 @@ def check_losses(model: nn.Module) -> None:
 
 
 class FreezeHook(HookBase):
-    """Lets frozen parts stand still."""
+    """Removes the gradients of frozen parts, so that these stand still."""
 
     def __init__(self, freezing: Freezing, outer: TrainerBase) -> None:
         self._freezing = freezing
         self._outer = outer
 
     def after_backward(self) -> None:
-        """Before the optimiser's step."""
+        """Called before the optimiser's step."""
         self._freezing.clear_gradients(self._outer.iter)
 
 
 def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
-    """A dense teacher of the architecture of `net`, called `name` in the file `weights`."""
+    """A dense teacher with the architecture of `net`; `name` is its prefix in file `weights`."""
     if not weights:
         raise InputError(
             f"MODEL.WEIGHTS is empty; {type(net.trunk.policy).__name__} learns from a teacher: "
@@ -219,7 +219,7 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
             f"MODEL.WEIGHTS {weights}: holds numbers that are not finite in {some_of(bad)}."
         )
     if "trunk.cls_token" not in inside:
-        teacher.trunk.register_parameter("cls_token", None)  # the dense model had none
+        teacher.trunk.register_parameter("cls_token", None)  # the dense model had no class token
     try:
         teacher.load_state_dict(inside)
     except RuntimeError as error:
@@ -235,7 +235,7 @@ def _in_parallel(model: nn.Module) -> nn.Module:
         return model
     on_gpu = next(model.parameters()).is_cuda
     # All processes track the same statistics, so buffers need not be sent around at every step.
-    # Newer torch has another word for it and warns about the old one.
+    # Newer versions of torch have another name for this option and warn about the old name.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     word = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(

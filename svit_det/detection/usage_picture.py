@@ -1,4 +1,4 @@
-"""From detectron2's structures to the arrays that pictures, report and video are drawn from."""
+"""Converts detectron2's structures to the arrays of pictures, report and video."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def usage_picture(
     annotated: Objects | None = None,
     name: str = "",
 ) -> UsagePicture:
-    """A prediction as arrays, with the detections that score `min_score` and up."""
+    """A prediction as arrays, with the detections of a score of at least `min_score`."""
     return UsagePicture(
         image=np.ascontiguousarray(prediction.image),
         keep=prediction.usage,
@@ -41,7 +41,7 @@ def usage_picture(
 def found_objects(
     instances: Instances, *, min_score: float, class_names: Sequence[str] | None
 ) -> Objects:
-    """detectron2's detections, on the CPU, as arrays."""
+    """detectron2's detections, which are on the CPU, as arrays."""
     instances = instances[instances.scores >= min_score]
     masks = instances.pred_masks.numpy() if instances.has("pred_masks") else None
     return Objects(
@@ -57,9 +57,9 @@ class Annotations:
     """The ground truth of a COCO-format json, image by image."""
 
     def __init__(self, json_file: str) -> None:
-        """Raises InputError for a file that is not there or holds no such annotations."""
+        """Raises InputError for a file that is missing or holds no COCO annotations."""
         try:
-            # Reading prints to stdout, which is for results.
+            # COCO prints to stdout while it reads; stdout is for results.
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 self._coco = COCO(json_file)
             self._ids = {
@@ -86,7 +86,7 @@ class Annotations:
     def _objects(self, image_id: int) -> Objects:
         entries = [e for e in self._coco.imgToAnns.get(image_id, []) if not e.get("iscrowd")]
         boxes = np.array([e["bbox"] for e in entries], float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]  # COCO's are left, top, width, height
+        boxes[:, 2:] += boxes[:, :2]  # COCO's boxes are left, top, width, height
         masks = None
         if entries and all(e.get("segmentation") for e in entries):
             masks = np.stack([self._mask(e) for e in entries])

@@ -1,4 +1,4 @@
-"""A network as a graph wants it: tensors in, tensors out, the keep maps among them."""
+"""A network in the form that a graph needs: tensors in, tensors and keep maps out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from svit_det.tokens import PassRecord
 from svit_det.vit import find_token_net
 
 KEEP_MAPS = "keep_maps"
-"""Output (B, L, H, W) bool: block l kept this token, of which heat maps are made."""
+"""Output (B, L, H, W) bool: block l kept this token. Heat maps are made of these maps."""
 
 
 class Scaled(nn.Module):
-    """Pixel values to what the network was trained on."""
+    """Normalises pixel values as in training."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -24,15 +24,15 @@ class Scaled(nn.Module):
         self.register_buffer("std", std.detach().clone(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, height, width) float, 0 to 255 -> the same, normalised by channel."""
+        """(B, 3, height, width) float, 0 to 255 -> (B, 3, height, width), normalised by channel."""
         return (image - self.mean) / self.std
 
 
 class BackboneGraph(nn.Module):
     """A detector's backbone, pyramid included: maps by name, and every block's keep map.
 
-    The same module that the detector runs; the record of the pass is fetched by a hook, because
-    pyramids have no slot for it. A backbone without its detector is given normalised images.
+    The graph runs the detector's own module. A hook fetches the record of the pass, because
+    pyramids have no slot for it. A backbone without its detector takes normalised images.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -44,7 +44,7 @@ class BackboneGraph(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names, in the order of what `forward` returns."""
+        """The names of `forward`'s outputs, in their order."""
         return [*self.backbone.output_shape(), KEEP_MAPS]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -68,6 +68,6 @@ class BackboneGraph(nn.Module):
 
 
 def example_image(size: tuple[int, int], batch: int = 1) -> Tensor:
-    """Pixels of made-up pictures to trace a graph with; their values do not matter."""
+    """Random pixels for tracing a graph; their values do not matter."""
     generator = torch.Generator().manual_seed(0)
     return 255 * torch.rand(batch, 3, *size, generator=generator)

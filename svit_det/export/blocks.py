@@ -1,4 +1,4 @@
-"""The block stack alone as a graph: tokens that are embedded already in, the map's tokens out."""
+"""The block stack alone as a graph: from embedded tokens to the tokens of the map."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BlocksGraph(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names, in the order of what `forward` returns."""
+        """The names of `forward`'s outputs, in their order."""
         return ["tokens", KEEP_MAPS]
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Boxes inside a graph: suppression and pooling whose shapes do not hang on what is found.
+"""Boxes inside a graph: suppression and pooling whose shapes do not depend on the detections.
 
 R boxes of one image, A cells of a pooled square, C channels. Boxes are (x0, y0, x1, y1).
 """
@@ -14,25 +14,26 @@ from torchvision.ops import nms, roi_align
 from svit_det.errors import InputError
 
 FAR, FARTHER = (-2.0, -2.0, -1.0, -1.0), (-4.0, -4.0, -3.0, -3.0)
-"""Boxes that overlap none of an image. Those that do not count lie at the first all together, so
-that one of them suppresses the others in a single step, and they suppress nobody else."""
+"""Two boxes that overlap no box of an image. All boxes that do not count are moved to FAR: one of
+them suppresses the others in a single step, and they suppress no other box."""
 
 
 def survives_nms(boxes: Tensor, scores: Tensor, counts: Tensor, threshold: float) -> Tensor:
-    """(R,) bool: the boxes of the mask `counts` (R,) that non-maximum suppression leaves.
+    """(R,) bool: the boxes among those that count, `counts` (R,), that survive suppression.
 
-    The number of survivors depends on the image, and is nobody's shape.
+    The number of survivors depends on the image, but no shape depends on it.
     """
     far = torch.tensor([FAR, FARTHER], dtype=boxes.dtype, device=boxes.device)
     placed = torch.where(counts.unsqueeze(1), boxes, far[0])
-    # Both far places always have a survivor: torch exports an nms that leaves two boxes or more.
+    # FAR and FARTHER always have a survivor each: torch only exports an nms that leaves at least
+    # two boxes.
     placed, ranked = torch.cat([placed, far]), torch.cat([scores, scores.new_zeros(2)])
     survives = torch.zeros_like(ranked).scatter(0, nms(placed, ranked, threshold), 1.0)
     return (survives[:-2] > 0) & counts
 
 
 def apart_by_class(boxes: Tensor, classes: Tensor) -> Tensor:
-    """(R, 4) boxes moved so far apart that those of different classes never overlap."""
+    """(R, 4) boxes, moved so that boxes of different classes never overlap."""
     step = boxes.max() + 1
     return boxes + (classes.to(boxes.dtype) * step).unsqueeze(1)
 

@@ -1,4 +1,4 @@
-"""One model as checked files in a folder: the program, each format of it, and what it says."""
+"""Exports one model as checked files in a folder: the program in each format, and its metadata."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from svit_det.vit import TokenNet, find_token_net
 
 PARTS = {"detector": DetectorGraph, "backbone": BackboneGraph}
 MOST = 1e-2
-"""The largest difference from the model that is taken for rounding, on maps and in pixels."""
+"""The largest difference from the model that counts as rounding, on maps and in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is to be exported, and how."""
+    """The export that is wanted."""
 
     part: str
     """One of `PARTS`."""
@@ -47,27 +47,27 @@ class Wanted:
     """(height, width) in pixels."""
     formats: tuple[str, ...] = tuple(FORMATS)
     batch: int = 1
-    """Pictures at a time."""
+    """Number of pictures at a time."""
     dynamic_size: bool = False
     topk: bool = True
     """Positions may come from ONNX's TopK."""
     opset: int = 18
     image_format: str = "RGB"
     sides: tuple[int, int] = (0, 0)
-    """The shorter side that pictures are resized to, and the most that the longer may have."""
+    """The shorter side that pictures are resized to, and the largest longer side."""
     said: Mapping[str, Any] = field(default_factory=dict)
-    """What the checkpoint says of itself."""
+    """The checkpoint's description."""
     int8: Sequence[Tensor] = ()
-    """Pictures (B, 3, height, width) to quantise the ONNX file with; none: it stays in float32."""
+    """Pictures (B, 3, height, width) for quantising the ONNX file. Empty: it stays in float32."""
     bf16: bool = False
-    """The OpenVINO file is to be computed in bfloat16."""
+    """Runtimes shall compute the OpenVINO file in bfloat16."""
 
     def files(self) -> list[str]:
-        """Names of the files that come out, one that refers to another after it."""
+        """Names of the resulting files; a file that refers to another file comes after it."""
         return [f"{self.part}{end}" for name in self.formats for end in FORMATS[name]]
 
     def precision(self, name: str) -> str:
-        """What the file of this format computes its products in."""
+        """The precision in which the file of this format computes products."""
         if name == "onnx" and self.int8:
             return INT8
         return BFLOAT16 if name == "openvino" and self.bf16 else FLOAT
@@ -75,17 +75,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Exported:
-    """Files of one model, and how far each is from it."""
+    """The exported files of one model: their metadata, and their differences from the model."""
 
     metadata: dict[str, Any]
     parity: dict[str, Parity]
-    """By format."""
+    """The comparison of each format with the model."""
 
 
 def export_files(model: nn.Module, wanted: Wanted, folder: Path) -> Exported:
     """Write the files of `wanted` into `folder` and check each on other pictures and sizes.
 
-    Raises InputError where the model, a format or a missing package stands in the way.
+    Raises InputError where the model or a format cannot be exported, or a package is missing.
     """
     check_runtimes(wanted.formats)
     graph, net = PARTS[wanted.part](model.eval()), find_token_net(model)
@@ -132,11 +132,11 @@ class _Files:
 
     @property
     def source(self) -> Path:
-        """ONNX in float32, of which the others are made."""
+        """The ONNX file in float32, from which the other files are made."""
         return self.stem.with_name(f"{self.stem.name}.float32.onnx")
 
     def write(self, name: str) -> Path:
-        """The file of this format."""
+        """Write the file of this format; return its path."""
         about = {**self.metadata, "precision": self.wanted.precision(name)}
         path = self.stem.with_suffix(FORMATS[name][-1])
         if name == "pt2":
@@ -160,10 +160,13 @@ class _Files:
 
 
 def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Parity:
-    """Compared on other pictures and on another size: refused there, or the same as the model."""
+    """Compare the file with the model on other pictures, and on pictures of another size.
+
+    A file of fixed size must refuse other sizes. Raises InputError where the file differs.
+    """
     try:
         run, about = load(path)
-    except Exception as error:  # each runtime has its own
+    except Exception as error:  # each runtime has exceptions of its own
         reason = " ".join(str(error).split())[-200:]
         raise InputError(f"{path.name}: its runtime does not take it ({reason}).") from error
     elsewhere, batch = other_size(wanted.size, divisor), wanted.batch
@@ -186,7 +189,7 @@ def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Pari
 
 
 def made_up_pictures(size: tuple[int, int], seed: int, batch: int) -> Tensor:
-    """(B, 3, height, width) different ones."""
+    """(B, 3, height, width) different made-up pictures."""
     return torch.cat([made_up_picture(size, 100 * index + seed) for index in range(batch)])
 
 
@@ -199,13 +202,13 @@ def made_up_picture(size: tuple[int, int], seed: int) -> Tensor:
 
 @torch.no_grad()
 def has_fixed_count(net: TokenNet, size: tuple[int, int]) -> bool:
-    """Every block of the network promises its number of rows, whatever the image."""
+    """Whether every block of the network knows its number of rows beforehand, for any image."""
     _, record = net(made_up_picture(size, 1))
     return all(block.selection.total is not None for block in record.blocks)
 
 
 def check_wanted(wanted: Wanted, net: TokenNet, divisor: int) -> None:
-    """Raise InputError for what cannot be made of this network, before anything is."""
+    """Raise InputError for an export that this network does not allow, before work begins."""
     if any(side < divisor or side % divisor for side in wanted.size):
         raise InputError(
             f"--size {wanted.size[0]} {wanted.size[1]}: both sides must be multiples of {divisor} "

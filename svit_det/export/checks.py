@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the model computes, on pictures it was not traced with."""
+"""Checks that an exported file computes the same as the model, on pictures not used in tracing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from svit_det.export.running import Run
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file is from the model."""
+    """The differences between an exported file and the model."""
 
     difference: float
-    """The largest over the maps, or over what was found; inf where shapes differ, and where the
-    file gives no number."""
+    """The largest difference over the maps, or over the detections; inf where shapes differ, and
+    where the file gives numbers that are not finite."""
     alike: float
-    """Share of all decisions, of every block about every token, that are the model's."""
+    """Share of all decisions (of every block about every token) that agree with the model."""
     counts: tuple[int, ...]
-    """Tokens that each block kept of the last picture, by the exported file."""
+    """Tokens that each block of the exported file kept of the last picture."""
     finite: bool = True
-    """The file gives numbers."""
+    """All numbers of the file are finite."""
 
     @property
     def same_kept(self) -> bool:
@@ -46,7 +46,7 @@ class Parity:
 
 @torch.no_grad()
 def compare(graph: nn.Module, run: Run, images: Iterable[Tensor]) -> Parity:
-    """The exported file `run` against the module it was made of, eager, over some pictures."""
+    """Compare the exported file `run` with its module `graph`, run eagerly, on some pictures."""
     at = graph.outputs.index(KEEP_MAPS)
     difference, alike, finite, kept = 0.0, [], True, np.zeros((1, 0, 1, 1))
     for image in images:
@@ -67,9 +67,9 @@ def compare(graph: nn.Module, run: Run, images: Iterable[Tensor]) -> Parity:
 
 
 def check_refused(run: Run, images: Tensor, *, file: str, what: str) -> None:
-    """Raise InputError unless a file refuses these pictures, which it was not made for."""
+    """Raise InputError unless a file refuses these pictures, for which it was not made."""
     try:
         run(images)
-    except Exception:  # each runtime has its own
+    except Exception:  # each runtime has exceptions of its own
         return
     raise InputError(f"{file}: took {what} than its own without a word.")

@@ -1,9 +1,9 @@
-"""Mask R-CNN as one graph: detectron2's trained modules, put together without its data structures.
+"""Mask R-CNN as one graph: detectron2's trained modules, combined without its data structures.
 
 R proposals, K classes, D detections, M x M cells of a mask. One image at a time.
 
-What detectron2 filters step by step is carried along here with a mark whether it counts, so that
-shapes are known until the end; only the number of detections depends on the image.
+detectron2 filters boxes step by step. Here all boxes are carried along with a mark whether they
+count, so that shapes are known until the end; only the number of detections depends on the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Proposals(nn.Module):
         self.rpn = rpn
 
     def forward(self, maps: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """-> boxes (R, 4) by falling score, and (R,) bool, whether a box counts."""
+        """Maps by name -> boxes (R, 4) by falling score, and (R,) bool, whether a box counts."""
         rpn = self.rpn
         features = [maps[name] for name in rpn.in_features]
         anchors = rpn.anchor_generator(features)
@@ -38,7 +38,7 @@ class Proposals(nn.Module):
     def _of_level(
         self, anchors: object, score: Tensor, deltas: Tensor, *, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        """The best boxes of one level and their scores, -inf where one does not count."""
+        """The best boxes of one level and their scores; -inf for a box that does not count."""
         rpn = self.rpn
         score = score[0].permute(1, 2, 0).flatten()
         deltas = deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
@@ -73,11 +73,11 @@ class DetectorGraph(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names, in the order of what `forward` returns."""
+        """The names of `forward`'s outputs, in their order."""
         return ["boxes", "scores", "classes", "mask_logits", KEEP_MAPS]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, height, width) pixels, 0 to 255 -> what was found, by falling score.
+        """(1, 3, height, width) pixels, 0 to 255 -> the detections, by falling score.
 
         boxes (D, 4), scores (D,), classes (D,) int64, mask logits (D, M, M) inside each box, and
         the keep maps (1, L, H, W).
@@ -95,7 +95,7 @@ class DetectorGraph(nn.Module):
     def _detections(
         self, boxes: Tensor, scores: Tensor, counts: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """boxes (R, 4 K) or (R, 4), scores (R, K + 1) -> boxes, scores and classes of D."""
+        """boxes (R, 4 K) or (R, 4), scores (R, K + 1) -> boxes, scores, classes of D detections."""
         predictor = self.box_predictor
         counts = counts & boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
         scores = scores[:, :-1]
@@ -125,7 +125,7 @@ class DetectorGraph(nn.Module):
 
 
 def check_exportable(model: nn.Module) -> None:
-    """Raise InputError for a detector that is no Mask R-CNN of one stage."""
+    """Raise InputError for a detector that is no Mask R-CNN with a single box head."""
     heads = getattr(model, "roi_heads", None)
     wanted = ("box_pooler", "mask_pooler", "box_head", "box_predictor", "mask_head")
     missing = heads is None or any(getattr(heads, name, None) is None for name in wanted)

@@ -1,4 +1,4 @@
-"""An exported program as files: torch's .pt2, ONNX, and OpenVINO's pair made from the ONNX file."""
+"""Writes an exported program as torch's .pt2, as ONNX, or as OpenVINO's two files made of ONNX."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from svit_det.export.quiet import quiet
 from svit_det.export.runtimes import need
 
 METADATA = "svit_det"
-"""The name under which a file says what it is, as JSON."""
+"""The name under which a file holds its metadata, as JSON."""
 INPUT = "image"
 FORMATS = {"pt2": (".pt2",), "onnx": (".onnx",), "openvino": (".bin", ".xml")}
 """Endings of the files of each format; a file that refers to another comes after it."""
 OPSETS = (18, 23)
 FLOAT, INT8, BFLOAT16 = "float32", "int8", "bfloat16"
-"""What a file computes its products in."""
+"""The precisions in which a file computes products."""
 
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-    """torch's own format. Whole detectors use torchvision's operators: import it before loading."""
+    """Write torch's own format.
+
+    Whole detectors use torchvision's operators: import torchvision before loading such a file.
+    """
     extra = {f"{METADATA}.json": json.dumps(dict(metadata))}
     try:
         with quiet():
             torch.export.save(program, path, extra_files=extra)
-    except Exception as error:  # such as a rounding of an open size, which it cannot write down
+    except Exception as error:  # for example, a rounding of an open size cannot be saved
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"torch.export cannot save this model: {reason.rstrip('.')}.") from error
 
 
-@torch.no_grad()  # as the program was made: with gradients, maps are laid out otherwise
+@torch.no_grad()  # as when the program was made: with gradients, maps have another memory layout
 def write_onnx(
     program: ExportedProgram,
     path: Path,
@@ -47,7 +50,7 @@ def write_onnx(
     opset: int = 18,
     topk: bool = True,
 ) -> None:
-    """ONNX by torch's exporter, with operators that it lacks written out. Raises InputError."""
+    """Write ONNX by torch's exporter; missing operators are written out. Raises InputError."""
     need("onnx")
     need("onnxscript")
     try:
@@ -61,23 +64,23 @@ def write_onnx(
                 custom_translation_table=_numbers_of_sizes(),
                 verbose=False,
             )
-    except Exception as error:  # whatever the exporter raises for what it cannot translate
-        # The last sentence says which operator; before it stand general instructions.
+    except Exception as error:  # the exporter may raise anything for a model it cannot translate
+        # The line with the error names the operator; the other lines are general instructions.
         lines = [line for line in str(error).splitlines() if "Error" in line] or [str(error)]
         raise InputError(f"ONNX cannot express this model: {lines[0].strip()[:300]}") from error
     assert made is not None
     made.model.metadata_props[METADATA] = json.dumps(dict(metadata))
-    # Stack traces with the folders of this machine.
+    # The nodes' metadata are stack traces with the folders of this machine.
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()
     made.save(path)
 
 
 def write_openvino(source: Path, path: Path, metadata: Mapping[str, Any]) -> None:
-    """OpenVINO's own converter, from an ONNX file. Writes `path` .xml and its .bin.
+    """Convert an ONNX file by OpenVINO's own converter. Writes `path`, an .xml file, and its .bin.
 
-    The weights are in float32 whatever the file is to be computed in: OpenVINO chooses that when it
-    compiles a model, by a hint of whoever loads it.
+    The weights are always in float32. OpenVINO chooses the precision of computation when it
+    compiles a model, by a hint of the program that loads the file.
     """
     openvino = need("openvino")
     try:
@@ -90,7 +93,7 @@ def write_openvino(source: Path, path: Path, metadata: Mapping[str, Any]) -> Non
 
 
 def _numbers_of_sizes() -> dict[Any, Callable[..., Any]]:
-    """Python's roundings of numbers that follow from an open size."""
+    """ONNX translations of Python's rounding of numbers that depend on an open size."""
     op = need("onnxscript").opset18
     whole = 7  # ONNX's number of int64
     return {

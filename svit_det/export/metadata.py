@@ -1,4 +1,4 @@
-"""What an exported file says of itself: all that a program without our package needs to use it."""
+"""The metadata of an exported file: all that a program without this package needs to use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svit_det import __version__
 from svit_det.vit import TokenNet
 
 MASK_THRESHOLD = 0.5
-"""Of the probability that a mask logit stands for, as detectron2 pastes masks."""
+"""The least probability (the sigmoid of a mask logit) of a mask's pixel, as in detectron2."""
 
 
 def describe(
@@ -31,10 +31,10 @@ def describe(
     opset: int,
     topk: bool,
 ) -> dict[str, Any]:
-    """Plain values for JSON.
+    """The metadata as plain values for JSON.
 
-    `sides`: the shorter side that pictures are resized to, and the most that the longer may have.
-    `said`: what the checkpoint says of itself. `fixed_count`: no count depends on the image.
+    `sides`: the shorter side that pictures are resized to, and the largest longer side. `said`: the
+    checkpoint's description. `fixed_count`: no count of tokens depends on the image.
     """
     policy = net.trunk.policy
     schedule = policy.schedule

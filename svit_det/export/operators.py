@@ -1,7 +1,7 @@
-"""Operators of our decisions that ONNX lacks, written with ones that it has.
+"""Operators of the policies' decisions that ONNX lacks, written with operators that ONNX has.
 
 B rows of N values each; everything here works along the last axis. An exported program is rewritten
-with these before it goes to ONNX; the `.pt2` file keeps torch's own operators.
+with these operators before it becomes ONNX; the `.pt2` file keeps torch's own operators.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Sorted = tuple[Tensor, Tensor]
 def sort_by_topk(
     values: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> Sorted:
-    """A stable sort as TopK of everything: ONNX promises the lower index first among equals.
+    """A stable sort as TopK of all values: ONNX promises the lower index first among equals.
 
-    torch promises no such thing of its own `topk`, so that this is for ONNX alone.
+    torch does not promise this for its own `topk`, so that this sort is for ONNX alone.
     """
-    if values.dtype in (torch.bool, torch.uint8):  # which TopK does not take everywhere
+    if values.dtype in (torch.bool, torch.uint8):  # some runtimes' TopK does not take these
         order = values.int().topk(values.shape[dim], dim=dim, largest=descending).indices
         return values.gather(dim, order), order
     found = values.topk(values.shape[dim], dim=dim, largest=descending)
@@ -34,7 +34,7 @@ def sort_by_comparison(
 ) -> Sorted:
     """A stable sort without TopK: a value's place is the number of values that go before it.
 
-    Takes N * N comparisons, which for a thousand tokens is little beside a block.
+    The sort takes N * N comparisons. For a thousand tokens this is little compared to a block.
     """
     values = values.transpose(dim, -1)
     keys = values.int() if values.dtype in (torch.bool, torch.uint8) else values
@@ -57,14 +57,14 @@ def searchsorted_by_comparison(
     side: str | None = None,
     sorter: Tensor | None = None,
 ) -> Tensor:
-    """Where each value would be inserted: the number of entries below it."""
+    """The place where each value would be inserted: the number of entries below the value."""
     assert sorter is None and not right and side in (None, "left")
     below = sorted_sequence.unsqueeze(-2) < values.unsqueeze(-1)
     return below.long().sum(dim=-1)
 
 
 def argsort_by(sort: Callable[..., Sorted]) -> Callable[..., Tensor]:
-    """The order alone, of a sort as above."""
+    """The order alone, from one of the sorts above."""
 
     def argsort(
         values: Tensor, *, stable: bool = True, dim: int = -1, descending: bool = False
@@ -75,23 +75,23 @@ def argsort_by(sort: Callable[..., Sorted]) -> Callable[..., Tensor]:
 
 
 def where_of_bools(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """onnxruntime has no choice between bools, so that it is written as logic."""
+    """A choice between bools as logic, because onnxruntime has no such choice."""
     if one.dtype != torch.bool or other.dtype != torch.bool:
         return NotImplemented
     return (condition & one) | (~condition & other)
 
 
 def meshgrid_of_rows(tensors: list[Tensor]) -> list[Tensor]:
-    """torch's default, the first tensor along the rows: the exporter stumbles over the default."""
+    """torch's default order, written out: the exporter fails on the default argument."""
     return list(torch.meshgrid(tensors, indexing="ij"))
 
 
 def rewritten(
     program: torch.export.ExportedProgram, *, topk: bool = True
 ) -> torch.export.ExportedProgram:
-    """The program with these operators in place of the ones that ONNX lacks.
+    """The program with these operators in place of the operators that ONNX lacks.
 
-    Without `topk` no TopK comes from a sort.
+    Without `topk`, no sort becomes a TopK.
     """
     aten = torch.ops.aten
     sort = sort_by_topk if topk else sort_by_comparison

@@ -1,4 +1,4 @@
-"""From a module of tensors to torch's exported program, with sizes fixed or left open."""
+"""Makes torch's exported program of a module, with sizes fixed or left open."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from svit_det.vit import Execution, Packed, TokenTrunk
 from svit_det.vit.positions import by_running_count, by_top
 
 LARGEST_SIDE = 4096
-"""Pixels, of a picture that a program of open size is made for."""
+"""Most pixels of a picture's side for a program of open size."""
 
 
 @contextmanager
 def rows_for_graphs(trunk: TokenTrunk, *, topk: bool = True) -> Iterator[None]:
-    """Inside the with-block the trunk finds its rows by operators that every format has."""
+    """Inside the with-block the trunk finds its rows by operators that all formats have."""
     before = trunk.execution
     trunk.execution = Execution(hard=Packed(find=by_top if topk else by_running_count))
     try:
@@ -39,15 +39,15 @@ def export_program(
     open_step: int | None = None,
     topk: bool = True,
 ) -> ExportedProgram:
-    """The program of `graph`, traced with `example`, and for tensors of its shape alone.
+    """The program of `graph`, traced with `example`, for tensors of the example's shape alone.
 
     With `open_step` the example is (B, 3, height, width), and height and width stay open: any
-    multiples of so many pixels. `trunk` is the one inside the graph. Raises InputError where torch
-    cannot make one graph of it.
+    multiples of `open_step` pixels. `trunk` is the trunk inside the graph. Raises InputError where
+    torch cannot make one graph of the module.
     """
     shapes = None
     if open_step is not None:
-        # At least two steps a side: torch takes a side of one for a size that is always one.
+        # At least two steps a side: torch would take a side of 1 for a constant.
         largest = LARGEST_SIDE // open_step
         rows, columns = (Dim(name, min=2, max=largest) for name in ("rows", "columns"))
         shapes = ({2: open_step * rows, 3: open_step * columns},)
@@ -55,13 +55,14 @@ def export_program(
         try:
             program = torch.export.export(graph, (example,), strict=False, dynamic_shapes=shapes)
             if open_step is not None:
-                # What the graph took for a constant it asserts: other formats would not.
+                # The program asserts what the graph took for constant; running it on another size
+                # shows the mistake, which other formats would not report.
                 height, width = other_size((example.shape[2], example.shape[3]), open_step)
                 program.module()(example_image((height, width), len(example)))
             return _without_folders(program)
         except InputError:
             raise
-        except Exception as error:  # whatever the exporter raises for what it cannot follow
+        except Exception as error:  # the exporter may raise anything for code it cannot follow
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             policy = type(trunk.policy).__name__
             sizes = "" if open_step is None else " with --dynamic-size"
@@ -71,12 +72,12 @@ def export_program(
 
 
 def _without_folders(program: ExportedProgram) -> ExportedProgram:
-    """The same without stack traces, which hold the folders of this machine."""
+    """The program without stack traces, which hold the folders of this machine."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
 
 
 def other_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
-    """Another (height, width), with other proportions."""
+    """A larger (height, width) with another aspect ratio."""
     return size[0] + divisor, size[1] + 3 * divisor

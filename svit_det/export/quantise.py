@@ -1,9 +1,9 @@
 """ONNX with products in 8-bit integers, by onnxruntime's own static quantiser.
 
-Quantised are the linear layers and convolutions that have trained weights. In float32 stay what
-decides (a policy's own layers, and all that ranks, thresholds and counts), the products of the
-attention, norms, the normalising of pixels, and of the heads the last layer of each branch with the
-decoding of boxes behind it: a step of an 8-bit number there moves a token or a box.
+Linear layers and convolutions with trained weights are quantised. The following stay in float32,
+because one step of an 8-bit number there could move a token or a box: decisions (a policy's own
+layers, and all ranking, thresholds and counts), the products of the attention, norms, the
+normalising of pixels, and in the heads the last layer of each branch and the decoding of boxes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LAST_LAYERS = (
     "bbox_pred",
     "mask_head.predictor",
 )
-"""Parts of the names of weights, of the layers whose numbers are scores, boxes and masks."""
+"""Parts of the names of weights in layers whose outputs are scores, boxes and masks."""
 
 
 def write_int8(
@@ -43,8 +43,8 @@ def write_int8(
 ) -> None:
     """Quantise the ONNX file `source` into `path`.
 
-    The ranges of activations are the smallest and largest value that each takes on `pictures`, what
-    the graph takes at a time; weights have one range for each output channel. `decisions` are the
+    The range of an activation runs from its smallest to its largest value on `pictures`; each entry
+    is one input of the graph. Weights have one range for each output channel. `decisions` are the
     weights of the policy. Raises InputError where the quantiser fails.
     """
     onnx, tools = need("onnx"), need("onnxruntime.quantization")
@@ -71,7 +71,7 @@ def write_int8(
                 weight_type=tools.QuantType.QInt8,
                 nodes_to_quantize=chosen,
             )
-    except Exception as error:  # the quantiser's own, and its runtime's
+    except Exception as error:  # the quantiser and its runtime have exceptions of their own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"onnxruntime cannot quantise this model: {reason[:300]}") from error
     made = onnx.load(path)
@@ -83,7 +83,7 @@ def quantised_nodes(graph: Any, decisions: Iterable[Tensor]) -> list[str]:
     """Names of the nodes of an ONNX graph that are quantised."""
     to_array = need("onnx").numpy_helper.to_array
     weights = {each.name: each for each in graph.initializer}
-    # The exporter may have transposed a weight, and then it has lost its name.
+    # The exporter may have transposed a weight; such a weight has lost its name.
     own = [each.detach().numpy() for each in decisions]
     deciding = {array.tobytes() for each in own for array in (each, each.T)}
     return [

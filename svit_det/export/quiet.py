@@ -1,4 +1,4 @@
-"""Silence around exporters, which report on every symbol and warn of other people's code."""
+"""Silences exporters, which report on every symbol and warn about the code of other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running exported files, each by its own runtime on the CPU, and reading what they say."""
+"""Runs exported files, each by its own runtime on the CPU, and reads their metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[[Tensor], list[np.ndarray]]
 
 
 def load(path: Path) -> tuple[Run, dict[str, Any]]:
-    """How to run a file of any format, on as many threads as torch has, and its metadata."""
+    """A function that runs a file of any format, on as many threads as torch has; its metadata."""
     return {".pt2": _pt2, ".onnx": _onnx, ".xml": _openvino}[path.suffix](path)
 
 
@@ -41,10 +41,10 @@ def _onnx(path: Path) -> tuple[Run, dict[str, Any]]:
     runtime = need("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    # As ours: a thread that waits sleeps.
+    # A waiting thread sleeps, as the threads of torch do in this project.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors alone: a graph of ours has branches of no rows
+    options.log_severity_level = 3  # errors only: branches without rows would cause warnings
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map[METADATA]
     return lambda image: session.run(None, {INPUT: image.numpy()}), json.loads(metadata)
@@ -54,8 +54,8 @@ def _openvino(path: Path) -> tuple[Run, dict[str, Any]]:
     core = need("openvino").Core()
     model = core.read_model(path)
     metadata = json.loads(model.get_rt_info([METADATA]).astype(str))
-    # Said in either case: some processors would compute in bfloat16 by default. Threads that wait
-    # sleep after a moment, for which there is no setting.
+    # The precision is always given: on some processors the default is bfloat16. Waiting threads
+    # sleep after a moment; OpenVINO has no setting for this.
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if metadata.get("precision") == BFLOAT16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -71,6 +71,6 @@ def _openvino(path: Path) -> tuple[Run, dict[str, Any]]:
 
 
 def multiplies_bfloat16() -> bool:
-    """OpenVINO says that this processor has instructions for it."""
+    """Whether this processor has instructions for bfloat16, according to OpenVINO."""
     capabilities = need("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities

@@ -1,4 +1,4 @@
-"""The packages that formats need, imported when asked for, or named where they are missing."""
+"""The packages that formats need: imported when needed, and named in an error if missing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PACKAGES = {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxrunt
 PACKAGES |= {"onnxruntime.quantization": "onnxruntime", "openvino": "openvino"}
 NEEDED = {"pt2": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 NEEDED["openvino"] = (*NEEDED["onnx"], "openvino")
-"""By format: to write it and to check what was written."""
+"""By format, the packages for writing a file and for checking it."""
 
 
 def need(module: str) -> ModuleType:
-    """The module. Raises InputError that says how to install it."""
+    """The module. If it is missing, raises InputError that says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -26,13 +26,13 @@ def need(module: str) -> ModuleType:
 
 
 def check_runtimes(formats: Iterable[str]) -> None:
-    """Raise InputError for the first package that one of the formats lacks."""
+    """Raise InputError for the first missing package of the formats."""
     for name in formats:
         check_modules(f"--formats {name}", NEEDED[name])
 
 
 def check_modules(asked: str, modules: Iterable[str]) -> None:
-    """Raise InputError for the first one that is missing; `asked` is the option that needs it."""
+    """Raise InputError for the first missing module; `asked` is the option that needs it."""
     for module in modules:
         try:
             need(module)

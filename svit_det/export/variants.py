@@ -1,4 +1,4 @@
-"""The ways in which one model is made for a runtime: format, precision, opset."""
+"""The ways in which one model is exported for a runtime: format, precision, opset."""
 
 from __future__ import annotations
 

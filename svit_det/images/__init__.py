@@ -1,4 +1,4 @@
-"""Pictures from disk, memory, films and cameras. NumPy and Pillow only, and OpenCV for films."""
+"""Pictures from disk, memory, films and cameras. Needs NumPy and Pillow only; films need OpenCV."""
 
 from svit_det.images.find import IMAGE_SUFFIXES, find_images, spread_out
 from svit_det.images.open import LARGEST_IMAGE, size_on_disk, without_warnings

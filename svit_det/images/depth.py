@@ -1,7 +1,7 @@
-"""Pixels of more than eight bits, brought to eight from their own range.
+"""Pixels of more than eight bits, scaled to eight bits from the picture's own range.
 
-Microscopes and cameras fill some of the sixteen bits; Pillow alone would show such a picture white
-(one channel) or nearly black (several).
+Microscopes and cameras fill only some of the sixteen bits. Pillow alone would show such a picture
+white (one channel) or nearly black (several channels).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of one channel of more than 8 bits."""
 PHOTOMETRIC, BITS, SAMPLE_FORMAT, PLANES = 262, 258, 339, 284
-"""TIFF's tags. Photometric 0: the least value is white."""
+"""TIFF's tags. Photometric 0 means that the least value is white."""
 GREY_WITH_ALPHA = "LA;16B"
 """Pillow's raw mode of a PNG with two channels of 16 bits."""
 ROWS = 1024
@@ -38,19 +38,19 @@ def is_deep_colour(image: ImageFile.ImageFile) -> bool:
 def grey_to_eight_bits(image: Image.Image) -> Image.Image:
     """A picture of one of WIDE_MODES as "L".
 
-    Float images may hold nan and inf for pixels without a value: they are black.
+    Float images may hold nan and inf for pixels without a value; such pixels become black.
     """
     tags = getattr(image, "tag_v2", {})
     pixels = np.asarray(image)
     if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
-        pixels = pixels.view(np.uint32)  # Pillow has no such mode, and half of them were negative
+        pixels = pixels.view(np.uint32)  # Pillow has no unsigned mode: large values were negative
     return Image.fromarray(_scaled(pixels, inverted=tags.get(PHOTOMETRIC) == 0))
 
 
 def colour_to_eight_bits(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Image.Image:
-    """A deep picture as "RGB", from its high and its low bytes; what is transparent is black.
+    """A deep picture as "RGB", from its high and its low bytes; transparent pixels become black.
 
-    again: the same file, opened a second time. Neither is decoded yet.
+    again: the same file, opened a second time. Neither of the two is decoded yet.
     """
     clear = image.info.get("transparency")
     two_channels = any(_raw_mode(tile.args) == GREY_WITH_ALPHA for tile in image.tile)
@@ -78,14 +78,14 @@ def _take_low_bytes(image: ImageFile.ImageFile) -> None:
 
 
 def _raw_mode(args: object) -> str:
-    """Of a tile's arguments, which are a raw mode or begin with one."""
+    """The raw mode in a tile's arguments, which are a raw mode or begin with one."""
     return str(args[0]) if isinstance(args, tuple) and args else str(args)
 
 
 def _swapped(args: tuple[Any, ...] | str | None) -> tuple[Any, ...] | str:
     mode = _raw_mode(args)
     if mode == GREY_WITH_ALPHA:
-        return "RGBA"  # all four bytes of the two channels; there is no reader for the low ones
+        return "RGBA"  # all four bytes of the two channels; no reader takes the low bytes alone
     native = "L" if sys.byteorder == "little" else "B"
     order = native if mode[-1] == "N" else mode[-1]
     swapped = mode[:-1] + {"L": "B", "B": "L"}[order]
@@ -95,7 +95,7 @@ def _swapped(args: tuple[Any, ...] | str | None) -> tuple[Any, ...] | str:
 def _scaled(
     pixels: np.ndarray, *, inverted: bool = False, known: np.ndarray | None = None
 ) -> np.ndarray:
-    """uint8 of the same shape, black the least and white the largest of the known values."""
+    """uint8 of the same shape: 0 (black) is the least known value, 255 (white) the largest."""
     parts = [slice(start, start + ROWS) for start in range(0, len(pixels), ROWS)]
     low, high = np.inf, -np.inf
     for part in parts:

@@ -1,4 +1,4 @@
-"""Which image files there are, and a few of them."""
+"""Finding image files, and choosing a few of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Files inside a Qt resource (.rcc), the archive that Qt programs carry their pictures in.
+"""Files inside a Qt resource (.rcc), the archive in which Qt programs carry their pictures.
 
-Format: Qt's `rcc`, versions 1 to 3, big-endian. A head of four numbers (version and the places of
-tree, data and names), then a tree of entries of fixed size; an entry is a folder, which names its
-children by count and first number, or a file, which names a place in the data.
+Format: Qt's `rcc`, versions 1 to 3, big-endian. The head holds four numbers: the version, and the
+places of tree, data and names. The tree holds entries of fixed size. A folder's entry gives the
+count and the first number of its children; a file's entry gives a place in the data.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from svit_det.errors import InputError
 _MAGIC = b"qres"
 _COMPRESSED, _FOLDER, _ZSTD = 1, 2, 4
 _ENTRY_SIZES = {1: 14, 2: 22, 3: 22}
-"""Bytes of an entry by version; from 2 on it holds a date too."""
+"""Bytes of an entry by version; from version 2 on an entry holds a date too."""
 _DEEPEST = 64
-"""Folders within folders, more than any program nests: a damaged tree may run in a circle."""
+"""Most folders within folders, more than any program nests: a damaged tree may run in a circle."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Resource:
     def content(self, flags: int, offset: int) -> bytes:
         place = self.contents + offset
         stored = self.piece(place + 4, self.numbers(">I", place)[0])
-        # In front of what zlib compressed stands the size that it had.
+        # Four bytes with the uncompressed size stand before the data compressed by zlib.
         return zlib.decompress(stored[4:]) if flags & _COMPRESSED else stored
 
 
@@ -71,8 +71,9 @@ def read_qt_resources(
 ) -> Iterator[tuple[str, bytes]]:
     """(path, content) of the files of a resource whose path, as in /folder/name.png, is `wanted`.
 
-    Nothing is written, so that a path leads nowhere. `source` names the resource in what is said.
-    Raises InputError for what is no resource or is damaged, and for a wanted file under zstd.
+    No file is written, so that a path cannot do harm. `source` names the resource in messages.
+    Raises InputError for data that is no resource or is damaged, and for a wanted file that is
+    compressed with zstd.
     """
     try:
         resource = _opened(data, source)

@@ -1,4 +1,4 @@
-"""Reading an image file into pixels, whatever its mode, or saying why it cannot be read."""
+"""Reading an image file of any mode into pixels, or an error that says why this is impossible."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a stored picture upright, by EXIF's orientation."""
+"""The operation that turns a stored picture upright, by EXIF's orientation."""
 
 
 def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """(height, width, 3) uint8 in `image_format`, "RGB" or "BGR", turned upright by its EXIF tag.
 
-    Grey images are repeated over the channels, pixels of more than 8 bits scaled from the image's
-    own range to 0-255 (all channels alike), transparent pixels laid on black, CMYK and palettes
-    converted, TIFFs whose least value is white inverted.
+    Grey images are repeated over the channels. Pixels of more than 8 bits are scaled from the
+    image's own range to 0-255, all channels alike. Transparent pixels are laid on black, CMYK and
+    palettes are converted, and TIFFs whose least value is white are inverted.
     Raises InputError for a file that is missing, cannot be decoded or is too large.
     """
     if image_format not in ("RGB", "BGR"):
@@ -43,7 +43,7 @@ def read_image(path: str | Path, image_format: str) -> np.ndarray:
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """(height, width, 3) uint8 RGB of an image in memory, brought to it as `read_image` says."""
+    """(height, width, 3) uint8 RGB of an image in memory, converted as `read_image` says."""
     return _upright(_plain(image), orientation(image))
 
 

@@ -1,4 +1,4 @@
-"""Pictures from whatever people have: files, folders, patterns, films, cameras, arrays, tensors."""
+"""Pictures from any source: files, folders, patterns, films, cameras, arrays, tensors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ORDERS = ("RGB", "BGR")
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture that has a name and is read when it is asked for."""
+    """One picture: its name, and a function that reads it."""
 
     name: str
-    """Its path, the film's with the number of the frame, or its place among the ones given."""
+    """The picture's path, the film's path with the frame's number, or the place in the source."""
     read: Callable[[], np.ndarray]
-    """(height, width, 3) uint8 RGB. Raises InputError for one that cannot be read."""
+    """(height, width, 3) uint8 RGB. Raises InputError for a picture that cannot be read."""
 
 
 def pictures_of(source: Any, *, order: str | None = None) -> Iterator[Picture]:
@@ -37,9 +37,9 @@ def pictures_of(source: Any, *, order: str | None = None) -> Iterator[Picture]:
     (height, width), a uint8 tensor (3, height, width) or (1, height, width), a batch of either with
     one dimension more, or a list of any of these.
 
-    order: "RGB" or "BGR", how the channels of arrays and tensors lie, which only the caller knows.
+    order: "RGB" or "BGR", the order of channels in arrays and tensors; only the caller knows it.
 
-    Raises InputError, with the first picture at the latest, for what is none of these.
+    Raises InputError for any other source, at the latest when the first picture is asked for.
     """
     if order not in (None, *ORDERS):
         raise InputError(f"order: no '{order}'; choose RGB or BGR.")
@@ -90,7 +90,7 @@ def _held(name: str, pixels: np.ndarray) -> Picture:
 
 
 def _of_arrays(source: Any, order: str | None, place: str) -> Iterator[Picture]:
-    """An array, or a tensor whose channels come first; with one dimension more a batch."""
+    """An array, or a tensor with the channels first; with one dimension more it is a batch."""
     is_tensor = hasattr(source, "detach")
     array = source.detach().cpu().numpy() if is_tensor else source
     if array.ndim == 4:

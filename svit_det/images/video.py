@@ -17,13 +17,13 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
     """(name, (height, width, 3) uint8 RGB) of each frame of a film, or of camera number `source`.
 
-    A camera goes on until the caller stops. Raises InputError for a film that cannot be read and a
-    camera that is not there.
+    A camera gives frames until the caller stops. Raises InputError for a film that cannot be read
+    and for a camera that is missing.
     """
     is_camera, cv2 = isinstance(source, int), _opencv()
     log = cv2.utils.logging
     before = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)  # what OpenCV would print is said below
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # the errors below replace OpenCV's messages
     try:
         capture = cv2.VideoCapture(source if is_camera else str(source))
     finally:
@@ -46,7 +46,7 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _opencv() -> ModuleType:
-    """Imported for films alone: pictures need no more than Pillow."""
+    """OpenCV, imported only for films and cameras: pictures need Pillow alone."""
     try:
         return importlib.import_module("cv2")
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Which tokens run: policies decide which tokens each block keeps.
 
-Every module of this folder is imported here, so that a policy is registered by being in it.
+Every module of this folder is imported here, so that a policy is registered by lying in the folder.
 """
 
 from importlib import import_module

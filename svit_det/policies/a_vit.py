@@ -8,14 +8,18 @@ B images, N patch tokens, C channels, L blocks.
 Departures from the paper and its code, for dense maps:
 
 - Halted tokens are really removed, in training too; the released code computes and masks them. A
-  halted token is not asked again: there its sum grows on, which is harmless.
-- The class token halts there like any other. Here a network that has one runs it in every block.
-- The mean halting score of a block is that of all its patch tokens, a halted one counting as 0. The
-  released code means to leave the class token out, but slices the batch: it drops the first image.
-- The prior's scale is that of a whole tail of the Gaussian: the same numbers at twelve blocks, and
-  some at any depth. The mean scores that it compares are those of all processes.
-- A sum of exactly 1 - eps halts; in the released code such a token would lose its remainder.
-- The ponder weight may follow a target, because the paper's is for 197 tokens and classification.
+  halted token is not asked again. In the released code its sum grows on, which is harmless.
+- In the released code the class token halts like any other token. Here a network with a class token
+  runs the class token in every block.
+- The mean halting score of a block is the mean over all patch tokens; a halted token counts as 0.
+  The released code means to leave the class token out, but slices the batch and so drops the first
+  image.
+- The prior is scaled by a whole tail of the Gaussian. This gives the released numbers at twelve
+  blocks, and a prior at any other depth. The mean scores are taken over all processes.
+- A token whose scores sum to exactly 1 - eps halts; in the released code it would lose its
+  remainder.
+- The ponder weight may follow a target, because the paper's weight is for 197 tokens and
+  classification.
 
 As in the original, tokens of padded pixels halt and count like any other.
 """
@@ -48,18 +52,19 @@ class AViT(TokenPolicy):
     """A token halts when its halting scores, h = sigmoid(gamma x - beta), sum to nearly 1.
 
     x is the token's first channel after a block. A token that has halted runs in no later block;
-    after the last block every token halts. Each token ends as the mixture of its states, each
-    weighted by its h, and the state in which it halts by the remainder of 1. A ponder loss asks for
-    few blocks, a prior for halting near a certain block.
+    after the last block every token halts. Each token ends as a mixture of its states after each
+    block. The weight of a state is its h; the state in which the token halts gets what is left to 1
+    (the remainder). A ponder loss asks for few blocks, a prior loss for halting near a certain
+    block.
 
-    A token that is alive but did not run in a block, for want of room or because it was no
-    candidate, has no new state there: it is not asked, nothing is added to its sums, and it may go
-    on in the next block. If there is none, its remainder goes to the state that it has.
+    A token that is alive may not run in a block, because the executor had no room or the token was
+    no candidate. The token then gets no new state and no halting score in this block, and may run
+    in the next block. Where there is no next block, its remainder goes to the state that it has.
 
     `output` says what the map shows once all blocks have run: the "mixture", or the "last" state.
-    Before that it holds the last state either way, of halted tokens too, so that what an adapter
-    adds to a halted token between the blocks is no part of its mixture. The wrapper Forgetful
-    zeroes states and leaves the mixture.
+    Before that the map shows the last state of every token, halted ones included. What an adapter
+    adds to a halted token between the blocks is therefore no part of the mixture. The wrapper
+    Forgetful zeroes states and leaves the mixture as it is.
 
     `target_depth` raises the ponder weight while tokens run through more than this share of the
     blocks, step by step, and lowers it while they run through less.
@@ -89,7 +94,7 @@ class AViT(TokenPolicy):
         self.register_buffer("prior", prior, persistent=False)
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
-        """The tokens that have not halted, scored by the weight that they have left."""
+        """The tokens that have not halted; a token's score is its remainder so far."""
         notes: Halting | None = self.recall(state)
         if notes is None:
             return state, everyone(state)
@@ -110,14 +115,14 @@ class AViT(TokenPolicy):
         return self.recall(state) if self.mixes and len(state.history) >= self.depth else None
 
     def read_map(self, state: TokenState) -> Tensor:
-        """The mixtures after the last block, last states before it or where `output` says so."""
+        """After the last block the mixtures, unless `output` is "last"; otherwise the states."""
         notes = self._mixed(state)
         if notes is None or notes.mixture is None:
             return state.patches
         return notes.mixture.to(state.tokens.dtype)
 
     def write_map(self, state: TokenState, patches: Tensor) -> TokenState:
-        """Take over the map where `read_map` has it from."""
+        """Write the map to the place that `read_map` reads: the mixtures, or the states."""
         notes = self._mixed(state)
         if notes is None:
             return state.with_patches(patches)
@@ -133,11 +138,11 @@ class AViT(TokenPolicy):
         }
 
     def metrics(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor | float]:
-        """Blocks that a token ran through, in the mean, and the weight that asks for fewer."""
+        """The mean number of blocks that a token ran through, and the weight of the ponder loss."""
         weight = self.ponder_weight.of(record, task.mean)
         return {"mean_depth": record.kept_shares().sum(), "ponder_weight": weight}
 
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
-        """Steer the ponder weight to the target; say once where halting does not work at all."""
+        """Steer the ponder weight to the target, and warn once if halting does not work at all."""
         self.ponder_weight.track(record, mean)
         self.halting_watch.look(mean(record.kept_shares()))

@@ -8,17 +8,19 @@ B images, N patch tokens, C channels, h heads.
 Departures from the paper and its code:
 
 - The class token starts at random, because a dense model has none.
-- Inference decides by thresholds that training tracks (`threshold`). The original's fixed ones are
-  the mode `released`. They spend another budget than training did: noise and the temperature of 5
-  exist in training alone, where a token is as likely kept as not at a logit of 5 logit(.6) = 2.03;
-  at inference it is kept from logit(.6) = .41 on.
-- Heads have one tracked threshold for all blocks, and so have sub-layers: what the losses hold are
-  means over blocks, and two numbers per image and block are too few for a curve of their own.
-- A new decision says yes as often as its target asks, whatever it looks at: weights start at 0, and
-  the bias there. At PyTorch's own start 12 percent of the tokens or so would be kept.
-- The token gate multiplies the sum of what both sub-layers add, in the original each of them: the
-  same values, another gradient. A skipped token skips the MLP as well, as in the released models.
-- Where the trunk has stochastic depth, a sub-layer that is decided about has it, too.
+- Inference decides by thresholds that training tracks (mode `threshold`). The mode `released` takes
+  the original's fixed thresholds, which spend another budget than training did: noise and the
+  temperature of 5 exist in training alone. In training a token is kept with probability one half at
+  a logit of 5 logit(.6) = 2.03; at inference a token is kept from logit(.6) = .41 on.
+- All heads share one tracked threshold over all blocks, and so do all sub-layers. The losses hold
+  means over blocks, and two numbers per image and block are too few for a curve of each block.
+- A new decision says yes as often as its target asks, for any input: the weights start at 0, and
+  the bias at the target's log odds. With PyTorch's own start about 12 percent of the tokens would
+  be kept.
+- The token gate multiplies the sum of what attention and MLP add; in the original it multiplies
+  each of the two. The values are the same, the gradient is not. A skipped token skips the MLP as
+  well, as in the released models.
+- Where the trunk has stochastic depth, sub-layers with a decision have stochastic depth too.
 - The means in the losses are taken over all processes.
 """
 
@@ -50,15 +52,16 @@ from svit_det.tokens import BlockParts, PassRecord, Selection, TokenState, every
 class AdaViT(TokenPolicy):
     """Each block chooses its tokens anew, its heads, and whether attention and MLP run at all.
 
-    Tokens are chosen by themselves, after the block's first norm; heads and sub-layers by the class
-    token, from block `keep_first` on. The decisions of a block know nothing of each other, nor of
-    those of other blocks. Losses hold the three usages, each a mean over all images and blocks, to
-    their targets; a head counts where its attention runs. Its own schedule: all blocks.
+    A token is chosen by its own value after the block's first norm. Heads and sub-layers are chosen
+    by the class token, from block `keep_first` on. No decision depends on another decision. Losses
+    hold the usage of tokens, of heads and of sub-layers to their targets; each usage is a mean over
+    all images and blocks, and a head counts where its attention runs. The policy's own schedule:
+    all blocks.
 
-    With one image the heads that it skips are not computed; with several, the ones that all skip.
+    At inference a head is not computed where every image of the batch skips it.
 
-    `decide` lists what is decided. Tokens alone need no class token: an SViT with smaller gates and
-    one target for all blocks together.
+    `decide` lists what is decided. Tokens alone need no class token; the policy is then an SViT
+    with smaller gates and one target for all blocks together.
 
     `test_keep_ratio` runs a trained model at another mean share of tokens, without retraining (mode
     `threshold`); heads and sub-layers stay as trained.
@@ -113,7 +116,7 @@ class AdaViT(TokenPolicy):
 
     def _choose_parts(self, view: BlockView, margins: dict[str, Tensor]) -> BlockParts:
         some = next(iter(margins.values()))
-        # What nothing is decided about runs.
+        # A part without a decision always runs.
         chosen = {
             name: some.new_ones(len(some), number, dtype=torch.bool)
             for name, number in (("heads", self.num_heads), ("layers", 2))
@@ -127,18 +130,21 @@ class AdaViT(TokenPolicy):
     # ------------------------------------------------------------------ training
 
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
-        """`loss_tokens`, squared, `loss_heads` and `loss_layers`, absolute: usage off target."""
+        """`loss_tokens`, `loss_heads`, `loss_layers`: how far each usage is from its target.
+
+        The difference is squared for tokens, and absolute for heads and sub-layers.
+        """
         off = self.decisions.off_target(record, task.mean)
         return {f"loss_{name}": self.usage_weight * each for name, each in off.items()}
 
     @torch.no_grad()
     def metrics(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor | float]:
-        """What the losses hold to the targets: `tokens_used`, `heads_used`, `layers_used`."""
+        """The usages that the losses hold: `tokens_used`, `heads_used`, `layers_used`."""
         used = self.decisions.usage(record, task.mean)
         return {f"{name}_used": share for name, share in used.items()}
 
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
-        """Follow the margins and choices that the thresholds are made of."""
+        """Take in the margins and choices that the thresholds are made of."""
         said = record.notes[type(self).__name__] if self.part_layers else None
         self.decisions.track(record, said, mean)
 

@@ -89,7 +89,7 @@ class AdaViTConfig(ScheduleConfig):
 
 
 def without_tokens(setting: str) -> InputError:
-    """What to say about a setting that has no meaning where tokens are not decided about."""
+    """The error for a setting that has no meaning where no decision is about tokens."""
     return InputError(
         "speaks of tokens, about which nothing is decided: unset it or add tokens to DECIDE.",
         setting=setting,

@@ -1,8 +1,8 @@
 """ATS: tokens are sampled by the inverse of their scores' distribution; easy images keep fewer.
 
 Source: Fayyaz et al., "Adaptive Token Sampling for Efficient Vision Transformers", ECCV 2022,
-section 3, and the released code. It has no parameters, so it runs on a trained dense model as it
-is, and better after fine-tuning.
+section 3, and the released code. The policy has no parameters. A trained dense model therefore runs
+under it without training, and better after fine-tuning.
 
 B images, N patch tokens.
 
@@ -11,10 +11,10 @@ Departures from the paper and its code, for dense maps:
 - The class token starts at random, because a dense model has none.
 - A patch token that is dropped keeps the value that it entered the block with, because its row is
   never computed. The paper discards it.
-- Each block has a share of the image's tokens as its number of sampling points. The released code
-  has as many points as tokens in all blocks, and fails with fewer than are present.
-- The nearest point of the distribution is found by bisection instead of comparing all with all;
-  ties go to the lower one, as there.
+- The number of sampling points of a block is a share of the image's tokens. The released code has
+  as many points as tokens in all blocks, and fails with fewer points than tokens.
+- The nearest value of the distribution is found by bisection instead of comparing all with all.
+  Ties go to the lower value, as in the released code.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ MIN_POINTS = 7
 class ATS(ScheduledPolicy):
     """A token's score is the class token's attention to it times the norm of its value.
 
-    A block of the schedule samples at (its share) x N points; as several may fall on one token,
-    that is an upper bound of the number kept, which varies by image. The weakest token is always
-    dropped. A token that is dropped still serves as key and value in this block, but gets no
-    output. Its own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks each.
+    A block of the schedule samples at (its share) x N points. Several points may fall on one token,
+    so the number kept varies by image and is at most the number of points. The weakest token is
+    always dropped. A token that is dropped still serves as key and value in this block, but gets no
+    output. The policy's own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three
+    blocks each.
     """
 
     needs_class_token = True
@@ -62,10 +63,10 @@ class ATS(ScheduledPolicy):
     def before_attention(
         self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Sample the tokens that go on."""
+        """Sample the tokens that go on to the attention and the MLP."""
         if view.layer not in self.schedule:
             return state, selection
-        # The sum over heads (the paper says so for several); a mean would give the same order.
+        # The paper sums over several heads; a mean would give the same order.
         attention = view.class_attention().weights.detach().sum(dim=1)
         score = attention * view.value_norms().detach()
         num_points = round(self.schedule.share(view.layer) * state.num_patches)
@@ -76,13 +77,14 @@ class ATS(ScheduledPolicy):
 
 
 def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> Tensor:
-    """(B, N) scores, the tokens `among` (B, N) bool -> (B, N) bool: the ones that were sampled.
+    """(B, N) scores, candidates `among` (B, N) bool -> (B, N) bool: the tokens that were sampled.
 
-    The distribution F over the scores in ascending order runs from 0, at the weakest, to 1. A grid
-    of `num_points` from its first value above 0 to 1 picks, at each point, the token whose F is
-    nearest. One token alone, and scores that are all 0, stay as they are.
+    F is the cumulative distribution over the scores in ascending order; it is 0 at the weakest
+    token and 1 at the strongest. `num_points` points are spread evenly from the first value of F
+    above 0 to 1, and each point picks the token whose F is nearest. Where F cannot be formed (a
+    single token, or scores that are all 0) all of `among` are kept.
     """
-    # In double on every device: thousands of roundings add up.
+    # In double precision on every device: thousands of rounding errors add up.
     ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1, stable=True)
     ascending = ascending.masked_fill(ascending == float("inf"), 0)
     total = ascending.cumsum(dim=1)

@@ -17,8 +17,8 @@ from svit_det.tokens import PassRecord, Selection, TokenState
 class AttentionProbe(TokenPolicy):
     """Keeps everyone; each selection's score is the class token's attention, mean over heads.
 
-    For the picture of what a model looks at in each block (SViT, supplementary, figure 2). Load
-    weights that have a class token: a random one looks anywhere.
+    The policy serves the picture of what a model looks at in each block (SViT, supplementary,
+    figure 2). Load weights that have a class token: a random class token looks anywhere.
     """
 
     needs_class_token = True
@@ -28,16 +28,16 @@ class AttentionProbe(TokenPolicy):
     def after_attention(
         self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Write down what the class token sees."""
+        """Write down what the class token attends to."""
         score = view.class_attention().weights.detach().mean(dim=1)
         return state, replace(selection, score=score)
 
 
 class AttentionWatch(PolicyWrapper):
-    """Writes down what the class token attends to under the policy inside, which decides as before.
+    """Writes down what the class token attends to. The policy inside decides as without it.
 
-    For pictures, at inference (SViT, supplementary, figure 2); `watched_attention` reads the notes.
-    Looking costs a little, which the record counts.
+    The wrapper serves pictures, at inference (SViT, supplementary, figure 2); `watched_attention`
+    reads the notes. Looking costs a little computation, and the record counts this cost.
     """
 
     Notes = tuple
@@ -55,8 +55,8 @@ class AttentionWatch(PolicyWrapper):
 def watched_attention(record: PassRecord) -> Tensor:
     """(B, L, N) what the class token attended to in each block, mean over heads.
 
-    record: of a pass under `AttentionWatch`. A patch token that was no key has 0, and so has every
-    token where the image did not attend at all.
+    `record` comes from a pass under `AttentionWatch`. A patch token that was no key has 0, and so
+    has every token of an image that skipped the attention.
     """
     batch, blocks = record.tokens.shape[:2], len(record.blocks)
     seen = record.tokens.new_zeros(blocks, *batch, dtype=torch.float32)

@@ -22,60 +22,60 @@ Mean = Callable[[Tensor], Tensor]
 
 
 def of_this_process(value: Tensor) -> Tensor:
-    """The mean over all processes where there is one."""
+    """The mean over all processes, where there is a single process."""
     return value
 
 
 def in_the_graph(parameters: Iterable[Tensor]) -> Tensor:
-    """0, which hangs on all these parameters: DDP waits for the gradient of each."""
+    """A 0 that depends on all `parameters`: DDP waits for a gradient of each of them."""
     return 0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
 
 
 class BlockView(Protocol):
-    """What a policy may look at while a block runs. What nobody asks for is never computed."""
+    """What a policy may look at while a block runs. Nothing is computed before it is asked for."""
 
     layer: int
-    """Of the block, from 0."""
+    """The block's number, from 0."""
     last: bool
-    """It is the trunk's last block."""
+    """The block is the trunk's last one."""
     candidates: Tensor | None
     """(B, N) bool, the patch tokens that the policy may choose from. None: all."""
 
     def normed(self, state: TokenState) -> Tensor:
-        """(B, N, C) the patch tokens after the block's first norm, which rows then use too."""
+        """(B, N, C) the patch tokens after the block's first norm; the rows reuse these values."""
 
     def class_attention(self) -> ClassAttention:
-        """What the class token attends to, from `before_attention` to `after_attention`."""
+        """What the class token attends to. Ask from `before_attention` to `after_attention`."""
 
     def class_attention_to_all(self) -> ClassAttention:
-        """The same if every token were a key: what it would think of the skipped ones."""
+        """What the class token would attend to if every token were a key, skipped ones included."""
 
     def value_norms(self) -> Tensor:
         """(B, N) L2 norm of each patch token's value, all heads together; 0 if it is no key.
 
-        From `before_attention` to `after_attention`, too.
+        Ask from `before_attention` to `after_attention`.
         """
 
     def attended(self) -> TokenState:
-        """The state after the attention, from `after_attention` on."""
+        """The state after the attention. Ask in `after_attention`."""
 
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """What the task said about one training pass, for losses that hang on it."""
+    """What the task said about one training pass, for policy losses that depend on the task."""
 
     named: Mapping[str, Tensor]
     """The task's own losses, scalars, by name."""
     per_image: Tensor | None = None
     """(B,) the task's loss of each image, where the task can tell."""
     record: PassRecord | None = None
-    """What the pass did, where it is not the one that `losses` is called for."""
+    """The record of the pass, where `losses` is called with the record of another pass."""
     greedy: TaskLosses | None = None
-    """The same of a second pass without sampling, for policies that `needs_greedy_pass`."""
+    """The task's losses of a second pass without sampling, if the policy `needs_greedy_pass`."""
     teacher: PassRecord | None = None
-    """The pass of a frozen teacher on the same images, for policies that `needs_teacher`."""
+    """The record of a frozen teacher's pass on the same images, if the policy `needs_teacher`."""
     mean: Mean = of_this_process
-    """Over all processes."""
+    """The mean over all processes."""
 
 
 @dataclass(frozen=True)
@@ -137,34 +137,35 @@ class ScheduleConfig(PolicyConfig):
         shares: tuple[float, ...] = THREE_STEPS,
         falling: str = "",
     ) -> KeepSchedule:
-        """The schedule, with the policy's own `layers` and `shares` where none are set."""
+        """The schedule; the policy's own `layers` and `shares` stand in where none are set."""
         return KeepSchedule(self.layers or layers, self.keep_ratios or shares, depth, falling)
 
 
 class TokenPolicy(nn.Module):
     """Decides which tokens each block keeps.
 
-    A policy speaks of patch tokens by their place on the grid, (B, N); rows, padding and batch size
-    are not its business. It may hold parameters, and statistics of the training, but nothing of a
-    forward pass: that travels in `TokenState.notes`, under the policy's own key.
+    A policy names patch tokens by their place on the grid, (B, N), and knows nothing of rows,
+    padding and batch size. A policy may hold parameters, and statistics of the training, but
+    nothing of a forward pass: the notes of a pass travel in `TokenState.notes`, under the policy's
+    own key.
     """
 
     Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     Notes: ClassVar[type] = type(None)
-    """The type of what the policy remembers."""
+    """The type of the policy's notes."""
     shows_attention: ClassVar[bool] = False
-    """The scores of all blocks are the class token's attention, for a picture of it."""
+    """The scores of all blocks are the class token's attention, so that a picture may show them."""
     takes_any_key: ClassVar[bool] = False
-    """Keys that it does not use may be set, so that it can stand in for another policy."""
+    """Config keys that the policy does not use may be set. It can so stand in for another one."""
     needs_class_token: bool = False
     needs_greedy_pass: bool = False
     """`losses` compares with a second pass that decides as at inference (self-critical)."""
     needs_teacher: bool = False
     """`losses` compares with the pass of a frozen teacher (distillation)."""
     preserves: bool = True
-    """A skipped token is bit-identical afterwards."""
+    """A skipped token is bit-identical after the block."""
     adds_tokens: bool = False
-    """It adds extra tokens of its own: keeping everyone is not the dense model."""
+    """The policy adds extra tokens: even if it keeps everyone, it is not the dense model."""
     always_skips: bool = False
     """Even with a budget of 1 some token is skipped."""
 
@@ -185,8 +186,8 @@ class TokenPolicy(nn.Module):
         """Say which tokens attend and go on to the MLP. Default: the ones that entered.
 
         Keys and values are known, queries are not. A token skipped here still serves as key and
-        value, but gets no output: its row is never computed, and it keeps the value that it came
-        with. Only the state's notes may change.
+        value, but gets no output: its row is never computed, and the token keeps the value that it
+        entered the block with. Only the state's notes may change.
         """
         return state, selection
 
@@ -195,9 +196,9 @@ class TokenPolicy(nn.Module):
     ) -> tuple[TokenState, Selection]:
         """Say which tokens go on to the MLP. Default: the ones that attended.
 
-        `state` holds the values from before the attention, `view.attended()` the ones after it, and
-        a policy that changes tokens starts from the latter. A token skipped here keeps the value
-        from after the attention.
+        `state` holds the values from before the attention, `view.attended()` the values from after
+        it. A policy that changes tokens starts from `view.attended()`. A token skipped here keeps
+        its value from after the attention.
         """
         return state, selection
 
@@ -206,7 +207,7 @@ class TokenPolicy(nn.Module):
     ) -> TokenState:
         """Say what skipped tokens get. Default: they keep the value they had.
 
-        `entered` is the state as `before_block` left it, `state` the one after the MLP.
+        `entered` is the state as `before_block` left it, `state` the state after the MLP.
         """
         return state
 
@@ -234,11 +235,11 @@ class TokenPolicy(nn.Module):
         """Update statistics (buffers) from one training pass. Default: there are none."""
 
     def set_step(self, step: int, steps: int | None = None) -> None:
-        """Hear each training step's number from 0, of `steps`, before it. Default: no effect."""
+        """Hear before each training step its number, 0 to `steps` - 1. Default: no effect."""
 
     @property
     def takes_part_in_training(self) -> bool:
-        """It has losses, statistics or a clock: training without them would be another method."""
+        """Whether the policy has losses, statistics or a clock, which its training needs."""
         own = type(self)
         return any(
             getattr(own, name) is not getattr(TokenPolicy, name)
@@ -246,21 +247,21 @@ class TokenPolicy(nn.Module):
         )
 
     def rate_factors(self) -> Mapping[str, float]:
-        """Learning-rate factors of the recipe, by the beginning of a parameter's name in the model.
+        """Learning-rate factors of the recipe, by the beginning of a parameter's name.
 
-        Names are those inside the network, as in {"trunk.blocks": 0.01}. Default: none.
+        The names are the names inside the network, as in {"trunk.blocks": 0.01}. Default: none.
         """
         return {}
 
     def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
-        """The parts of the network that stand still at this step, named alike. Default: none."""
+        """The parts of the network that stand still at this step, by such names. Default: none."""
         return ()
 
     # ------------------------------------------------------------------ budget
 
     @property
     def schedule(self) -> KeepSchedule | None:
-        """Which blocks decide in this mode (training or not) and their shares; None: none do."""
+        """The deciding blocks in this mode (training or not), and their shares; None: no block."""
         return None
 
     def set_keep_ratio(self, ratio: float | None) -> None:
@@ -276,10 +277,10 @@ class TokenPolicy(nn.Module):
         return None
 
     def follow(self, record: PassRecord) -> None:
-        """Take in one pass at inference, so that later decisions go by what recent images are like.
+        """Take in one pass at inference, so that later decisions adapt to recent images.
 
-        For streams of images unlike the training's: what is decided then depends on the images
-        before, which is why nothing calls this by itself. Default: no effect.
+        This serves streams of images unlike the training's. Decisions then depend on the images
+        before; therefore nothing calls `follow` unless a user asks for it. Default: no effect.
         """
 
     def forget(self) -> None:
@@ -293,7 +294,7 @@ class TokenPolicy(nn.Module):
         return frozenset() if self.Notes is type(None) else frozenset({type(self).__name__})
 
     def recall(self, state: TokenState) -> Any:
-        """What this policy remembered in this pass; None: nothing yet.
+        """The policy's own note of this pass; None: nothing yet.
 
         Raises InputError where something else lies under its key.
         """

@@ -1,4 +1,4 @@
-"""KeepBudget: from what training saw to the decisions that spend a given budget at inference.
+"""KeepBudget: decisions at inference that spend a given budget, by statistics of the training.
 
 G gates, B images, N patch tokens; a margin is the log odds that a gate gives a token to be kept.
 """
@@ -18,32 +18,32 @@ from svit_det.policies.ranking import keep_upper
 NUM_LEVELS = 129
 """Points of the tracked quantile curve of each gate's margins."""
 MOMENTUM = 0.1
-"""Weight of a step once there were 1 / MOMENTUM of them; before that, a plain mean. While a
-training is young margins drift by more than they are apart, so that a longer memory would be of
-other weights than the ones that decide."""
+"""Weight of a training step in the tracked curves. The first 1 / MOMENTUM steps get a plain mean.
+In a young training margins drift by more than they differ from each other, so that a longer memory
+would describe weights that no longer decide."""
 BAND = 0.03
-"""Under a budget an image's share of a gate stays nearer than this to the gate's share. Small
-enough for a budget to be one, and no smaller than the images of one set differ by."""
+"""Under a budget the share that a gate keeps of an image stays within BAND of the gate's share.
+BAND is small enough to hold a budget, and as large as the images of one set differ."""
 
 
 class KeepBudget(nn.Module):
     """Per gate: the share of tokens kept in training and the distribution of its margins.
 
-    A threshold is the quantile of the margins above which the wanted share lies. Another budget is
-    another share, read off the same curve: the shares of all gates are raised to one common power,
-    which keeps them in (0, 1] and in order, so that their mean is the wanted one.
+    A threshold is the quantile of the margins above which the wanted share lies. Another budget
+    means other shares, read off the same curve: the shares of all gates are raised to one common
+    power, so that their mean is the budget. A power keeps the shares in (0, 1] and in order.
 
-    A threshold meets a share on images like those of the training. Under a budget it therefore has
-    no more than a say: where it would keep the share s + d of an image, s + d BAND / (BAND + |d|)
-    is kept, which is nearly s + d for small d and always within BAND of s. `decide` does that,
-    image by image, without remembering others.
+    A threshold alone meets its share only on images like those of the training. Under a budget
+    `decide` therefore pulls each image towards the gate's share s: where the threshold would keep
+    the share s + d of an image, `decide` keeps s + d BAND / (BAND + |d|). This share is nearly
+    s + d for small d, and always within BAND of s. It depends on no other image.
 
-    `follow` takes the distribution of recent images in the place of the training's, for streams of
-    other images: decisions then depend on what came before, which is why nothing calls it by
-    itself. It is no part of the saved state; `forget` undoes it.
+    `follow` replaces the training's distribution by that of recent images, for streams of images
+    unlike the training's. Decisions then depend on earlier images; therefore nothing calls `follow`
+    unless a user asks for it. The recent distribution is not saved; `forget` undoes `follow`.
 
-    `nested`: each gate chooses among what the gate before has kept, and its own share is of those;
-    `targets` and budgets are of all tokens all the same.
+    `nested`: each gate chooses among the tokens that the gate before has kept, and its tracked
+    share is a share of these tokens. `targets` and budgets are shares of all tokens even then.
     """
 
     num_batches_tracked: Tensor
@@ -62,7 +62,8 @@ class KeepBudget(nn.Module):
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
         self.register_buffer("kept_share", torch.tensor(self._of_choices(self.targets)))
         self.register_buffer("margin_quantiles", torch.zeros(num_gates, NUM_LEVELS))
-        # Derived from the other three. Before any training they are 0: keep the more probable.
+        # Derived from the three buffers above. Before any training the thresholds are 0: a token is
+        # kept where keeping is the more probable.
         self.register_buffer("thresholds", torch.zeros(num_gates), persistent=False)
         self.register_buffer("num_followed", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer(
@@ -77,12 +78,12 @@ class KeepBudget(nn.Module):
     ) -> None:
         """Take in one training step: per gate the (B, N) margins and decisions.
 
-        A margin of -inf says that the token was not up for choice. A step in which some gate had
-        nothing to choose from, in any process, does not count.
+        A margin of -inf says that the token was no candidate. A step does not count if some gate
+        had nothing to choose from in some process.
         """
         choices = [margin.isfinite() for margin in margins]
         all_chose = torch.stack([choice.any() for choice in choices]).all()
-        # Asked of all processes: one that left alone would let the others wait for it forever.
+        # All processes leave together: if one left alone, the others would wait for it forever.
         if mean(all_chose.float()) < 1:
             return
         levels = torch.linspace(0, 1, NUM_LEVELS, device=self.kept_share.device)
@@ -92,7 +93,8 @@ class KeepBudget(nn.Module):
             shares.append(keep[choice].float().mean())
             among = choice
             if self.nested:
-                # Chance keeps some tokens that the thresholds of earlier gates would not.
+                # The draws of training keep some tokens that the thresholds of earlier gates would
+                # not keep.
                 among = choice & passing
                 among = torch.where(among.any(), among, choice)
                 passing = among & (margin > trained[gate])
@@ -104,13 +106,13 @@ class KeepBudget(nn.Module):
         self.refresh()
 
     def set_keep_ratio(self, ratio: float | None) -> None:
-        """Aim at the mean share `ratio` over the gates; None: at what training saw."""
+        """Aim at the mean share `ratio` over the gates; None: at the shares that training kept."""
         self.keep_ratio = ratio
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Derive the thresholds anew from what was tracked and the wanted budget."""
+        """Derive the thresholds anew from the tracked curves and the budget."""
         shares = self.kept_share
         if self.keep_ratio is not None:
             of_all = shares.cumprod(0) if self.nested else shares
@@ -149,12 +151,12 @@ class KeepBudget(nn.Module):
         self.refresh()
 
     def forget(self) -> None:
-        """Go by the training's distribution again."""
+        """Return to the training's distribution."""
         self.num_followed.zero_()
         self.refresh()
 
     def _quantiles(self, shares: Tensor) -> Tensor:
-        """(G,) the margins above which these shares lie, in training or in recent images."""
+        """(G,) the margin of each gate above which its share lies, in training or recent images."""
         curves = torch.where(self.num_followed > 0, self.recent_quantiles, self.margin_quantiles)
         position = (1 - shares) * (NUM_LEVELS - 1)
         below = position.floor().long().clamp(0, NUM_LEVELS - 2)

@@ -1,4 +1,4 @@
-"""Decision: one kind of choice that AdaViT makes before its blocks; and what a pass remembers.
+"""Decision: one kind of choice that AdaViT makes before its blocks. PartMargins: its notes.
 
 Source: Meng et al., "AdaViT: Adaptive Vision Transformers for Efficient Image Recognition", CVPR
 2022, and its released code.
@@ -24,15 +24,15 @@ TAU = 5.0
 
 
 class Decision(nn.Module):
-    """A linear layer for each of the blocks, and when what it says means yes.
+    """A linear layer for each block, and the rule by which its logit means yes.
 
-    In training that is sigmoid((logit + noise) / TAU) > `above`. The margin is the logit less
-    TAU logit(above), so that it is the log odds of a yes in training. It starts the same whatever
-    is looked at, with a yes as likely as the mean of `targets`.
+    In training the rule is sigmoid((logit + noise) / TAU) > `above`. The margin is the logit less
+    TAU logit(above), so that it is the log odds of a yes in training. At the start the margin does
+    not depend on the input, and makes a yes as likely as the mean of `targets`.
 
-    At inference the margin must exceed a threshold that training tracks, one for each block, or
-    where `targets` has a single entry one for all; or with `released` the sigmoid of the logit must
-    exceed `above`, whatever training saw.
+    At inference the margin must exceed a threshold that training tracks: one for each block, or one
+    for all blocks where `targets` has a single entry. With `released`, the sigmoid of the logit
+    must exceed `above` instead, whatever training saw.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class Decision(nn.Module):
 
     @property
     def target(self) -> float:
-        """The mean over all blocks."""
+        """The mean target over all blocks."""
         return sum(self.budget.targets) / len(self.budget.targets)
 
     def margin(self, layer: int, tokens: Tensor) -> Tensor:
-        """(..., C) -> (..., choices), in float32 because a decision hangs on it."""
+        """(..., C) -> (..., choices) margins, in float32 because decisions depend on them."""
         with exact(tokens):
             linear = self._linear(layer)
             return linear(tokens.to(linear.weight.dtype)).float() - self.shift
 
     def choose(self, layer: int, margin: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(yes as bool; in training by chance, with its straight-through gate)."""
+        """(yes as bool, None); in training (a random yes as bool, its straight-through gate)."""
         if self.training:
             logit = margin + self.shift
             noise = logistic_noise(logit)
@@ -79,7 +79,10 @@ class Decision(nn.Module):
         return self.budget.decide(self.gates[layer], margin), None
 
     def track(self, margins: Sequence[Tensor], chosen: Sequence[Tensor], mean: Mean) -> None:
-        """Take in one training step: by block (B, n) margins, -inf for no choice, and choices."""
+        """Take in one training step: (B, n) margins and choices of each block.
+
+        A margin of -inf marks what was no candidate.
+        """
         if len(self.budget.targets) == 1:
             margins, chosen = ([torch.cat([*each], dim=1)] for each in (margins, chosen))
         self.budget.track(margins, chosen, mean)
@@ -94,7 +97,7 @@ class Decision(nn.Module):
 
 @dataclass(frozen=True)
 class PartMargins:
-    """What AdaViT remembers in training: the margins of the blocks so far."""
+    """AdaViT's notes in training: the margins of the blocks so far."""
 
     heads: tuple[Tensor, ...] = ()
     """(B, h) each."""

@@ -1,4 +1,4 @@
-"""DynamicViT: before three blocks a small network scores the tokens that are left; few go on.
+"""DynamicViT: before three blocks a small network scores the tokens left, and drops the lowest.
 
 Source: Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification",
 NeurIPS 2021, sections 3.2 to 3.4, and the released code.
@@ -8,12 +8,12 @@ B images, N patch tokens, C channels.
 Departures from the paper and its code, for dense maps:
 
 - A dropped patch token keeps its last value in the map, in training too, where the decision blends
-  the map. The paper discards it: that is the wrapper `Forgetful` around this policy.
-- Distillation compares the trunk's last tokens before any norm; the term on class logits has no
-  counterpart.
-- Later predictors are computed for the dropped tokens too; what comes out for them counts nowhere.
-- The count is the share times N rounded down, guarded against the last bit: 2,058 of 4,200 where
-  the released arithmetic finds 2,057.
+  the map. The paper discards the token; the wrapper `Forgetful` around this policy does the same.
+- Distillation compares the trunk's last tokens before any norm. The paper's term on class logits
+  has no counterpart here.
+- Later predictors are computed for the dropped tokens too; these results count nowhere.
+- The count is the share times N rounded down, after 1e-6 is added against rounding errors: 2,058 of
+  4,200 tokens where the released arithmetic finds 2,057.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ KEEP_RATIOS = (0.7, 0.49, 0.343)
 class DynamicViT(PredictorPolicy):
     """Before the schedule's blocks, the tokens with the lowest scores are dropped for good.
 
-    In training by chance, a number that varies by image, and attention masking lets nobody attend
-    to a dropped token but itself; at inference a fixed number, floor(share x N). Its own schedule:
-    blocks 3, 6 and 9, with shares of .7, .49 and .343.
+    In training the drops are drawn at random, and their number varies by image; attention masking
+    lets no other token attend to a dropped token. At inference the number kept is fixed,
+    floor(share x N). The policy's own schedule: blocks 3, 6 and 9, with shares of .7, .49 and .343.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,6 @@ def _highest(view: BlockView, state: TokenState, margin: Tensor, count: int) -> 
     """The `count` tokens of each image with the highest margins."""
     keep = keep_top(margin, count)
     if view.candidates is not None:
-        # Fewer may be left; the others have margins of -inf.
+        # Fewer than `count` candidates may be left. All other tokens have margins of -inf.
         return Survivors(keep & (margin > -torch.inf))
     return Survivors(keep, None if state.present is not None else count + state.num_extra)

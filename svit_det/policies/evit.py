@@ -9,9 +9,10 @@ fused tokens, C channels.
 Departures from the paper, for dense maps:
 
 - The class token starts at random, because a dense model has none.
-- A patch token that is fused keeps the value it had then, after the attention, in the map, and is
-  dropped. The paper discards it.
-- Kept tokens stay in the grid's order, not in that of their scores; attention does not see it.
+- A patch token that is fused is dropped, and keeps in the map its value from after that attention.
+  The paper discards it.
+- Kept tokens stay in the order of the grid. The paper sorts them by score; attention does not
+  depend on the order.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ KEEP_RATIOS = (0.7, 0.49, 0.343)
 class EViT(ScheduledPolicy):
     """In the schedule's blocks, the class token's attention says which tokens go on to the MLP.
 
-    Of the n tokens in a block besides the class token, earlier fused ones included, the ceil(r n)
-    with the highest attention, mean over heads, go on; the others are summed into one more token,
-    weighted by their attention, which is not normalised. The rate r of a block is its share over
-    that of the block that decided before. The number kept does not depend on the image. Its own
-    schedule: blocks 3, 6 and 9, with shares of .7, .49 and .343.
+    A block holds n tokens besides the class token, earlier fused tokens included. The ceil(r n)
+    tokens with the highest attention, mean over heads, go on; the others are summed into one more
+    token, weighted by their attention. The weights are not normalised. The rate r of a block is its
+    share over the share of the deciding block before. The number kept does not depend on the image.
+    The policy's own schedule: blocks 3, 6 and 9, with shares of .7, .49 and .343.
 
-    Training may begin with `warmup_start` steps at r = 1, after which r falls to its value along a
-    cosine over `warmup_steps`; training from scratch its authors take 10 and 100 epochs.
+    Training may begin with `warmup_start` steps at r = 1; then r falls to its value along a cosine
+    over `warmup_steps`. The paper's authors take 10 and 100 epochs, training from scratch.
     """
 
     needs_class_token = True
@@ -88,7 +89,7 @@ class EViT(ScheduledPolicy):
         self._test_rates = _rates(self._tested.shares)
 
     def set_step(self, step: int, steps: int | None = None) -> None:
-        """Where the warm-up stands. The step is saved, so that the rates go on after a resume."""
+        """Set the rates of this step. The step is saved, so that a resumed training has them."""
         self.num_steps.fill_(step)
         warmth = self._warmth(step)
         self._train_rates = [rate + (1 - rate) * warmth for rate in _rates(self._trained.shares)]
@@ -105,7 +106,7 @@ class EViT(ScheduledPolicy):
         return (1 + math.cos(math.pi * step / self.warmup_steps)) / 2
 
     def keep_rates(self) -> list[float]:
-        """The rate r of each deciding block, of the tokens that are in it."""
+        """The rate r of each deciding block: a share of the tokens that are left before it."""
         return self._train_rates if self.training else self._test_rates
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
@@ -122,7 +123,7 @@ class EViT(ScheduledPolicy):
         count = None if selection.total is None else math.ceil((selection.total - 1) * rate)
         if rate == 1 or (count is not None and selection.total == count + 1):
             return state, selection
-        # Extra token 0 is the class token itself; the fused ones compete like patch tokens.
+        # Extra token 0 is the class token; fused tokens compete with the patch tokens.
         attention = view.class_attention()
         score = torch.cat([attention.weights, attention.extra_weights[..., 1:]], dim=2).mean(dim=1)
         present = state.presence()
@@ -149,16 +150,16 @@ def _take_up_the_step(module: EViT, _: object) -> None:
 
 
 def _rates(shares: Sequence[float]) -> list[float]:
-    """Shares of all tokens -> shares of the tokens that the deciding block before has left."""
-    # Rounded, so that .49 after .7 is .7 again and not a hair more, which ceil would see.
+    """Shares of all tokens -> shares of the tokens that the deciding block before has kept."""
+    # Rounded, so that .49 after .7 is .7 again: ceil would count one token more at a hair above .7.
     return [round(after / before, 12) for before, after in zip((1.0, *shares), shares)]
 
 
 def _choose(score: Tensor, among: Tensor, rate: float, count: int | None) -> Tensor:
-    """(B, N + F) bool: of the tokens `among`, the `count` highest; None: the `rate` of them."""
+    """(B, N + F) bool: the `count` highest of the tokens `among`; None: the `rate` of these."""
     if count is not None:
         return keep_top(score.masked_fill(~among, float("-inf")), count)
-    # In double: .7 of 4,200 in single precision is not 2,940.
+    # In double precision: .7 of 4,200 in single precision is not 2,940.
     counts = (among.sum(dim=1).double() * rate).ceil().long()
     return keep_highest(score, among, counts)
 
@@ -168,11 +169,11 @@ def _fuse(
 ) -> TokenState:
     """One more extra token: the sum of the `dropped` (B, N + F) tokens by their `score`.
 
-    `still` (B, E) says which extra tokens go on. An image that drops none gets no new one, unless
+    `still` (B, E) says which extra tokens go on. An image that drops no token gets no fused token;
     `always` says that each image drops some.
     """
     weights = (score * dropped).to(state.tokens.dtype)
-    # In the buffer's order, behind the class token: fused tokens, patch tokens.
+    # The buffer's order behind the class token is: fused tokens, patch tokens.
     num_patches = state.num_patches
     ordered = torch.cat([weights[:, num_patches:], weights[:, :num_patches]], dim=1)
     fused = ordered.unsqueeze(1) @ state.tokens[:, 1:]

@@ -1,20 +1,20 @@
 """Evo-ViT: tokens with the highest running class attention run, the others stay as placeholders.
 
 Source: Xu et al., "Evo-ViT: Slow-Fast Token Evolution for Dynamic Vision Transformer", AAAI 2022,
-and its released code; the dense version in the released code of SViT.
+and its released code; the version for dense tasks is in the released code of SViT.
 
 B images, N patch tokens, E extra tokens (class, in a block also the representative), C channels.
 
 Departures from the paper:
 
 - The class token starts at random, because a dense model has none.
-- Layer-wise selection also at inference, as in the dense version. The classification code trains
-  layer-wise first and runs stage-wise (`stage_wise`).
-- Tokens are not sorted by their score: the map keeps its order, and the score lies over the map.
-- Skipped tokens stay as they are, as in the released DeiT models, whose authors found that a
-  representative token did not matter. The paper's representative is `representative`.
-- `refresh` is ours: it tests what the authors of SViT conjecture (supplementary, part D), that the
-  kept set hardly changes because skipped tokens keep their old scores.
+- Each deciding block chooses anew at inference too (layer-wise), as in the version for dense tasks.
+  The classification code trains layer-wise first and then runs stage-wise (`stage_wise`).
+- Tokens are not sorted by their score: tokens and scores keep the order of the map.
+- Skipped tokens stay as they are, as in the released DeiT models. The authors of Evo-ViT found that
+  a representative token did not matter; `representative` adds the paper's representative token.
+- `refresh` is new. It tests a conjecture of the authors of SViT (supplementary, part D): the kept
+  set hardly changes, because skipped tokens keep their old scores.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ STAGES = (4, 8)
 
 @dataclass(frozen=True)
 class Running:
-    """What Evo-ViT remembers."""
+    """Evo-ViT's notes."""
 
     score: Tensor
     """(B, N) the running class attention, summed over heads."""
     keep: Tensor | None = None
     """(B, N) bool, the tokens that the last choice kept; None: all."""
     count: int | None = None
-    """How many of each image these are; None where candidates were narrowed."""
+    """The number of kept patch tokens of each image; None where candidates were narrowed."""
 
 
 @POLICY_REGISTRY.register()
 class EvoViT(ScheduledPolicy):
     """Each deciding block keeps the int(r N) tokens, at least one, with the highest running score.
 
-    A block's class attention a, summed over heads, updates the score g of the tokens that it keeps:
-    g <- (1 - t) g + t a, with t = `score_update` in the schedule's blocks and `score_update_before`
-    before them; in block 0 g = a. The others keep their g, so that the set can hardly change. Its
-    own schedule: blocks 4 to 11, with a share of .5.
+    A block's class attention a, summed over heads, updates the score g of the tokens that the block
+    keeps: g <- (1 - t) g + t a, with t = `score_update` in the schedule's blocks and
+    `score_update_before` before them; in block 0 g = a. Skipped tokens keep their g, so that the
+    kept set can hardly change. The policy's own schedule: blocks 4 to 11, with a share of .5.
 
-    `stage_wise`: the first block of each of `stages` chooses, and the blocks up to the next one
-    keep the same tokens, as many as its share says. `refresh`: the schedule's blocks take the class
+    `stage_wise`: the blocks `stages` choose, each as many tokens as its share says, and the blocks
+    up to the next stage keep the same tokens. `refresh`: the schedule's blocks take the class
     token's attention to all tokens, as if all were keys, and update every score. `representative`
-    (slow-fast updating): one token, the mean of the skipped ones weighted by their scores, runs
-    along, and what it changes by is added to all of them.
+    (slow-fast updating): the mean of the skipped tokens, weighted by their scores, runs through the
+    block as one extra token, and its change is added to every skipped token.
     """
 
     needs_class_token = True
@@ -140,12 +140,12 @@ class EvoViT(ScheduledPolicy):
 
     @property
     def choosing(self) -> tuple[int, ...]:
-        """The blocks that choose anew; the schedule's others keep to the last choice."""
+        """The blocks that choose anew; the schedule's other blocks keep the last choice."""
         layer_wise = self.training and self._step < self.layer_wise_steps
         return self.schedule.layers if self.stages is None or layer_wise else self.stages
 
     def set_step(self, step: int, steps: int | None = None) -> None:
-        """Whether training is still layer-wise."""
+        """Say by the step whether training is still layer-wise."""
         self._step = step
 
     def _is_scored(self, layer: int) -> bool:
@@ -154,7 +154,7 @@ class EvoViT(ScheduledPolicy):
         pruning = [each for each in self.choosing if schedule.share(each) < 1]
         if not pruning:
             return False
-        # An update by the whole forgets all blocks before it.
+        # With an update of 1 the score is the last block's attention alone.
         start = min(pruning) - 1 if self.score_update_before == 1 else 0
         return start <= layer < max(pruning)
 
@@ -208,7 +208,7 @@ class EvoViT(ScheduledPolicy):
     def after_block(
         self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
     ) -> TokenState:
-        """Give the representative's change to all skipped tokens, and let it go."""
+        """Add the representative's change to all skipped tokens, and remove the representative."""
         if state.num_extra == 1:
             return state
         change = state.extra[:, 1:] - entered.extra[:, 1:]
@@ -221,9 +221,9 @@ class EvoViT(ScheduledPolicy):
 def _add_representative(
     state: TokenState, score: Tensor, skipped: Tensor, *, always: bool
 ) -> TokenState:
-    """The mean of the `skipped` (B, N) tokens by their `score` (B, N) as one more extra token.
+    """One more extra token: the mean of the `skipped` (B, N) tokens, weighted by `score` (B, N).
 
-    An image that skips none has none, unless `always` says that each image skips some.
+    An image that skips no token gets no representative; `always` says that each image skips some.
     """
     weights = score * skipped
     total = weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -20,8 +20,8 @@ from svit_det.tokens import PassRecord, Selection
 def exact(tokens: Tensor) -> AbstractContextManager[None]:
     """Inside the with-block autocast is off: margins may lie closer than half precision can tell.
 
-    What training decides in half precision, inference would decide otherwise. A model that is in
-    half precision itself stays in it: tokens are brought to the dtype of the network's weights.
+    Otherwise training in half precision would decide otherwise than inference. A model whose own
+    weights are in half precision stays so: tokens are brought to the dtype of the weights.
     """
     return torch.autocast(tokens.device.type, enabled=False)
 
@@ -55,7 +55,7 @@ class TokenGate(nn.Module):
 
 
 def log_odds(share: float) -> float:
-    """Of a share in (0, 1): what the sigmoid makes that share of."""
+    """The log odds of a share in (0, 1): sigmoid(log odds) is the share."""
     return math.log(share / (1 - share))
 
 
@@ -71,26 +71,27 @@ def straight_through(
     """Hard two-way Gumbel-softmax: (keep (B, N) bool, gate (B, N)).
 
     `gate` is exactly 0 or 1 in value, so that a skipped token stays bit-identical, and has the
-    gradient of the soft choice. The choice falls on keep where its soft probability is `above`.
+    gradient of the soft choice. A token is kept where the soft probability of keep exceeds `above`.
     """
     perturbed = margin + noise
     soft = torch.sigmoid(perturbed / temperature)
-    # At one half asked of the sum itself: it may be too small for the sigmoid to tell.
+    # At one half the sum is compared with 0: it may be too small for the sigmoid to tell.
     keep = perturbed > 0 if above == 0.5 else soft > above
     return keep, keep.to(soft.dtype) + (soft - soft.detach())
 
 
 def drop_by_chance(margin: Tensor, left: Selection) -> tuple[Tensor, Tensor]:
-    """Training: a draw of the tokens that are `left`, (keep (B, N) bool, cumulative gate (B, N)).
+    """A draw of training among the tokens `left`: (keep (B, N) bool, cumulative gate (B, N)).
 
-    The margins (B, N) of all other tokens are -inf, so that they lose every draw.
+    The margins (B, N) of all other tokens are -inf, so that these tokens lose every draw.
     """
     keep, gate = straight_through(margin, logistic_noise(margin))
     return keep, gate if left.gate is None else gate * left.gate
 
 
 def gates_of(record: PassRecord, layers: Sequence[int]) -> list[Tensor]:
-    """The (B, N) gates of `layers` in a training pass, without blocks that did not decide."""
+    """The (B, N) gates of the blocks `layers` in a training pass; blocks without a gate are left
+    out."""
     gates = [record.blocks[layer].selection.gate for layer in layers]
     return [gate for gate in gates if gate is not None]
 
@@ -104,8 +105,9 @@ def keep_ratio_loss(
 ) -> Tensor:
     """Mean over the gates of (kept share - target)^2; `gates` are (B, N) each.
 
-    The share is the mean over the whole batch, of all processes, before squaring, so that images
-    may differ (SViT, eq. 5); `per_image` squares image by image: the fixed-rate ablation.
+    The kept share is the mean over the batches of all processes, and is taken before squaring, so
+    that images may differ (SViT, eq. 5). `per_image` squares the difference of each image: the
+    fixed-rate ablation.
     """
     shares = torch.stack([gate.mean(dim=1) for gate in gates])
     if not per_image:
@@ -119,8 +121,8 @@ def token_distillation(
 ) -> Tensor:
     """Mean squared difference of the two passes' last patch tokens (DynamicViT, section 3.4).
 
-    `keep` (B, N) bool limits it to some tokens, as DynamicViT does to the ones that its last stage
-    keeps; an image without any adds nothing.
+    `keep` (B, N) bool limits the mean to some tokens; DynamicViT takes the tokens that its last
+    stage keeps. An image without such a token adds nothing.
     """
     difference = (student.tokens - teacher.tokens.to(student.tokens.dtype)).square().mean(dim=-1)
     if keep is None:

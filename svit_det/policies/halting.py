@@ -21,12 +21,13 @@ from svit_det.errors import InputError
 EPS = 0.01
 """A token halts once its halting scores sum to 1 - EPS."""
 TINY = 1e-30
-"""Below any sum of scores that matters, and far enough above 0 for a gradient in float32."""
+"""A floor for sums of scores: below any sum that matters, and far enough above 0 for a gradient in
+float32."""
 
 
 @dataclass(frozen=True)
 class Halting:
-    """What the tokens have summed up so far in a pass."""
+    """The sums of each token so far in a pass."""
 
     alive: Tensor
     """(B, N) bool, patch tokens that have not halted."""
@@ -37,7 +38,7 @@ class Halting:
     mixture: Tensor | None
     """(B, N, C) a token's states so far, weighted by their halting scores. None: not asked for."""
     scores: tuple[Tensor, ...] = ()
-    """Of each block the mean halting score, a scalar."""
+    """The mean halting score of each block, a scalar."""
 
     @classmethod
     def beginning(cls, patches: Tensor, *, mixes: bool) -> Halting:
@@ -52,11 +53,11 @@ class Halting:
         return 1 - self.accumulated
 
     def after(self, patches: Tensor, score: Tensor, ran: Tensor, *, last: bool) -> Halting:
-        """The sums after a block, whose tokens `ran` (B, N) bool have new states `patches`.
+        """The sums after a block, in which the tokens `ran` (B, N) bool got the states `patches`.
 
-        A token's state weighs as much as its halting `score` (B, N), or the remainder where it
-        halts. A token that is alive but did not run is not asked; where the block is the `last`, it
-        halts like any other, and its remainder goes to the state that it has.
+        The weight of a token's state is its halting `score` (B, N), or the token's remainder in the
+        state in which it halts. A token that is alive but did not run gets no score. In the `last`
+        block such a token halts like any other, and its remainder goes to the state that it has.
         """
         ran = ran & self.alive
         score = torch.where(ran, score.float(), 0.0)
@@ -75,13 +76,14 @@ class Halting:
 
 
 SHALLOW, NEARLY_NONE = 2.0, 0.05
-"""Blocks: a mean depth below the one, or nearer to all than the other, is worth a warning."""
+"""Numbers of blocks: a mean depth below SHALLOW, or less than NEARLY_NONE short of all blocks, is
+worth a warning."""
 
 
 class HaltingWatch:
-    """Says once, in the log, that halting does not work: hardly a token halts, or most at once.
+    """Warns once, in the log, that halting does not work: hardly a token halts, or most at once.
 
-    `gamma` and `beta` are those of the halting score, sigmoid(gamma x - beta).
+    `gamma` and `beta` belong to the halting score, sigmoid(gamma x - beta).
     """
 
     def __init__(self, gamma: float, beta: float) -> None:
@@ -89,7 +91,7 @@ class HaltingWatch:
         self._warned = False
 
     def look(self, shares: Tensor) -> None:
-        """At the (L,) shares of the tokens that ran through each block of a training step."""
+        """Look at the (L,) shares of the tokens that ran through each block of a training step."""
         depth = len(shares)
         if self._warned or depth == 1:
             return
@@ -112,8 +114,8 @@ class HaltingWatch:
 def prior_target(depth: int, centre: int | None = None) -> Tensor:
     """(L,) a Gaussian of unit variance around block `centre`, whose tail before it sums to .98.
 
-    The scale is that of a whole tail, so that the numbers are the same in a trunk of any depth.
-    None: two thirds down.
+    The scale is computed from a whole tail, so that it is the same in a trunk of any depth.
+    `centre` None: two thirds of the depth.
     """
     if centre is None:
         centre = depth * 2 // 3
@@ -128,10 +130,10 @@ def prior_target(depth: int, centre: int | None = None) -> Tensor:
 
 
 def prior_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """Divergence of the (L,) mean halting scores, as a distribution, from the target; 0 if below.
+    """Divergence of the (L,) mean halting scores, as a distribution, from the target; at least 0.
 
-    It can be negative because the target, as in the released code, does not sum to 1; it is divided
-    by L, which is what "batchmean" makes of one vector.
+    The unclamped divergence can be negative, because the target does not sum to 1, as in the
+    released code. The divergence is divided by L, as "batchmean" does with one vector.
     """
     share = (scores / scores.sum().clamp(min=TINY)).clamp(0.01, 0.99)
     return F.kl_div(share.log(), target, reduction="batchmean").clamp(min=0)

@@ -1,10 +1,10 @@
-"""IA-RED2: at the start of each group of blocks an agent drops the tokens that tell the least.
+"""IA-RED2: at the start of each group of blocks an agent drops the least informative tokens.
 
 Source: Pan et al., "IA-RED2: Interpretability-Aware Redundancy Reduction for Vision Transformers",
 NeurIPS 2021, section 3, and the model file of its released interpretation tool.
 
-This is a re-creation, not a reproduction. No training code was released, and unknown are: learning
-rates, batch size, the weights of the penalties, and the agent of the paper's own experiments.
+This is a re-creation, not a reproduction. No training code was released. The learning rates, the
+batch size, the weights of the penalties, and the agent of the paper's own experiments are unknown.
 
 B images, N patch tokens, K of them kept.
 
@@ -14,18 +14,21 @@ Departures from the paper and the tool, for dense maps:
 - A patch token that is dropped keeps its last value in the map. The tool zeroes it.
 - A dropped token is no key, and no row at inference. The tool masks it and computes it.
 - The agent projects to queries and keys alone. The tool projects to values too and ignores them.
-- A method of its own, `straight_through`, learns by gradient and a ratio loss, as SViT does. Its
+- The method `straight_through` is new. It learns by gradient and a ratio loss, as SViT does. Its
   draws are hardly bounded: bounds of .2 and .8 would put a share above .8 out of reach.
-- The reward has the task's losses in the place of a correct prediction's 1. detectron2 tells them
-  for the batch, so its images share that part; the part for the cost is each image's own.
+- The reward takes minus the task's losses where the paper gives 1 for a correct prediction.
+  detectron2 reports losses per batch, so that all images of a batch share this part of the reward;
+  the part for the cost belongs to each image.
 - The kept share in the reward is the mean over all blocks, so that an earlier group counts for
-  more; so does the tool weigh its groups' benefits, by 1, 2/3 and 1/3.
-- An image's log probability is the mean over its draws, not the sum: sizes of images weigh alike.
-- In a group's part of the training only its own agent draws; earlier ones decide as at inference.
-- An agent's probabilities start near its share of what is left, not near one half: three halvings
-  would leave a dense model an eighth of its tokens.
-- Pyramid, side branch and heads learn all along, also while the trunk stands still.
-- Default shares reach SViT's multiply-adds with groups that begin at block 0.
+  more. The tool weighs its groups' benefits alike, by 1, 2/3 and 1/3.
+- An image's log probability is the mean over its draws, not the sum, so that images of all sizes
+  weigh the same.
+- In a group's part of the training only this group's agent draws; earlier agents decide as at
+  inference.
+- An agent's probabilities start near its share of the tokens that are left, not near one half:
+  three halvings would leave a dense model an eighth of its tokens.
+- Pyramid, side branch and heads learn all the time, also while the trunk stands still.
+- The default shares spend as many multiply-adds as SViT's, with groups that begin at block 0.
 """
 
 from __future__ import annotations
@@ -62,18 +65,21 @@ KEEP_RATIOS = (0.81, 0.656, 0.531)
 class IARED2(ThresholdedPolicy):
     """Groups begin at the schedule's blocks; a token that an agent drops is gone for good.
 
-    Its own schedule: groups from blocks 0, 4 and 8, with shares of .81, .656 and .531. Methods:
+    The policy's own schedule: groups from blocks 0, 4 and 8, with shares of .81, .656 and .531.
+    Methods:
 
-    - `straight_through`: each decision is a draw in training, with a gradient, and the kept shares
-      are held to the schedule's as targets. All agents and the trunk learn together.
+    - `straight_through`: each decision is a draw in training, with a gradient, and a loss holds the
+      kept shares to the schedule's shares. All agents and the trunk learn together.
     - `reinforce`: the tokens are really dropped in training too. An agent's draws are rewarded for
-      a low loss and few tokens, over what the decision of inference gets (self-critical); agents
-      and trunk learn in turns, as `Reinforcement` says. The schedule's shares are no targets.
+      a low loss and few tokens, less the reward of the decision of inference (self-critical);
+      agents and trunk learn in turns, as `Reinforcement` says. The schedule's shares are no
+      targets.
 
-    Inference keeps a token where its margin, the log odds of the (bounded) probability, is above
-    0, that is p > .5 (`released`), or above a threshold that training tracks so that the mean usage
-    is what training saw (`threshold`; under `reinforce` that is the usage of p > .5).
-    `test_keep_ratio` moves the thresholds to another mean share.
+    A token's margin is the log odds of its (bounded) probability p of being kept. Inference in mode
+    `released` keeps a token with a margin above 0, that is p > .5. In mode `threshold` the margin
+    must exceed a threshold that training tracks, so that the mean usage is the usage of the
+    training; under `reinforce` it is the training's usage of p > .5. `test_keep_ratio` moves the
+    thresholds to another mean share.
     """
 
     needs_class_token = True
@@ -109,7 +115,7 @@ class IARED2(ThresholdedPolicy):
         group = self._trained.layers.index(view.layer)
         if group >= self._active or (self.keep_ratio == 1 and not self.training):
             return state, left
-        # A reward is the agents' own affair; a gradient through the decision is the trunk's too.
+        # A reward trains the agents alone; a straight-through gradient trains the trunk too.
         tokens = state.tokens if self.reinforcement is None else state.tokens.detach()
         margin = self.agents.margin(view.layer, tokens[:, 0], tokens[:, state.num_extra :])
         among, log_prob = left.keep, None if notes is None else notes.log_prob
@@ -129,7 +135,7 @@ class IARED2(ThresholdedPolicy):
     # ------------------------------------------------------------------ training
 
     def losses(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor]:
-        """`loss_keep_ratio` over all groups, or by reward `loss_interpreter`."""
+        """`loss_keep_ratio` over all groups, or `loss_interpreter` where agents learn by reward."""
         if self.reinforcement is None:
             gates = gates_of(record, self._trained.layers)
             loss = keep_ratio_loss(gates, self._trained.shares, mean=task.mean)
@@ -141,20 +147,24 @@ class IARED2(ThresholdedPolicy):
         return {"loss_interpreter": loss}
 
     def metrics(self, record: PassRecord, task: TaskLosses) -> dict[str, Tensor | float]:
-        """By reward: rewards, the advantage and the shares that are left in each group."""
+        """Where agents learn by reward: the number of deciding groups, rewards, the advantage and
+        the share that is left in each group."""
         if self.reinforcement is None:
             return {}
         return {"groups": self._active, **self.reinforcement.metrics(record, task)}
 
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
-        """Follow the margins and the kept shares; by reward those of p > .5, not of the draws."""
+        """Track the margins and the kept shares.
+
+        Where agents learn by reward, the kept shares are those of p > .5, not those of the draws.
+        """
         margins, keeps = choices_of(record, self._trained.layers)
         if self.reinforcement is not None:
             keeps = [margin > 0 for margin in margins]
         self.budget.track(margins, keeps, mean)
 
     def set_step(self, step: int, steps: int | None = None) -> None:
-        """Which groups decide, and which agents draw. The groups are saved for an evaluation."""
+        """Say which groups decide and which agents draw. The number of groups is saved."""
         num_groups = len(self._trained.layers)
         self._active, self._drawing = num_groups, range(num_groups)
         if self.reinforcement is not None:
@@ -163,11 +173,11 @@ class IARED2(ThresholdedPolicy):
         self.needs_greedy_pass = self.reinforcement is not None and len(self._drawing) > 0
 
     def rate_factors(self) -> Mapping[str, float]:
-        """The agents' own rate."""
+        """The learning-rate factor of the agents."""
         return {} if self.agent_rate == 1 else {"trunk.policy": self.agent_rate}
 
     def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
-        """By reward: the trunk and the other agents while an agent learns, then every agent."""
+        """By reward: the trunk and the other agents while an agent learns, then all agents."""
         return () if self.reinforcement is None else self.reinforcement.frozen(step, steps)
 
 

@@ -9,7 +9,8 @@ from svit_det.settings import setting
 
 MODES = ("threshold", "released")
 LEAST_CHANCE = {"straight_through": 0.02, "reinforce": 0.2}
-"""Of either outcome of a draw, by the method. The tool's is .2: p becomes .2 + .6 p."""
+"""The least probability of each outcome of a draw, by method. The tool's is .2: p becomes
+.2 + .6 p."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,5 +40,5 @@ class IARED2Config(ScheduleConfig):
 
     @property
     def least_chance(self) -> float:
-        """Of either outcome of an agent's decision."""
+        """The least probability of each outcome of an agent's decision."""
         return LEAST_CHANCE[self.method]

@@ -19,15 +19,15 @@ from svit_det.policies.gating import exact, log_odds
 from svit_det.policies.keep_schedule import KeepSchedule
 
 MOST_AT_START = 0.95
-"""No agent starts surer than this, where a share is 1."""
+"""The highest probability of keep that an agent starts with, where its share is 1."""
 
 
 class Interpreter(nn.Module):
     """Attention scores of the class token's query, each through a sigmoid, mean over heads.
 
-    A norm without weights, then projections to the query and the keys. There is no value: nothing
-    is mixed. The biases start in such a way that the probability of keep is near `start`
-    everywhere.
+    The tokens go through a norm without weights, then through projections to the query and the
+    keys. There are no values. The biases start at numbers that make the probability of keep near
+    `start` for every token.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *, start: float = 0.5) -> None:
@@ -41,7 +41,7 @@ class Interpreter(nn.Module):
         self.num_heads = num_heads
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key = nn.Linear(embed_dim, embed_dim)
-        # The product of the biases over all d channels is the score that `start` is the sigmoid of.
+        # The biases' product, summed over all d channels and scaled, is the log odds of `start`.
         score = log_odds(start) / math.sqrt(embed_dim // num_heads)
         nn.init.constant_(self.query.bias, math.sqrt(abs(score)))
         nn.init.constant_(self.key.bias, math.copysign(math.sqrt(abs(score)), score))
@@ -75,8 +75,8 @@ class Interpreter(nn.Module):
 class Agents(nn.ModuleDict):
     """One agent for each group of blocks, named by the block that the group begins with.
 
-    It starts near the group's share of what is left. Neither outcome of its decision is less
-    probable than `least_chance`.
+    An agent's probability of keep starts near the group's share of the tokens that are left. Each
+    outcome of its decision has at least the probability `least_chance`.
     """
 
     def __init__(

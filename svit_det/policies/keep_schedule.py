@@ -1,6 +1,6 @@
 """KeepSchedule: which blocks decide, and what share of an image's patch tokens each keeps.
 
-A share is of all patch tokens of an image, whatever earlier blocks left of them.
+A share is a share of all patch tokens of an image, however many tokens earlier blocks left.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from svit_det.errors import InputError
 LAST_NINE = tuple(range(3, 12))
 """SViT's blocks with a decision: of twelve, the first three stay dense."""
 THREE_STEPS = (0.7,) * 3 + (0.49,) * 3 + (0.343,) * 3
-"""SViT's shares for them."""
+"""SViT's shares for these blocks."""
 
 
 @dataclass(frozen=True)
 class KeepSchedule:
-    """Blocks and their shares, checked when made.
+    """Blocks and their shares, checked when the schedule is made.
 
     Raises InputError unless `layers` are different blocks of a trunk of `depth` blocks, each with a
     share in (0, 1]. `falling` names a policy that cannot reactivate a token: its blocks must ascend
@@ -70,11 +70,11 @@ class KeepSchedule:
         return layer in self.layers
 
     def share(self, layer: int) -> float:
-        """Of one of `layers`."""
+        """The share of block `layer`, which is one of `layers`."""
         return self.shares[self.layers.index(layer)]
 
     def with_mean(self, mean: float | None) -> KeepSchedule:
-        """The same blocks with another mean share; None: as they are."""
+        """The same blocks with another mean share; None: the schedule as it is."""
         return replace(self, shares=with_mean(self.shares, mean))
 
 
@@ -85,9 +85,9 @@ def check_budget(mean: float | None) -> None:
 
 
 def with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
-    """`shares` raised to the one power that gives them this `mean`; None: as they are.
+    """`shares` raised to the one power that gives them this `mean`; None: `shares` as they are.
 
-    A power keeps them in (0, 1] and in order.
+    A power keeps shares in (0, 1] and in order.
     """
     if mean is None:
         return tuple(shares)
@@ -102,5 +102,5 @@ def with_mean(shares: Sequence[float], mean: float | None) -> tuple[float, ...]:
             low = power
         else:
             high = power
-    # A power so high that a share would fall to 0, which none may be.
+    # At a very high power a share would round to 0, which is no valid share.
     return tuple(max(share**low, float_info.min) for share in inside)

@@ -1,8 +1,8 @@
-"""PonderWeight: what a block more per token costs in the loss, and how it follows a target depth.
+"""PonderWeight: what one more block per token costs in the loss, steered to a target depth.
 
-The weight is A-ViT's (Yin et al. 2022, eq. 8); that it follows a target is ours.
+The weight is A-ViT's (Yin et al. 2022, eq. 8); steering the weight to a target is new.
 
-Depth is the share of the trunk's blocks that a patch token runs through, in the mean.
+Depth is the mean share of the trunk's blocks that a patch token runs through.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from svit_det.policies.base import Mean
 from svit_det.tokens import PassRecord
 
 LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3
-"""Bounds of what a target makes of the weight over the steps."""
+"""Bounds of the factor by which a target may change the weight over the steps."""
 DAMPING = 10.0
-"""A step's own excess over the target weighs in at once, by exp(DAMPING x excess): the depth
-answers late, and a weight that only sums up would swing past the target."""
+"""A step's own excess over the target acts at once, as a factor exp(DAMPING x excess). The depth
+reacts late, and a weight that only summed up past excesses would swing past the target."""
 
 
 class PonderWeight(nn.Module):
-    """A weight that rises while tokens run deeper than the target, and falls while they do not.
+    """A weight that rises while tokens run deeper than the target, and falls otherwise.
 
-    Each step multiplies it by exp(rate x excess over the target). Without a target it stays.
+    Each step multiplies the weight by exp(rate x excess over the target). Without a target the
+    weight stays.
     """
 
     factor: Tensor
@@ -40,7 +41,7 @@ class PonderWeight(nn.Module):
         self.register_buffer("factor", torch.ones(()))
 
     def of(self, record: PassRecord, mean: Mean) -> Tensor:
-        """The weight of the training step that `record` tells of, a scalar."""
+        """The weight in the training step of `record`, a scalar."""
         damping = (DAMPING * self._excess(record, mean)).exp()
         return self.start * self.factor * damping
 
@@ -51,7 +52,7 @@ class PonderWeight(nn.Module):
         self.factor.clamp_(LEAST_FACTOR, MOST_FACTOR)
 
     def _excess(self, record: PassRecord, mean: Mean) -> Tensor:
-        """The depth less its target; 0 without one."""
+        """The depth less its target; 0 without a target."""
         if self.target_depth is None:
             return torch.zeros_like(self.factor)
         return mean(record.kept_shares().mean()) - self.target_depth

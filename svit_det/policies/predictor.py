@@ -1,7 +1,7 @@
-"""PredictorPolicy: what policies share that drop tokens for good by a network of their own.
+"""PredictorPolicy: the common part of policies that drop tokens for good by a scoring network.
 
-Each stage asks its network about the tokens that are left. Source: DynamicViT (Rao et al., NeurIPS
-2021, sections 3.2 to 3.4), whose training SPViT takes over.
+Each stage (deciding block) has its own network, which scores the tokens that are left. Source:
+DynamicViT (Rao et al., NeurIPS 2021, sections 3.2 to 3.4); SPViT trains in the same way.
 
 B images, N patch tokens.
 """
@@ -48,12 +48,12 @@ class PredictorConfig(ScheduleConfig):
 
 
 def hidden(selection: Selection) -> Selection:
-    """The same with its gate inside the softmax as well: nobody attends to a dropped token."""
+    """The selection with its gate as soft keys too: no other token attends to a dropped token."""
     return selection if selection.gate is None else replace(selection, soft_keys=selection.gate)
 
 
 class PredictorPolicy(ScheduledPolicy):
-    """Stages that decide by margins, cumulative gates in training, and the recipe around them."""
+    """Stages that decide by margins, with cumulative gates in training, losses and a recipe."""
 
     Notes = Survivors
 
@@ -81,9 +81,9 @@ class PredictorPolicy(ScheduledPolicy):
         return losses
 
     def rate_factors(self) -> Mapping[str, float]:
-        """The predictors' own rate."""
+        """The learning-rate factor of the predictors."""
         return {} if self.predictor_rate == 1 else {"trunk.policy": self.predictor_rate}
 
     def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
-        """The trunk but for the policy, during the first steps."""
+        """The trunk without the policy, during the first steps."""
         return BACKBONE if step < self.frozen_steps else ()

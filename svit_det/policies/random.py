@@ -1,7 +1,7 @@
 """Random: the control. Each deciding block keeps its share of the tokens, drawn anew.
 
-What a policy gains over it at equal cost, it gains by its choice of tokens. `Monotone(Random)` is
-the control for policies that bring no token back.
+A policy that beats Random at equal cost owes its gain to its choice of tokens. `Monotone(Random)`
+is the control for policies that reactivate no token.
 
 B images, N patch tokens.
 """
@@ -25,8 +25,8 @@ from svit_det.tokens import Selection, TokenState, everyone
 class Random(ScheduledPolicy):
     """In training drawn for each image and step; at inference one draw per block, for all images.
 
-    The number kept does not depend on the image. Its own schedule: blocks 3 to 11, with shares of
-    .7, .49 and .343 for three blocks each.
+    The number kept does not depend on the image. The policy's own schedule: blocks 3 to 11, with
+    shares of .7, .49 and .343 for three blocks each.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Random(ScheduledPolicy):
         self.set_keep_ratio(config.test_keep_ratio)
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
-        """The block's share, of the tokens that may be chosen."""
+        """The block's share of the patch tokens, drawn among the candidates."""
         if view.layer not in self.schedule:
             return state, everyone(state)
         num_images, num_patches = len(state.tokens), state.num_patches
@@ -54,7 +54,7 @@ class Random(ScheduledPolicy):
             draw = hashed(num_patches, self.seed, view.layer, device=state.tokens.device)
             score = draw.expand(num_images, num_patches)
         if view.candidates is None:
-            # A count that is known beforehand, unless images differ in their extra tokens.
+            # The count is known beforehand, unless images differ in their extra tokens.
             total = None if state.present is not None else count + state.num_extra
             return state, Selection(keep=keep_top(score, count), total=total, score=score)
         score = score.masked_fill(~view.candidates, -1)
@@ -65,8 +65,8 @@ class Random(ScheduledPolicy):
 def hashed(count: int, seed: int, layer: int, *, device: torch.device) -> Tensor:
     """(count,) numbers in [0, 1), a function of place, seed and block alone.
 
-    An integer hash of two rounds of multiply and xor-shift, because a generator gives other numbers
-    on other devices and stands in the way of one graph.
+    The numbers are an integer hash of two rounds of multiply and xor-shift. A random generator
+    would give other numbers on other devices, and could not be exported in one graph.
     """
     place = torch.arange(count, device=device) + 0x9E3779B1 * (1 + layer) + 0x85EBCA77 * seed
     for shift, factor in ((16, 0x7FEB352D), (15, 0x2C1B3C6D), (16, 1)):

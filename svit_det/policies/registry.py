@@ -12,7 +12,7 @@ from svit_det.policies.base import PolicyConfig, TokenPolicy, TrunkShape
 
 
 class PolicyRegistry(Registry):
-    """fvcore's Registry that says in a sentence when a name is taken, or not there."""
+    """fvcore's Registry, with a plain error message for a name that is taken or unknown."""
 
     def _do_register(self, name: str, obj: Any) -> None:
         if name in self:
@@ -27,7 +27,7 @@ class PolicyRegistry(Registry):
         return sorted(name for name, _ in self)
 
     def named(self, name: str, setting: str) -> type[TokenPolicy]:
-        """The class of this name. Raises InputError about `setting` where there is none."""
+        """The class of this name. Raises InputError that names `setting` for an unknown name."""
         if name not in self:
             raise InputError(
                 f"'{name}' is not registered; there are {', '.join(self.names())}.", setting=setting
@@ -51,8 +51,8 @@ def build_policy(
 ) -> TokenPolicy:
     """The policy `name` for a trunk of `shape`, `wrappers` around it, innermost first.
 
-    Raises InputError for a name nobody registered, a wrapper named twice, and settings that the
-    policy or a wrapper cannot use.
+    Raises InputError for a name that is not registered, a wrapper named twice, and settings that
+    the policy or a wrapper cannot use.
     """
     wrappers = list(wrappers)
     if len(set(wrappers)) != len(wrappers):

@@ -1,7 +1,7 @@
 """Reinforcement: how IA-RED2's agents learn by reward, one group of blocks after another.
 
 Source: Pan et al., "IA-RED2: Interpretability-Aware Redundancy Reduction for Vision Transformers",
-NeurIPS 2021, section 3. The departures from it are listed in `ia_red2.py`.
+NeurIPS 2021, section 3. `ia_red2.py` lists the departures from the paper.
 
 B images, N patch tokens, K of them kept.
 """
@@ -22,20 +22,20 @@ from svit_det.policies.scheduled import BACKBONE, Survivors
 from svit_det.tokens import PassRecord
 
 TRUNK = (*BACKBONE, "trunk.cls_token")
-"""What stands still while an agent learns."""
+"""The parts of the network that stand still while an agent learns."""
 
 
 @dataclass(frozen=True)
 class Kept(Survivors):
-    """What IA-RED2 remembers."""
+    """IA-RED2's notes."""
 
     log_prob: Tensor | None = None
-    """(B,) log probability of an image's draws, their mean in each group that draws, and the sum
-    over those groups. None: nothing was drawn."""
+    """(B,) log probability of an image's draws: the mean over the draws of each group, summed over
+    the groups that draw. None: nothing was drawn."""
 
 
 def draw(margin: Tensor, among: Tensor, before: Tensor | None) -> Kept:
-    """Bernoulli draws by the log odds `margin` (B, N), of the tokens `among` (B, N) bool."""
+    """Draw each of the tokens `among` (B, N) bool by the log odds `margin` (B, N)."""
     keep = margin.detach() + logistic_noise(margin) > 0
     log_prob = F.logsigmoid(torch.where(keep, margin, -margin))
     log_prob = (log_prob * among).sum(dim=1) / among.sum(dim=1).clamp(min=1)
@@ -43,9 +43,9 @@ def draw(margin: Tensor, among: Tensor, before: Tensor | None) -> Kept:
 
 
 def reward(record: PassRecord, task: TaskLosses, weight: float) -> Tensor:
-    """(B,): minus the task's losses, plus `weight` times 1 - (K / N)^2 for what was not run.
+    """(B,): minus the task's losses, plus `weight` times 1 - (K / N)^2 for the saved computation.
 
-    K / N is the mean over all blocks. Where the task can tell images apart, so does the reward.
+    K / N is the mean over all blocks. Each image has its own loss where the task reports one.
     """
     share = record.counts().float().mean(dim=1) / record.grid.num_tokens
     named = torch.stack([loss.detach().float() for loss in task.named.values()]).sum()
@@ -56,7 +56,7 @@ def reward(record: PassRecord, task: TaskLosses, weight: float) -> Tensor:
 def curriculum(step: int, steps: int, num_groups: int) -> tuple[int, bool]:
     """The group whose part of the training this step lies in, and whether its agent learns now.
 
-    It does in the first third of the part; then the trunk does.
+    In the first third of the part the agent learns; then the trunk learns.
     """
     position = min(step, steps - 1) * num_groups
     group, inside = divmod(position, steps)
@@ -67,22 +67,22 @@ def curriculum(step: int, steps: int, num_groups: int) -> tuple[int, bool]:
 class Reinforcement:
     """An agent's draws are rewarded for a low loss and few tokens (REINFORCE, self-critical).
 
-    What counts is the reward over what the decision of inference gets. Training has one part for
-    each group; groups whose part is yet to come change nothing. In the first third of a part the
-    group's agent learns and the trunk stands still; afterwards the trunk learns under the decisions
-    of inference and the agents stand still. Without a number of steps all agents draw and learn at
-    once.
+    The loss takes the advantage: the reward of the draws less the reward of the decision of
+    inference. Training has one part for each group; groups whose part is yet to come drop nothing.
+    In the first third of a part the group's agent learns and the trunk stands still. Afterwards
+    the trunk learns under the decisions of inference, and all agents stand still. If the number of
+    steps is unknown, all agents draw and learn at the same time.
     """
 
     layers: tuple[int, ...]
     """The blocks that the groups begin with."""
     weight: float
-    """Of the cost in the reward."""
+    """Weight of the cost in the reward."""
 
     def part(self, step: int, steps: int | None) -> tuple[int, Collection[int]]:
-        """The number of groups that decide at this step, and the ones of them that draw.
+        """The number of groups that decide at this step, and the groups that draw.
 
-        Without the number of `steps` all decide and draw.
+        If the number of `steps` is unknown, all groups decide and draw.
         """
         num_groups = len(self.layers)
         if steps is None:
@@ -91,7 +91,7 @@ class Reinforcement:
         return group + 1, (group,) if learns else ()
 
     def frozen(self, step: int, steps: int | None) -> Collection[str]:
-        """The trunk and the other agents while an agent learns, then every agent."""
+        """The trunk and the other agents while an agent learns; afterwards every agent."""
         if steps is None:
             return ()
         group, learns = curriculum(step, steps, len(self.layers))
@@ -106,7 +106,7 @@ class Reinforcement:
         return -(self.advantage(record, task) * log_prob).mean()
 
     def advantage(self, record: PassRecord, task: TaskLosses) -> Tensor:
-        """(B,) the reward of the draws less that of the decision of inference."""
+        """(B,) the reward of the draws less the reward of the decision of inference."""
         greedy = task.greedy
         if greedy is None or greedy.record is None:
             raise InputError(

@@ -1,4 +1,4 @@
-"""ScheduledPolicy: what policies with a keep schedule and a budget share, and notes of survivors.
+"""ScheduledPolicy: the common part of policies with a keep schedule and a budget. Survivors: notes.
 
 B images, N patch tokens.
 """
@@ -14,11 +14,11 @@ from svit_det.policies.keep_schedule import KeepSchedule, check_budget
 from svit_det.tokens import Selection, TokenState, everyone
 
 BACKBONE = ("trunk.blocks", "trunk.patch_embed", "trunk.pos_embed")
-"""What stands still where a recipe freezes the backbone, by the names of `TokenPolicy.frozen`."""
+"""The parts that a recipe freezes with the backbone, named as in `TokenPolicy.frozen`."""
 
 
 class ScheduledPolicy(TokenPolicy):
-    """Holds one schedule for training and, where another budget is set, one for inference."""
+    """Holds a schedule for training, and another one for inference where a budget is set."""
 
     def __init__(self, *, schedule: KeepSchedule) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Survivors:
     keep: Tensor
     """(B, N) bool, patch tokens that no block has dropped."""
     total: int | None = None
-    """Rows of every image that they make, extra tokens among them; None: it depends on the data."""
+    """Rows of every image, extra tokens among them; None: the number depends on the data."""
     gate: Tensor | None = None
     """(B, N) the product of the gates so far, in a training with gates."""
 
 
 def survivors(view: BlockView, state: TokenState, notes: Survivors | None) -> Selection:
-    """The tokens that are left, of the ones that may be chosen; without notes, all of these."""
+    """The candidates that no block has dropped; without notes, all candidates."""
     if notes is None:
         return everyone(state) if view.candidates is None else Selection(keep=view.candidates)
     if view.candidates is None:

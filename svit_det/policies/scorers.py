@@ -1,4 +1,4 @@
-"""Networks that score tokens by themselves and beside all tokens that are left.
+"""Networks that score each token by its own features and by the mean of all tokens that are left.
 
 B images, T tokens, C channels, h heads, d = C / h.
 """
@@ -16,7 +16,10 @@ from svit_det.policies.gating import exact
 
 
 class ScorePredictor(nn.Module):
-    """Half of a token's features beside the mean of the other half (DynamicViT, section 3.2)."""
+    """Scores half of a token's features beside the mean of the other half over all tokens left.
+
+    Source: DynamicViT, section 3.2.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -29,20 +32,20 @@ class ScorePredictor(nn.Module):
         _init_linear(self)
 
     def forward(self, tokens: Tensor, left: Tensor) -> Tensor:
-        """(B, T, ..., width) and the tokens that are `left` (B, T) -> (B, T, ...) margin of keep.
+        """(B, T, ..., width) tokens, (B, T) `left` -> (B, T, ...) margin of keep.
 
-        `left` is a mask, or its straight-through twin, which then gets a gradient. The margin is
-        the log probability of keep (column 0) minus that of drop.
+        `left` says which tokens are left: a mask, or its straight-through twin, which then gets a
+        gradient. The margin is the log probability of keep (column 0) minus that of drop.
         """
         with exact(tokens):
             tokens = tokens.to(self.fc1.weight.dtype)
             local, pooled = F.gelu(self.fc_in(self.norm(tokens))).chunk(2, dim=-1)
             weight = left.to(tokens.dtype).view(*left.shape, *(1,) * (tokens.dim() - 2))
-            # An image with no token left has no mean; nothing is asked about it either.
+            # An image with no token left has no mean, and no decision to make.
             mean = (pooled * weight).sum(dim=1, keepdim=True)
             mean = mean / weight.sum(dim=1, keepdim=True).clamp(min=1)
             own, shared = self.fc1.weight.chunk(2, dim=1)
-            # The pooled half is the same for all tokens, so that its product is taken once.
+            # The pooled half is the same for all tokens, so that one product serves them all.
             hidden = F.linear(local, own) + F.linear(mean, shared, self.fc1.bias)
             logits = self.fc3(F.gelu(self.fc2(F.gelu(hidden)))).float()
         return logits[..., 0] - logits[..., 1]
@@ -55,10 +58,10 @@ class ScorePredictor(nn.Module):
 
 
 class TokenSelector(nn.Module):
-    """The heads' margins, weighed by how much each head has to say (SPViT, section 4.2).
+    """The mean of the heads' margins; a small network weighs the heads (SPViT, section 4.2).
 
-    The released code lists one head h times, so that all share their weights; `shared_heads` False
-    gives each its own.
+    The released code lists one scorer h times, so that all heads share its weights. With
+    `shared_heads` False each head has its own scorer.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *, shared_heads: bool) -> None:
@@ -73,7 +76,8 @@ class TokenSelector(nn.Module):
     def forward(self, tokens: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C), `left` (B, T) -> margin of keep (B, T), probability of keep (B, T).
 
-        The margin is the heads' weighted mean of log odds, the probability that of probabilities.
+        The margin is the weighted mean of the heads' log odds, the probability is the weighted mean
+        of the heads' probabilities.
         """
         slices = tokens.unflatten(-1, (self.num_heads, -1))
         if len(self.heads) == 1:
@@ -95,7 +99,7 @@ class TokenSelector(nn.Module):
 
 
 def _init_linear(network: nn.Module) -> None:
-    """DeiT's initialisation, as both papers' codes take it."""
+    """DeiT's initialisation, as in the released code of both papers."""
     for part in network.modules():
         if isinstance(part, nn.Linear):
             trunc_normal_(part.weight, std=0.02)

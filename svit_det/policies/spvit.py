@@ -1,4 +1,4 @@
-"""SPViT: tokens that a stage drops are summed into one package token, which goes on beside the map.
+"""SPViT: the tokens that a stage drops are summed into one package token; it stays an extra token.
 
 Source: Kong et al., "SPViT: Enabling Faster Vision Transformers via Latency-Aware Soft Token
 Pruning", ECCV 2022, section 4, and the released code.
@@ -8,14 +8,16 @@ B images, N patch tokens.
 Departures from the paper and its code, for dense maps:
 
 - A dropped patch token keeps its last value in the map; the wrapper `Forgetful` discards it.
-- At inference a stage keeps what exceeds its threshold, which training tracks (`argmax`: what is
-  more probably kept). The released evaluation removes no token, or draws noise again.
-- A package is divided by the sum of its weights (`package_norm`): at thousands of tokens the sum
-  that the code takes would dwarf every token. Its separate inference takes a plain mean, and puts
-  the package where the count of kept tokens plus one points; both are errors and not copied.
-- An image that drops no token at a stage gets no package; the code appends zeros.
-- The shares are configurable; the code ignores its argument.
-- The search for stages under a latency target was not released and is not here.
+- At inference a stage keeps the tokens whose margin exceeds its threshold, which training tracks
+  (`argmax`: the tokens that are more probably kept than not). The released evaluation removes no
+  token, or draws noise again.
+- A package is divided by the sum of its weights (`package_norm`). The released code takes the plain
+  sum, which would dwarf every other token at thousands of tokens. The released inference takes a
+  plain mean, and writes the package at the place with the number of kept tokens plus one; both are
+  errors and not copied.
+- An image that drops no token at a stage gets no package; the released code appends zeros.
+- The shares are configurable; the released code ignores its argument.
+- The search for stages under a latency target was not released and is missing here.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ MODES = ("threshold", "argmax")
 class SPViT(ThresholdedPolicy, PredictorPolicy):
     """Before the schedule's blocks a selector drops tokens for good, a number that varies by image.
 
-    Its own schedule: blocks 3, 6 and 9, with shares of .617, .369 and .137 as targets of the
-    batch's mean.
+    The policy's own schedule: blocks 3, 6 and 9, with shares of .617, .369 and .137 as targets of
+    the batch's mean.
     """
 
     adds_tokens = True
@@ -79,7 +81,7 @@ class SPViT(ThresholdedPolicy, PredictorPolicy):
         self.set_keep_ratio(config.test_keep_ratio)
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
-        """The tokens that are left; a stage drops some of them first, into one more extra token."""
+        """The tokens that are left; a stage first packs some of them into one more extra token."""
         left = survivors(view, state, self.recall(state))
         if view.layer not in self.schedule or (self.keep_ratio == 1 and not self.training):
             return state, hidden(left)
@@ -115,7 +117,7 @@ class SPViT(ThresholdedPolicy, PredictorPolicy):
         weights = (before.float() - after.float()) * probability
         if self.package_norm:
             weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        with exact(state.tokens):  # the sum of thousands of tokens leaves half precision's range
+        with exact(state.tokens):  # a sum of thousands of tokens overflows half precision
             package = weights.unsqueeze(1) @ state.patches.float()
         some = (left.keep & ~notes.keep).any(dim=1, keepdim=True)
         return state.with_more(package, present=torch.cat([state.presence(), some], dim=1))

@@ -1,8 +1,8 @@
 """SViT: a tiny gate before a block decides, token by token, which ones run through it.
 
 Source: Liu et al., "Revisiting Token Pruning for Object Detection and Instance Segmentation", WACV
-2024. A skipped token keeps its last value in the map, is seen again by the next gate and may be
-reactivated by it. The number kept varies by image; only its batch mean is held to a target.
+2024. A skipped token keeps its last value in the map, and the next gate may reactivate it. The
+number kept varies by image; the loss holds only its batch mean to a target.
 
 B images, N patch tokens, G gates.
 
@@ -10,8 +10,8 @@ Departures from the paper and its code:
 
 - Inference is deterministic by default (`threshold`); the original samples (`sample`).
 - The batch mean in the ratio loss is taken over all processes, not per GPU.
-- Where the last gate decides about the class token too (`gate_class_token`, the original's
-  classifier), its threshold is tracked from the patch tokens alone.
+- The last gate may decide about the class token too, as in the original's classifier
+  (`gate_class_token`). The gate's threshold is then tracked from the patch tokens alone.
 
 As in the original, tokens of padded pixels pass the gates and count in the ratio loss.
 """
@@ -46,21 +46,23 @@ MODES = ("threshold", "argmax", "sample", "quota")
 class SViT(ThresholdedPolicy):
     """One gate before each of the schedule's blocks, trained towards its shares as targets.
 
-    Its own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks each.
+    The policy's own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks
+    each.
 
     Inference modes:
 
-    - `threshold`: keep where the margin exceeds the gate's threshold, which training tracks so that
-      the mean usage is what training saw. The count depends on the image.
-    - `argmax`: keep where keeping is the more probable; a tie is skipped, as in the original.
-    - `sample`: the training's Gumbel draw with a fixed seed, the same for every image: what the
-      original evaluates with.
-    - `quota`: the schedule's share of each image with the highest margins; the count is known
-      beforehand.
+    - `threshold`: keep a token whose margin exceeds the gate's threshold. Training tracks the
+      threshold so that the mean usage is the usage of the training. The count depends on the image.
+    - `argmax`: keep a token where keeping is the more probable; a tie is skipped, as in the
+      original.
+    - `sample`: the training's Gumbel draw with a fixed seed, the same for every image. The original
+      evaluates with such draws.
+    - `quota`: keep the schedule's share of each image, the tokens with the highest margins; the
+      count is known beforehand.
 
     `test_keep_ratio` runs a trained model at another mean share of tokens over the gated blocks,
-    without retraining (modes `threshold` and `quota`). In `threshold` the count still depends on
-    the image, within .03 of the budget, as `KeepBudget` says.
+    without retraining (modes `threshold` and `quota`). In mode `threshold` the count still depends
+    on the image, within .03 of the budget, as `KeepBudget` says.
     """
 
     budget_modes = ("threshold", "quota")
@@ -91,7 +93,8 @@ class SViT(ThresholdedPolicy):
         self.ratio_per_image = config.ratio_per_image
         self.sample_seed = config.sample_seed
         self.gate_class_token = config.gate_class_token
-        # Named by their block, so that weights trained with other LAYERS do not fit by accident.
+        # Gates are named by their block, so that weights trained with other LAYERS do not fit by
+        # accident.
         self.gates = nn.ModuleDict(
             {str(layer): TokenGate(shape.embed_dim) for layer in self._trained.layers}
         )
@@ -99,7 +102,7 @@ class SViT(ThresholdedPolicy):
         self.set_keep_ratio(config.test_keep_ratio)
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
-        """Ask this block's gate, if it has one, about all tokens: skipped ones may come back."""
+        """Ask this block's gate, if there is one, about all tokens, skipped ones included."""
         if view.layer not in self._trained:
             return state, everyone(state)
         if self._keeps_all(view.layer) and view.candidates is None:
@@ -119,7 +122,7 @@ class SViT(ThresholdedPolicy):
         return state, Selection(keep=self._decide(view.layer, margin), score=margin, macs=macs)
 
     def _gates_class_token(self, layer: int, state: TokenState) -> bool:
-        """A quota counts patch tokens, and the class token runs beside them."""
+        """Whether this gate decides about the class token. In mode `quota` the class token runs."""
         asked = self.gate_class_token and state.class_token and layer == self._trained.layers[-1]
         return asked and (self.training or self.mode != "quota")
 
@@ -147,7 +150,10 @@ class SViT(ThresholdedPolicy):
         )
 
     def _keeps_all(self, layer: int) -> bool:
-        """Known without looking, so that a model at full budget costs what the dense one does."""
+        """Whether the block keeps every token in any case.
+
+        The gate is then not asked, so that a model at full budget costs what a dense model costs.
+        """
         if self.training:
             return False
         if self.mode == "quota":
@@ -157,7 +163,7 @@ class SViT(ThresholdedPolicy):
     def _fill_quota(
         self, view: BlockView, state: TokenState, margin: Tensor
     ) -> tuple[Tensor, int | None]:
-        """(B, N) bool with the same number for each image, and the rows of every image."""
+        """(B, N) bool with the same number kept in each image, and the rows of every image."""
         count = max(round(self.schedule.share(view.layer) * state.num_patches), 1)
         keep = keep_top(margin, count)
         if view.candidates is not None:
@@ -169,7 +175,7 @@ class SViT(ThresholdedPolicy):
         if self.mode == "sample":
             generator = torch.Generator(margin.device)
             generator.manual_seed(self.sample_seed * 1000 + self._trained.layers.index(layer))
-            # One draw for all images: an image is decided alike in every batch.
+            # One draw serves all images, so that the batch does not change an image's decisions.
             margin = margin + logistic_noise(margin[:1], generator)
         return self.above_threshold(layer, margin)
 

@@ -1,4 +1,4 @@
-"""ThresholdedPolicy: what policies share whose gates decide by thresholds that training tracks.
+"""ThresholdedPolicy: the common part of policies with gates whose thresholds training tracks.
 
 B images, N patch tokens; a margin is the log odds that a gate gives a token to be kept.
 """
@@ -19,28 +19,28 @@ from svit_det.tokens import PassRecord
 
 
 class ThresholdedPolicy(ScheduledPolicy):
-    """One gate for each of the schedule's blocks, whose margins are the scores of its selections.
+    """One gate for each of the schedule's blocks; the gate's margins are the selection's scores.
 
-    A policy makes `mode` and `budget`, one threshold for each gate, in its own constructor.
+    A policy sets `mode` and `budget` (one threshold for each gate) in its own constructor.
     """
 
     budget_modes: ClassVar[tuple[str, ...]] = ("threshold",)
-    """The modes of inference that can be run at another budget."""
+    """The modes of inference that can spend another budget."""
     mode: str
     budget: KeepBudget
 
     def above_threshold(self, layer: int, margin: Tensor) -> Tensor:
         """(B, N) margins, -inf for no choice -> (B, N) bool, the decision of inference.
 
-        By the tracked threshold of this block's gate and the budget, where one is set; in other
-        modes the more probable is kept.
+        In mode `threshold` the tracked threshold of this block's gate decides, and the budget where
+        one is set. In other modes a token is kept where keeping is the more probable.
         """
         if self.mode != "threshold":
             return margin > 0
         return self.budget.decide(self._trained.layers.index(layer), margin)
 
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
-        """Follow the margins and kept shares that the thresholds are made of."""
+        """Take in the margins and kept shares that the thresholds are made of."""
         self.budget.track(*choices_of(record, self._trained.layers), mean)
 
     def set_keep_ratio(self, ratio: float | None) -> None:
@@ -61,7 +61,7 @@ class ThresholdedPolicy(ScheduledPolicy):
 def choices_of(record: PassRecord, layers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
     """(B, N) margins and (B, N) bool decisions of each of `layers`.
 
-    The margins of a block that did not decide are -inf: it had nothing to choose from.
+    The margins of a block that did not decide are -inf: the block had no candidates.
     """
     selections = [record.blocks[layer].selection for layer in layers]
     margins = [
@@ -74,7 +74,7 @@ def choices_of(record: PassRecord, layers: Sequence[int]) -> tuple[list[Tensor],
 
 
 def check_mode(ratio: float | None, mode: str, modes: Sequence[str] = ("threshold",)) -> None:
-    """Raise InputError for a budget in a mode that is none of `modes`, which can spend it."""
+    """Raise InputError for a budget in another mode than `modes`, the modes that can spend it."""
     if ratio is not None and mode not in modes:
         noun = "mode" if len(modes) == 1 else "modes"
         raise InputError(

@@ -1,4 +1,4 @@
-"""TargetedDecisions: AdaViT's kinds of decision, and how often each says yes, against its target.
+"""TargetedDecisions: AdaViT's kinds of decision, and the difference of each usage to its target.
 
 Source: Meng et al., "AdaViT: Adaptive Vision Transformers for Efficient Image Recognition", CVPR
 2022, and its released code.
@@ -23,11 +23,11 @@ from svit_det.policies.thresholded import choices_of
 from svit_det.tokens import PassRecord
 
 PART_THRESHOLD = 0.5
-"""What the sigmoid must exceed for a head or a sub-layer."""
+"""The value that the sigmoid must exceed for a head or a sub-layer to run."""
 
 
 class TargetedDecisions(nn.ModuleDict):
-    """By name what is decided, of tokens, heads and layers (the sub-layers attention and MLP).
+    """The decisions by name: "tokens", "heads", "layers" (the sub-layers attention and MLP).
 
     Tokens are chosen in the blocks of `schedule`, with its shares as targets; heads and sub-layers
     in the blocks `part_layers`, with one target each.
@@ -58,14 +58,14 @@ class TargetedDecisions(nn.ModuleDict):
                 )
 
     def about(self, name: str) -> Decision:
-        """The decision about `name`, which is among the ones that are made."""
+        """The decision about `name`, which must be one of the decisions made."""
         return cast(Decision, self[name])
 
     def usage(self, record: PassRecord, mean: Mean = of_this_process) -> dict[str, Tensor]:
         """Shares of a training pass, each a mean over images, blocks and processes.
 
-        The share of tokens that were kept, of sub-layers that ran, and of heads that ran in
-        attentions that ran.
+        The shares are: tokens that were kept, sub-layers that ran, and heads that ran, among the
+        heads of attentions that ran.
         """
         used = {}
         if "tokens" in self:
@@ -80,7 +80,7 @@ class TargetedDecisions(nn.ModuleDict):
         return used
 
     def off_target(self, record: PassRecord, mean: Mean) -> dict[str, Tensor]:
-        """What each usage is off its target: squared for tokens, absolute for the others."""
+        """The difference of each usage to its target: squared for tokens, absolute otherwise."""
         off = {
             name: share - self.about(name).target
             for name, share in self.usage(record, mean).items()
@@ -91,14 +91,14 @@ class TargetedDecisions(nn.ModuleDict):
 
     @torch.no_grad()
     def track(self, record: PassRecord, said: PartMargins | None, mean: Mean) -> None:
-        """Take in one training pass: the choices, and the margins that parts were chosen by."""
+        """Take in one training pass: its choices, and the margins of heads and sub-layers."""
         if "tokens" in self:
             self.about("tokens").track(*choices_of(record, self.token_layers), mean)
         if said is None:
             return
         layers, heads = part_gates(record, self.part_layers)
         if "heads" in self:
-            # A head of an attention that did not run was not up for choice.
+            # A head of an attention that did not run was no candidate.
             of_heads = torch.stack(said.heads).masked_fill(layers[..., :1] == 0, float("-inf"))
             self.about("heads").track([*of_heads], [*heads.bool()], mean)
         if "layers" in self:
@@ -106,7 +106,7 @@ class TargetedDecisions(nn.ModuleDict):
 
 
 def part_gates(record: PassRecord, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(P, B, 2) attentions and MLPs, and (P, B, h) heads, that ran in the blocks `layers`."""
+    """(P, B, 2) gates of attention and MLP, (P, B, h) gates of heads, in the blocks `layers`."""
     said = [record.blocks[layer].selection.parts for layer in layers]
     parts = [each for each in said if each is not None]
     sub_layers = [torch.stack([each.attend, each.feed], dim=-1) for each in parts]

@@ -1,4 +1,4 @@
-"""The paper's ablations, as policies around a policy.
+"""The ablations of the SViT paper, as policies around a policy.
 
 B images, N patch tokens, C channels.
 """
@@ -20,7 +20,8 @@ from svit_det.tokens import BlockRecord, ClassAttention, Selection, TokenState
 class PolicyWrapper(TokenPolicy):
     """Passes everything on to the policy inside.
 
-    Its state dict is that of the policy inside, so that one checkpoint serves with and without it.
+    The wrapper's state dict is that of the policy inside, so that one checkpoint serves with and
+    without the wrapper.
     """
 
     def __init__(self, policy: TokenPolicy) -> None:
@@ -31,7 +32,7 @@ class PolicyWrapper(TokenPolicy):
 
     @property
     def takes_part_in_training(self) -> bool:
-        """It has losses, statistics or a clock of its own, or the policy inside has."""
+        """Whether the wrapper or the policy inside has losses, statistics or a clock."""
         own = any(
             getattr(type(self), name) is not getattr(PolicyWrapper, name)
             for name in ("losses", "track", "set_step")
@@ -39,27 +40,27 @@ class PolicyWrapper(TokenPolicy):
         return own or self.policy.takes_part_in_training
 
     def rate_factors(self) -> Mapping[str, float]:
-        """Of the policy inside, whose parameters have longer names here."""
+        """The factors of the policy inside, by the longer names that its parameters have here."""
         return {_inside(name): factor for name, factor in self.policy.rate_factors().items()}
 
     def frozen(self, step: int, steps: int | None = None) -> Collection[str]:
-        """Of the policy inside, named alike."""
+        """The frozen parts of the policy inside, by their longer names."""
         return [_inside(name) for name in self.policy.frozen(step, steps)]
 
     @property
     def note_keys(self) -> frozenset[str]:
-        """Its own, if it remembers anything, and those of the policy inside."""
+        """The wrapper's own key, if it remembers anything, and the keys of the policy inside."""
         return super().note_keys | self.policy.note_keys
 
 
 def _inside(name: str) -> str:
-    """The name of a part in the network -> where it lies under one more wrapper."""
+    """The name of a part in the network -> its name under one more wrapper."""
     own = "trunk.policy."
     return f"{own}policy.{name.removeprefix(own)}" if name.startswith(own) else name
 
 
 def _passed_on(name: str, member: Any) -> Any:
-    """Method or attribute `name` of the contract, taken from the policy inside."""
+    """The method or attribute `name` of the contract, taken from the policy inside."""
     if callable(member):
 
         def method(self: PolicyWrapper, *args: Any, **options: Any) -> Any:
@@ -74,9 +75,10 @@ _ITS_OWN = (
     *("Config", "Notes", "recall", "remember", "note_keys", "takes_part_in_training"),
     *("rate_factors", "frozen"),
 )
-"""What a wrapper has for itself: its notes, losses of its own, and longer names of parameters."""
+"""Members of the contract that a wrapper answers itself: its config, its notes, and the members
+that ask for its own losses or give parameters longer names."""
 for _name, _member in vars(TokenPolicy).items():
-    # All of the contract, so that whatever is added to it reaches the policy inside by itself.
+    # All members of the contract, so that a member added later reaches the policy inside too.
     if not _name.startswith("_") and _name not in _ITS_OWN:
         setattr(PolicyWrapper, _name, _passed_on(_name, _member))
 
@@ -109,29 +111,29 @@ class NarrowedView:
         self._view = view
 
     def normed(self, state: TokenState) -> Tensor:
-        """As of the view inside."""
+        """The answer of the view inside."""
         return self._view.normed(state)
 
     def class_attention(self) -> ClassAttention:
-        """As of the view inside."""
+        """The answer of the view inside."""
         return self._view.class_attention()
 
     def class_attention_to_all(self) -> ClassAttention:
-        """As of the view inside."""
+        """The answer of the view inside."""
         return self._view.class_attention_to_all()
 
     def value_norms(self) -> Tensor:
-        """As of the view inside."""
+        """The answer of the view inside."""
         return self._view.value_norms()
 
     def attended(self) -> TokenState:
-        """As of the view inside."""
+        """The answer of the view inside."""
         return self._view.attended()
 
 
 @dataclass(frozen=True)
 class Alive:
-    """What Monotone remembers."""
+    """Monotone's notes."""
 
     keep: Tensor
     """(B, N) bool, patch tokens that no block has skipped yet."""
@@ -143,8 +145,8 @@ class Alive:
 class Monotone(PolicyWrapper):
     """No reactivation: a token that was skipped once is skipped in every later block.
 
-    The "inherit mask" ablation: a new decision is multiplied by the previous one; a block without a
-    decision of its own inherits the mask, there without a gradient.
+    This is the "inherit mask" ablation: a new decision is multiplied by the previous one. A block
+    without a decision inherits the previous mask, without a gradient.
     """
 
     Notes = Alive
@@ -154,7 +156,7 @@ class Monotone(PolicyWrapper):
         _refuse_budget(policy.keep_ratio)
 
     def set_keep_ratio(self, ratio: float | None) -> None:
-        """Refuses any budget: under it, the shares of the blocks multiply."""
+        """Refuses any budget: the shares of the blocks multiply under this wrapper."""
         _refuse_budget(ratio)
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
@@ -169,28 +171,28 @@ class Monotone(PolicyWrapper):
     def before_attention(
         self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """A token that the policy inside skips here is gone for the later blocks too."""
+        """A token that the policy inside skips here is skipped in the later blocks too."""
         state, chosen = self.policy.before_attention(view, state, selection)
         return self._outlive(state, chosen, selection), chosen
 
     def after_attention(
         self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """The same after the attention."""
+        """A token that the policy inside skips here is skipped in the later blocks too."""
         state, chosen = self.policy.after_attention(view, state, selection)
         return self._outlive(state, chosen, selection), chosen
 
     def after_block(
         self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
     ) -> TokenState:
-        """A token that the executor had no room for is gone as well."""
+        """A token that the executor had no room for is skipped in the later blocks too."""
         state = self.policy.after_block(view, entered, state, record)
         alive: Alive | None = self.recall(state)
         kept, parts = record.selection.keep, record.selection.parts
         if alive is None or kept is alive.keep:
             return state
         if parts is not None:
-            # An image that skips the block as a whole says nothing about its tokens.
+            # An image that skips the whole block has decided nothing about its tokens.
             kept = kept | ~((parts.attend > 0) | (parts.feed > 0)).unsqueeze(1)
         return self.remember(state, Alive(alive.keep & kept, alive.gate))
 
@@ -231,7 +233,7 @@ def _inherit(own: Selection, alive: Alive) -> Selection:
 class Forgetful(PolicyWrapper):
     """A skipped token is zeroed in the map instead of keeping its last value.
 
-    What token pruning does to a dense task when it discards tokens, as classification models may.
+    This shows what happens to a dense task when tokens are discarded, as in classification models.
     """
 
     preserves = False
@@ -246,7 +248,8 @@ class Forgetful(PolicyWrapper):
         keep, gate = record.selection.keep.unsqueeze(-1), record.selection.gate
         if gate is None:
             return state.with_patches(state.patches * keep)
-        # gate * new + (1 - gate) * old, less its second half, has the gradient of gate * new.
+        # The state holds gate * new + (1 - gate) * old. Without its second term it is gate * new,
+        # and has the gradient of gate * new.
         old_share = (1 - gate).to(state.tokens.dtype).unsqueeze(-1) * entered.patches
         patches = state.patches - old_share
         # A token skipped after the attention was already changed by it; that value is zeroed as

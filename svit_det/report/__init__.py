@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML page about what was found and which tokens were kept."""
+"""The report: one self-contained HTML page about detections and kept tokens."""

@@ -1,7 +1,7 @@
 """Charts as SVG text: lines over blocks and bars over groups, in the colours of the page.
 
-Every text goes through markupsafe, so that a class name with HTML in it is drawn as it is written.
-Colours are CSS variables, --arm0 and on, which the page sets for light and dark.
+Every text goes through markupsafe, so that HTML in a class name is drawn as plain text. Colours are
+CSS variables, from --arm0 on, which the page sets for light and dark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_NAME = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One share per block, with a band around it if wanted."""
+    """One share per block, optionally with a band around the line."""
 
     label: str
     values: np.ndarray
@@ -89,7 +89,7 @@ def line_chart(lines: Sequence[Line], *, title: str) -> Markup:
 
 
 def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Markup:
-    """Kept share of each group, one bar for each model, lying, with the share and count beside."""
+    """Kept share of each group: a horizontal bar for each model, with share and count beside."""
     thick, gap, left = 15, 14, 118
     each = len(bars) * (thick + 2) + gap
     height = TOP + each * len(groups) + 10
@@ -121,7 +121,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Mar
 
 
 def _top(values: np.ndarray) -> float:
-    """The axis ends at a round share that holds every value."""
+    """The end of the axis: a round share that is at least every value."""
     high = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
     return next((each for each in (0.1, 0.25, 0.5) if high <= each), 1.0)
 
@@ -155,7 +155,7 @@ def _text(x: float, y: float, words: str, anchor: str) -> Markup:
 
 
 def _runs(values: np.ndarray) -> list[list[int]]:
-    """Blocks in a row that have a value."""
+    """Runs of consecutive blocks that have a value."""
     runs: list[list[int]] = []
     for block, value in enumerate(values):
         if not np.isfinite(value):

@@ -1,4 +1,4 @@
-"""What lies over a photograph on the page: tiny pictures of one pixel a token, and outlines.
+"""The layers over a photograph on the page: tiny pictures with one pixel per token, and outlines.
 
 H, W token grid    h, w pixels of the picture
 """
@@ -21,7 +21,7 @@ from svit_det.visualization.object_drawing import labels_of, object_colours
 from svit_det.visualization.objects import size_of
 
 PHOTO_SIDE = 800
-"""Pixels of the longer side of a photograph in the page; smaller ones stay as they are."""
+"""Pixels of the longer side of a photograph in the page; smaller photographs are not resized."""
 MAX_OBJECTS = 100
 """Objects that are outlined and listed, the best scores first."""
 RETURNED = (0, 200, 140)
@@ -46,7 +46,7 @@ def photo(picture: UsagePicture) -> str:
 
 
 def overlay_style(grid: TokenGrid) -> str:
-    """CSS that lays a picture of (H, W) pixels over the image: its last tokens may stick out."""
+    """CSS that lays an overlay of (H, W) pixels over the image; its last tokens may stick out."""
     (rows, columns), (height, width) = grid.shape, grid.input_size
     across, down = (
         100 * count * grid.patch_size / side for count, side in ((columns, width), (rows, height))
@@ -60,14 +60,14 @@ def heat_overlay(picture: UsagePicture, scale: UsageScale) -> str:
 
 
 def fate_overlays(picture: UsagePicture) -> list[str]:
-    """One per block: kept tokens are clear, the others tinted by what becomes of them."""
+    """One overlay per block: kept tokens are clear, other tokens are tinted by their fate."""
     alpha = (255 * TINT_SHARES).round()
     colours = np.concatenate([TINTS, alpha[:, None]], axis=1).astype(np.uint8)
     return [_tokens(colours[fates]) for fates in picture.fates]
 
 
 def return_overlay(picture: UsagePicture) -> str:
-    """Tokens that were skipped and came back: the more often, the less clear."""
+    """Reactivated tokens; tokens that were reactivated more often are less transparent."""
     most = max(int(picture.returns.max()), 1)
     colours = np.zeros((most + 1, 4), np.uint8)
     colours[1:, :3] = RETURNED
@@ -76,7 +76,7 @@ def return_overlay(picture: UsagePicture) -> str:
 
 
 def outlines(objects: Objects, size: tuple[int, int]) -> Markup:
-    """SVG shapes in the picture's pixels, with class and score as their titles."""
+    """SVG shapes of the objects in the picture's pixels, titled by class and score."""
     objects = best(objects)
     width, line = size[1], max(size) / 320
     parts, labels = [], labels_of(objects)
@@ -108,7 +108,7 @@ def outlines(objects: Objects, size: tuple[int, int]) -> Markup:
 
 
 def object_lines(picture: UsagePicture, objects: Objects) -> list[ObjectLine]:
-    """The objects as a list that is read instead of looked at."""
+    """The objects as a list of text."""
     objects = best(objects)
     usage = picture.object_usage(objects).mean(axis=1)
     return [
@@ -123,7 +123,7 @@ def object_lines(picture: UsagePicture, objects: Objects) -> list[ObjectLine]:
 
 
 def best(objects: Objects) -> Objects:
-    """At most `MAX_OBJECTS`, those with the highest scores."""
+    """The `MAX_OBJECTS` objects with the highest scores, or all where there are fewer."""
     if len(objects) <= MAX_OBJECTS:
         return objects
     scores = np.zeros(len(objects)) if objects.scores is None else objects.scores
@@ -146,7 +146,7 @@ def _polygon(corners: Sequence[Sequence[int]] | np.ndarray) -> str:
 
 
 def _tokens(colours: np.ndarray) -> str:
-    """(H, W, 3 or 4) uint8 -> PNG of so many pixels."""
+    """(H, W, 3 or 4) uint8 -> the address of a PNG of H x W pixels."""
     if colours.shape[-1] == 4:
         colours = cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_RGBA2BGRA)
         data = cv2.imencode(".png", colours)[1].tobytes()

@@ -1,7 +1,7 @@
 """The page: statistics and pictures of one or two models, rendered by a template.
 
 Everything is inside the file: photographs, overlays, style and script. A content security policy
-forbids the page to ask any address for anything.
+forbids the page to load anything from any address.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Shown:
 
     name: str
     pictures: Sequence[UsagePicture]
-    """One per model, of the same image."""
+    """One picture per model, of the same image."""
 
 
 def render_page(
     arms: Sequence[ArmStatistics], shown: Sequence[Shown], *, title: str, facts: Sequence[str]
 ) -> str:
-    """The HTML. `facts`: sentences about the run that stand below the title.
+    """The HTML of the page. `facts`: sentences about the run, placed below the title.
 
     Raises InputError where there is no picture to report on.
     """
@@ -92,7 +92,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def table_rows(arms: Sequence[ArmStatistics], shown: Sequence[Shown]) -> list[dict[str, Any]]:
-    """One line per picture and model, with the anchor of pictures that are shown."""
+    """One line per picture and model, with a link target for pictures that the page shows."""
     anchors = {each.name: f"picture-{number}" for number, each in enumerate(shown)}
     return [
         {"arm": arm.label, "row": row, "anchor": anchors.get(row.name)}
@@ -104,7 +104,7 @@ def table_rows(arms: Sequence[ArmStatistics], shown: Sequence[Shown]) -> list[di
 def picture_context(
     number: int, shown: Shown, arms: Sequence[ArmStatistics], scale: UsageScale
 ) -> dict[str, Any]:
-    """What the template needs of one picture."""
+    """The template's data of one picture."""
     first = shown.pictures[0]
     height, width = first.size
     truth = first.annotated
@@ -128,7 +128,7 @@ def picture_context(
 
 
 def arm_context(arm: ArmStatistics, picture: UsagePicture, scale: UsageScale) -> dict[str, Any]:
-    """One picture under one model."""
+    """The template's data of one picture under one model."""
     back = picture.reactivated_shares()
     found = picture.found
     split = None if found is None else picture.split(found).mean(axis=1).tolist()

@@ -1,4 +1,4 @@
-"""The distributions over the set, as figures: a chart, what it shows, and its numbers."""
+"""The distributions over the set, as figures: a chart, its caption, and its numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from svit_det.report.statistics import ArmStatistics
 from svit_det.visualization.objects import SIZES
 
 MAX_CLASSES = 20
-"""The most frequent ones are drawn."""
+"""Number of classes that are drawn, the most frequent ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A chart with what belongs to it."""
+    """A chart with heading, caption, legend and numbers."""
 
     heading: str
     caption: str
@@ -31,7 +31,7 @@ class Figure:
 
 
 def set_charts(arms: Sequence[ArmStatistics]) -> list[Figure]:
-    """All figures that the data allow."""
+    """All figures for which there are data."""
     figures = [kept_by_block(arms), reactivated_by_block(arms)]
     if any(np.isfinite(arm.on_and_off).all() for arm in arms):
         figures.insert(1, on_and_off(arms))
@@ -55,7 +55,7 @@ def kept_by_block(arms: Sequence[ArmStatistics]) -> Figure:
 
 
 def on_and_off(arms: Sequence[ArmStatistics]) -> Figure:
-    """On the objects and off them."""
+    """The kept share on the objects and off them."""
     lines = []
     for number, arm in enumerate(arms):
         on, off = arm.on_and_off
@@ -71,7 +71,7 @@ def on_and_off(arms: Sequence[ArmStatistics]) -> Figure:
 
 
 def reactivated_by_block(arms: Sequence[ArmStatistics]) -> Figure:
-    """Tokens that came back."""
+    """The share of reactivated tokens."""
     lines = [
         Line(label=arm.label, values=arm.reactivated, arm=number) for number, arm in enumerate(arms)
     ]
@@ -83,7 +83,7 @@ def reactivated_by_block(arms: Sequence[ArmStatistics]) -> Figure:
 
 
 def by_size(arms: Sequence[ArmStatistics]) -> Figure:
-    """COCO's three sizes."""
+    """The kept share by COCO's three sizes of objects."""
     return _bars(
         arms,
         SIZES,
@@ -95,7 +95,7 @@ def by_size(arms: Sequence[ArmStatistics]) -> Figure:
 
 
 def by_class(arms: Sequence[ArmStatistics]) -> Figure:
-    """The most frequent classes of all models together."""
+    """The kept share by class; the classes are the most frequent ones over all models."""
     tables = [arm.by_class() for arm in arms]
     names = list(dict.fromkeys(name for table in tables for name in table))
     total = {name: sum(table.get(name, (0, 0))[1] for table in tables) for name in names}

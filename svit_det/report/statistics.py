@@ -1,6 +1,6 @@
-"""What is counted over a set of pictures for one model: by block, by object size, by class.
+"""Statistics of one model over a set of pictures: by block, by object size, by class.
 
-L blocks. Pictures are added one by one and not held, so that a set of any length fits.
+L blocks. Pictures are added one by one and are not kept, so that a set of any length fits.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from svit_det.visualization.objects import SIZES, size_of
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRow:
-    """The numbers of one picture; shares are means over all blocks, from 0 to 1, nan for none."""
+    """The numbers of one picture; shares are means over all blocks, from 0 to 1, or nan."""
 
     name: str
     found: int
     kept: float
-    """Share of all block runs."""
+    """Kept share of all block runs."""
     on_found: float
     off_found: float
     on_annotated: float
     off_annotated: float
     reactivated: float
-    """Share of the runs whose token the block before had skipped."""
+    """Share of the kept block runs that reactivated their token."""
     macs: float
     """Multiply-adds of the trunk over those of a dense trunk."""
 
@@ -47,20 +47,21 @@ class ArmStatistics:
     """What one model did on every picture of the set."""
 
     label: str
-    """What the model is called on the page."""
+    """The model's name on the page."""
     about: str = ""
     """Policy and weights, for people."""
     rows: list[PictureRow] = field(default_factory=list)
     objects: list[ObjectRow] = field(default_factory=list)
     object_source: str = ""
-    """Where the objects come from: annotations, where every picture has them, or detections."""
+    """The source of the objects: annotations, detections, or both where some pictures have no
+    annotations."""
     _shares: list[np.ndarray] = field(default_factory=list)
     _on: list[np.ndarray] = field(default_factory=list)
     _off: list[np.ndarray] = field(default_factory=list)
     _counts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, picture: UsagePicture) -> PictureRow:
-        """Count one picture in."""
+        """Add the numbers of one picture."""
         known = picture.annotated is not None
         source = "annotations" if known else "detections"
         if self.object_source not in ("", source):
@@ -106,12 +107,13 @@ class ArmStatistics:
 
     @property
     def on_and_off(self) -> np.ndarray:
-        """(2, L) kept share on the objects and off them, mean of the pictures that have both."""
+        """(2, L) kept shares on the objects and off them; each the mean over pictures that have
+        such tokens."""
         return np.stack([_mean(self._on), _mean(self._off)])
 
     @property
     def reactivated(self) -> np.ndarray:
-        """(L,) share of the kept tokens that the block before skipped, over all pictures."""
+        """(L,) share of reactivated tokens among the kept tokens, over all pictures."""
         back, kept = (np.sum([pair[i] for pair in self._counts], axis=0) for i in (0, 1))
         shares: np.ndarray = back / np.maximum(kept, 1)
         return shares
@@ -138,7 +140,7 @@ class ArmStatistics:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All statistics as plain values."""
         return {
             "label": self.label,
             "about": self.about,

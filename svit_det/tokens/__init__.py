@@ -1,4 +1,4 @@
-"""What travels between blocks and what is written down about it: grids, states, records, usage."""
+"""The data that travels between blocks, and what is recorded of it: grids, states, usage."""
 
 from svit_det.tokens.grid import TokenGrid
 from svit_det.tokens.pass_record import PassRecord

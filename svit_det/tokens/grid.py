@@ -1,4 +1,4 @@
-"""TokenGrid: an image of so many pixels, cut into tokens. The one place that rounds up.
+"""TokenGrid: how the pixels of an image are cut into tokens. No other module rounds sizes up.
 
 H, W token grid    h, w pixels
 """
@@ -61,8 +61,8 @@ class TokenGrid:
     def to_pixels(self, values: Values, image_size: Size) -> Values:
         """(..., H, W) -> (..., h, w): each pixel gets the value of the token its centre lies in.
 
-        `image_size` is the (h, w) of the picture, of which the network's input may be a resized
-        version. Raises ValueError for values of another grid.
+        `image_size` is the (h, w) of the picture; the network's input may have another size.
+        Raises ValueError for values of another grid.
         """
         if min(image_size) < 1:
             raise ValueError(f"image_size must be at least 1 pixel a side, not {image_size}.")
@@ -93,7 +93,7 @@ class TokenGrid:
         return self._coverage(mask)
 
     def inside(self, mask: Values) -> Values:
-        """(h, w) mask -> (H, W) bool: the tokens on it, of which it covers `INSIDE_SHARE`."""
+        """(h, w) mask -> (H, W) bool: the mask covers at least `INSIDE_SHARE` of the token."""
         return self.coverage(mask) >= INSIDE_SHARE
 
     def _coverage(self, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PassRecord: what happened in one pass. Losses, usage, pictures and counting read it.
+"""PassRecord: what happened in one pass. Losses, usage, pictures and counting read the record.
 
 B images, H x W token grid, N = H * W, L blocks.
 """
@@ -24,7 +24,7 @@ class PassRecord:
     blocks: tuple[BlockRecord, ...]
     """One per block, in order."""
     grid: TokenGrid
-    """Of the batch, padding included."""
+    """The grid of the batch, padding included."""
     notes: Mapping[str, Any]
     """What the policies remembered, under their own keys, after the last block."""
     tokens: Tensor
@@ -32,7 +32,7 @@ class PassRecord:
 
     @classmethod
     def of(cls, state: TokenState, patches: Tensor) -> PassRecord:
-        """Of a finished state, whose map shows `patches` (B, N, C)."""
+        """The record of a finished state; its map shows `patches` (B, N, C)."""
         return cls(state.history, state.grid, state.notes, patches)
 
     def keep_maps(self) -> Tensor:
@@ -45,7 +45,7 @@ class PassRecord:
         return self._cut([block.selection.keep for block in self.blocks], image, grid)
 
     def image_score_maps(self, image: int, grid: TokenGrid) -> Tensor:
-        """(L, h, w) what each block decided from, cut as above; all blocks must have a score."""
+        """(L, h, w) each block's score, cut like the keep maps; all blocks must have a score."""
         scores = [block.selection.score for block in self.blocks]
         return self._cut([score for score in scores if score is not None], image, grid)
 

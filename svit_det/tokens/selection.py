@@ -1,4 +1,4 @@
-"""Selection: what a policy says about one block, and what it can hear of the class token.
+"""Selection: what a policy says about one block. ClassAttention: what the class token attends to.
 
 B images, E extra tokens, N patch tokens, S = E + N, h heads. The words are those of `state.py`.
 """
@@ -23,12 +23,12 @@ class BlockParts:
     feed: Tensor
     """(B,) the image runs the MLP."""
     heads: Tensor
-    """(B, h) heads whose output counts; the others' is zero before the projection."""
+    """(B, h) heads whose output counts; the output of the others is zero before the projection."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which tokens a block keeps: what a policy says, before it happens."""
+    """Which tokens a block keeps: the policy's decision, before the block carries it out."""
 
     keep: Tensor
     """(B, N) bool, patch tokens."""
@@ -36,11 +36,11 @@ class Selection:
     """(B, E) bool, extra tokens. None: all that are present."""
     total: int | None = None
     """Rows of every image, extra tokens among them, known without asking the device; S says that
-    every token runs. It is a promise: `keep` and `extra` must hold exactly so many. None: the
-    count depends on the data."""
+    every token runs. The number is a promise: `keep` and `extra` must hold exactly so many tokens.
+    None: the count depends on the data."""
     gate: Tensor | None = None
-    """(B, N) straight-through twin of `keep`. Where there is one, every token is computed and the
-    result blended by it, so that the decision gets a gradient."""
+    """(B, N) straight-through twin of `keep`. Where a gate is given, every token is computed and
+    the gate blends the result, so that the decision gets a gradient."""
     extra_gate: Tensor | None = None
     """(B, E) straight-through twin of `extra`, where a gate decides about the class token too."""
     score: Tensor | None = None
@@ -54,14 +54,14 @@ class Selection:
     """Multiply-adds per image that the decision itself has cost in this block."""
 
     def mask(self, presence: Tensor) -> Tensor:
-        """(B, S) bool over the whole buffer, whose extra tokens are present as (B, E) says."""
+        """(B, S) bool over the whole buffer; `presence` (B, E) says which extra tokens exist."""
         if presence.shape[1] == 0:
             return self.keep
         extra = presence if self.extra is None else presence & self.extra
         return torch.cat([extra, self.keep], dim=1)
 
     def only_in(self, images: Tensor, presence: Tensor) -> Selection:
-        """The same, but nothing in images that `images` (B,) bool leaves out."""
+        """The same selection, without any token of the images where `images` (B,) bool is False."""
         runs = images.unsqueeze(1)
         extra = presence if self.extra is None else self.extra
         return replace(
@@ -74,7 +74,7 @@ class Selection:
         )
 
     def same_rows(self, other: Selection) -> bool:
-        """Both mean the same rows and the same blending, which is known without looking."""
+        """Whether both surely mean the same rows and the same blending; no values are compared."""
         return (
             self.keep is other.keep
             and self.extra is other.extra

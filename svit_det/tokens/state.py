@@ -58,11 +58,12 @@ class TokenState:
     num_extra: int
     """E."""
     grid: TokenGrid
-    """Of the batch, padding included."""
+    """The grid of the batch, padding included."""
     class_token: bool = False
     """The first extra token is the class token."""
     present: Tensor | None = None
-    """(B, E) bool, the extra tokens that each image has. None: all. The class token always."""
+    """(B, E) bool, the extra tokens that each image has; the class token is always among them.
+    None: all."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What each policy remembers between the blocks of this one pass, under its own key."""
     history: tuple[BlockRecord, ...] = ()
@@ -84,16 +85,16 @@ class TokenState:
         return self.tokens.shape[1] - self.num_extra
 
     def with_patches(self, patches: Tensor) -> TokenState:
-        """The same with other patch tokens (B, N, C)."""
+        """This state with other patch tokens (B, N, C)."""
         if self.num_extra:
             patches = torch.cat([self.extra, patches], dim=1)
         return replace(self, tokens=patches)
 
     def with_more(self, token: Tensor, present: Tensor | None = None) -> TokenState:
-        """One more extra token (B, 1, C), behind the others.
+        """This state with one more extra token (B, 1, C), behind the others.
 
-        `present` (B, E + 1) says which extra tokens each image has then. None: the new one
-        everywhere, the others where they were.
+        `present` (B, E + 1) says which extra tokens each image has then. None: every image has the
+        new token, and keeps the extra tokens that it had.
         """
         if present is None and self.present is not None:
             present = torch.cat([self.present, torch.ones_like(self.present[:, :1])], dim=1)
@@ -101,7 +102,7 @@ class TokenState:
         return replace(self, tokens=tokens, num_extra=self.num_extra + 1, present=present)
 
     def presence(self) -> Tensor:
-        """(B, E) bool: `present`, also where all extra tokens are."""
+        """(B, E) bool: `present`, or all True where `present` is None."""
         if self.present is not None:
             return self.present
         shape = (len(self.tokens), self.num_extra)
@@ -115,7 +116,7 @@ class TokenState:
 
 
 def everyone(state: TokenState) -> Selection:
-    """Every token that is present, known without looking."""
+    """Every token that is present. `total` is set unless images may lack extra tokens."""
     shape = (len(state.tokens), state.num_patches)
     keep = torch.ones(shape, dtype=torch.bool, device=state.tokens.device)
     return Selection(keep=keep, total=state.tokens.shape[1] if state.present is None else None)

@@ -1,7 +1,7 @@
 """Usage over many images: kept shares, overlaps, reactivation. numpy and plain numbers only.
 
-L blocks. Counts of an image are {"tokens": n, "kept": [n_0, ..., n_{L-1}]}: tokens in some set, and
-how many of them each block kept.
+L blocks. The counts of an image are {"tokens": n, "kept": [n_0, ..., n_{L-1}]}: the number of
+tokens in some set, and how many of these tokens each block kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ class Counts(TypedDict):
 
 
 def count(usage: Tensor, members: Tensor) -> Counts:
-    """Of usage (L, H, W) bool, the tokens in the set `members` (H, W) bool."""
+    """Count the tokens of the set `members` (H, W) bool, and how many of them `usage` keeps.
+
+    `usage` (L, H, W) is bool.
+    """
     return {
         "tokens": int(members.sum()),
         "kept": (usage & members).sum(dim=(1, 2)).tolist(),
@@ -30,7 +33,7 @@ def count(usage: Tensor, members: Tensor) -> Counts:
 
 
 def kept_twice(usage: Tensor) -> list[int]:
-    """Of usage (L, H, W) bool, L - 1 numbers: tokens that block l and block l + 1 both kept."""
+    """`usage` (L, H, W) bool -> L - 1 numbers: tokens that block l and block l + 1 both kept."""
     return (usage[1:] & usage[:-1]).sum(dim=(1, 2)).tolist()
 
 
@@ -44,7 +47,8 @@ def kept_shares(images: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
 def overlaps(images: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """(L - 1,) over all images: tokens kept by both block l and l + 1, over tokens kept by either.
 
-    1 where the set stays the same. Two shares bound it by the smaller over the larger.
+    The overlap is 1 where both blocks keep the same tokens. The overlap of two blocks is at most
+    the smaller of their kept shares over the larger.
     """
     both, kept = _kept_twice(images)
     either = kept[:-1] + kept[1:] - both

@@ -1,1 +1,1 @@
-"""What training needs beside a model, in torch only."""
+"""Parts of a training beside the model, in torch only."""

@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """`value` averaged over all processes of the training; itself where there is only one.
+    """`value` averaged over all processes of the training; `value` itself in a single process.
 
-    The gradient is that of this process's own share: DDP averages gradients over the processes, and
-    the average of these is the gradient of one process on the whole batch.
+    The gradient is that of this process's own `value`: DDP averages gradients over the processes,
+    and the average is the gradient of a single process on the whole batch.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return value
     everywhere = value.detach().clone()
     dist.all_reduce(everywhere)
-    # In value exactly the mean, so that all processes go on with the same bits.
+    # The value is exactly the mean, so that all processes go on with the same bits.
     return everywhere / dist.get_world_size() + (value - value.detach())

@@ -1,4 +1,4 @@
-"""Numbers that do not exist: found by name, before they are used or kept."""
+"""nan and infinite numbers: found by name, before they are used or saved."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def not_finite(values: Mapping[str, Tensor]) -> list[str]:
 def _is_finite(value: Tensor) -> bool:
     if not (value.is_floating_point() or value.is_complex()) or not value.numel():
         return True
-    # A sum is one pass and no mask in memory; it is infinite or nan wherever a part is, and where
-    # it overflows by itself the parts are looked at.
+    # A sum needs one pass and no mask in memory. The sum is infinite or nan if any entry is. A sum
+    # of finite entries may overflow too, so that the entries are then looked at one by one.
     return bool(torch.isfinite(value.sum()) or torch.isfinite(value).all())
 
 
 def optimizer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of an optimiser's `state_dict`, called by parameter's number and quantity."""
+    """The tensors of an optimiser's `state_dict`, named by parameter number and quantity."""
     return dict(_tensors(state.get("state", {}), "parameter"))
 
 

@@ -13,10 +13,10 @@ from svit_det.training.groups import begins_with
 class Freezing:
     """Takes the gradients away from frozen parameters, after each backward pass.
 
-    A parameter without a gradient is left alone by the optimiser: no step, no weight decay, and no
-    entry in its state. It stays part of the graph, which DDP counts on. `frozen` says which parts
-    stand still at a step, by the beginning of a parameter's name. Raises InputError for one that no
-    parameter begins with: for step 0 at once, for a later one when it comes.
+    The optimiser leaves a parameter without a gradient alone: no step, no weight decay, and no
+    entry in its state. The parameter stays part of the graph, as DDP needs it. `frozen` names the
+    parts that stand still at a step, by the beginnings of parameters' names. Raises InputError for
+    a beginning that no parameter has: for step 0 at once, for a later step when the step comes.
     """
 
     def __init__(self, model: nn.Module, frozen: Callable[[int], Collection[str]]) -> None:
@@ -25,7 +25,7 @@ class Freezing:
         self._members(frozen(0))
 
     def clear_gradients(self, step: int) -> None:
-        """Before the optimiser's step number `step`, counted from 0."""
+        """Call before the optimiser's step number `step`, counted from 0."""
         for parameter in self._members(self._frozen(step)):
             parameter.grad = None
 

@@ -30,12 +30,12 @@ class RandomState:
 
     @classmethod
     def now(cls) -> RandomState:
-        """As it is at this moment."""
+        """The state at this moment."""
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
 
     def restore(self) -> None:
-        """Go back to it."""
+        """Set all generators back to this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
@@ -45,12 +45,12 @@ class RandomState:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """What runs inside the with-block leaves buffers, attributes and random state as they were.
+    """Inside the with-block, a pass leaves buffers, attributes and random state as they were.
 
-    The block works on copies of all buffers (running means of batch norms, statistics of policies).
-    The originals are put back as they are, not overwritten: a first pass that still waits for its
-    backward would take that for a change of what it saved. Attributes are those without an
-    underscore, such as the running mean that detectron2's RetinaNet keeps as a plain number.
+    The pass works on copies of all buffers (running means of batch norms, statistics of policies).
+    The original tensors are put back, not overwritten: PyTorch would refuse the backward pass of an
+    earlier forward pass whose saved tensors were overwritten. Attributes are the ones without a
+    leading underscore, such as the running mean that RetinaNet in detectron2 keeps as a number.
     """
     drawn = RandomState.now()
     originals = [
@@ -88,10 +88,10 @@ def random_states_after(net: nn.Module) -> Iterator[list[RandomState]]:
 
 @contextmanager
 def restored_after(net: nn.Module, state: RandomState) -> Iterator[None]:
-    """Inside the with-block, what follows `net` draws as it did from `state` on.
+    """Inside the with-block, everything after `net` draws random numbers from `state` on.
 
-    A policy that samples has drawn more numbers in the first pass than in the greedy one; heads
-    that sample boxes must not differ for that.
+    A policy that samples has drawn more numbers in the first pass than in the greedy pass. Heads
+    that sample boxes must draw the same numbers in both passes.
     """
     handle = net.register_forward_hook(lambda *_: state.restore())
     try:
@@ -104,7 +104,7 @@ def restored_after(net: nn.Module, state: RandomState) -> Iterator[None]:
 def greedy_pass(
     model: nn.Module, policy: nn.Module, run: Callable[[], Result], *, random: RandomState
 ) -> Result:
-    """What `run` returns when `policy` decides as at inference and all else trains.
+    """The result of `run` when `policy` decides as at inference and everything else trains.
 
     `random` is the state before the first pass; see also `restored_after`.
     """

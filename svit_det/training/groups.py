@@ -20,10 +20,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups of trainable parameters for an optimiser.
 
-    A parameter gets no weight decay where its full name contains one of `no_weight_decay`, a plain
-    substring, as in the original's recipe. It learns at `rate` times the factor of the longest
-    beginning of its name in `rate_factors`, else at `rate`. Groups come factor by factor, the
-    unchanged rate first, in each the decayed parameters before the others.
+    A parameter gets no weight decay where its full name contains one of `no_weight_decay` as a
+    substring, as in the original's recipe. `rate_factors` maps beginnings of names to factors: a
+    parameter learns at `rate` times the factor of the longest matching beginning, or at `rate`
+    where none matches. Groups are ordered by factor, the unchanged rate first; for each factor the
+    group with weight decay comes before the group without.
 
     Raises InputError for a factor below 0 and for a name that no parameter begins with.
     """
@@ -58,7 +59,7 @@ def named_from(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begins_with(name: str, beginning: str) -> bool:
-    """`beginning` is the whole dotted name or ends at one of its dots."""
+    """Whether `beginning` is the whole dotted `name`, or the part before one of its dots."""
     return name == beginning or name.startswith(f"{beginning}.")
 
 

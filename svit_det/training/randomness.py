@@ -1,4 +1,4 @@
-"""Random numbers as a function of where a training stands, so that a resumed one draws the same."""
+"""Random numbers as a function of a training's progress: a resumed training draws the same ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 
 def seed_of(*place: int) -> int:
-    """A seed of 31 bits for a place such as (seed of the run, step, process); each has its own."""
+    """A seed of 31 bits for a place such as (seed of the run, step, process)."""
     return int(np.random.SeedSequence((len(place), *place)).generate_state(1)[0] >> 1)
 
 
 def seed_all(*place: int) -> None:
-    """Begin anew, for this place, what Python, numpy and torch draw, on every device."""
+    """Seed Python, numpy and torch (on every device) for this place."""
     seed = seed_of(*place)
     random.seed(seed)
     np.random.seed(seed)
@@ -25,7 +25,10 @@ def seed_all(*place: int) -> None:
 
 @contextmanager
 def drawn_at(*place: int) -> Iterator[None]:
-    """Inside the with-block, draws are those of this place; afterwards all goes on as before."""
+    """Inside the with-block, Python, numpy and torch on the CPU draw from this place's seed.
+
+    Afterwards the generators go on as if the block had drawn nothing.
+    """
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     seed = seed_of(*place)
     random.seed(seed)

@@ -1,1 +1,1 @@
-"""Films: read frame by frame, drawn with detections and usage, written for browsers."""
+"""Films: reading frame by frame, drawing detections and usage, writing for browsers."""

@@ -1,6 +1,6 @@
 """One frame of the film: detections and heat map side by side, usage over time below.
 
-Everything that does not change, the ground, the colour bar and the words, is drawn once.
+Everything that is the same in all frames is drawn once: the ground, the colour bar and the words.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class FilmFrames:
     image_size: tuple[int, int]
     """(height, width) of the film's own frames."""
     total: int | None
-    """How many frames there will be; None: the time axis grows."""
+    """The number of frames to come; None: unknown, and the time axis grows."""
     fps: float
-    """Of the film that is drawn."""
+    """Frames per second of the film that is drawn."""
     scale: UsageScale
     caption: str = ""
-    """Stands at the bottom: which weights."""
+    """The words at the bottom, which name the weights."""
     panel: int = PANEL
     _history: list[np.ndarray] = field(default_factory=list)
 
@@ -119,7 +119,7 @@ class FilmFrames:
         return ground
 
     def _draw_bar(self, ground: np.ndarray) -> None:
-        """The scale, as high as the pictures."""
+        """Draw the colour bar, as high as the pictures."""
         left = 2 * self.slot + 3 * self.gap
         height, count = self.panel_size[0], self.scale.count
         swatches = blend(np.full(3, 128.0), self.scale.colours, ALPHA)[::-1]
@@ -158,7 +158,7 @@ class FilmFrames:
     def _write(
         self, frame: np.ndarray, words: str, top: int, left: int, ink: Colour, room: int
     ) -> int:
-        """Words on the ground; their width in pixels."""
+        """Write words on the ground; return their width in pixels."""
         if not words:
             return 0
         line = label(words, self.text, room, ink=ink, paper=GROUND)
@@ -167,16 +167,16 @@ class FilmFrames:
 
 
 def paste(frame: np.ndarray, picture: np.ndarray, top: int, left: int) -> None:
-    """Lay a picture into the frame; what sticks out is cut."""
+    """Lay a picture into the frame; parts that stick out are cut off."""
     top, left = max(top, 0), max(left, 0)
     room = frame[top : top + picture.shape[0], left : left + picture.shape[1]]
     room[:] = picture[: room.shape[0], : room.shape[1]]
 
 
 def film_scale(first: UsagePicture) -> UsageScale:
-    """From the first block that decides in the first frame to all blocks, for the whole film.
+    """The scale of the whole film: from the first frame's first deciding block to all blocks.
 
-    A later frame may go below, as its numbers are not known yet: it gets the lowest colour.
+    Later frames are not known yet. Numbers below the scale get the lowest colour.
     """
     low = min(first.first_deciding, first.layers)
     return UsageScale(low=low, high=first.layers, layers=first.layers, open_below=True)

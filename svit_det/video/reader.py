@@ -1,4 +1,4 @@
-"""Reading a film: how large, how fast and how long it is, and its frames one by one."""
+"""Reading a film: its size, speed and length, and its frames one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from svit_det.errors import InputError
 
 DEFAULT_FPS = 25.0
-"""Where a file does not say how fast it runs, or says something no film does."""
+"""Frames per second where a file gives no speed, or an impossible one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class Film:
     fps: float
     """Frames per second."""
     frames: int | None
-    """How many frames the file says it has, which may be wrong; None where it does not say."""
+    """The number of frames according to the file, which may be wrong; None: not stated."""
 
     @classmethod
     def open(cls, path: str | Path) -> Film:
-        """Raises InputError for what is not there, is no film, or has no frame."""
+        """Open the film. Raises InputError if it is missing, is no film, or has no frame."""
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path}: no such film.")
@@ -57,7 +57,7 @@ class Film:
         """Every `every`-th frame, (height, width, 3) uint8 RGB, until the film ends."""
         capture, number = _capture(self.path), 0
         try:
-            while capture.grab():  # frames that are left out are not decoded to pixels
+            while capture.grab():  # skipped frames are not converted to pixels
                 if number % every == 0:
                     good, frame = capture.retrieve()
                     if not good:
@@ -69,7 +69,7 @@ class Film:
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
-    """Opened without what OpenCV and its ffmpeg would print of a file that it cannot read."""
+    """Opens a film; silences what OpenCV and its ffmpeg print about files they cannot read."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
     log = cv2.utils.logging
     level = log.getLogLevel()

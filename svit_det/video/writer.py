@@ -1,9 +1,9 @@
-"""Writing a film that browsers play: H.264 in an mp4, by the encoder that a wheel carries.
+"""Writing a film that browsers play: H.264 in an mp4, by the encoder of the wheel imageio-ffmpeg.
 
-While it is written, NAME.partial.mp4 stands beside the target: a fragmented file, which plays up to
-its last second even if the process is killed. At the end, and when the run is interrupted, it is
-copied without encoding into the target, with its index first, so that it starts at once and can be
-wound.
+During writing, NAME.partial.mp4 stands beside the target. This file is fragmented, so that it plays
+up to its last second even if the process is killed. At the end, and after an interrupt, the partial
+file is copied into the target without encoding, with the index first: the film then starts at once
+and players can jump in it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from svit_det.errors import InputError
 from svit_det.files import write_whole
 
 FRAGMENT_SECONDS = 1.0
-"""At most so much is missing at the end of what a killed process leaves."""
+"""Seconds that may be missing at the end of the file that a killed process leaves."""
 QUALITY = 21
-"""x264's constant rate factor: lower is better and larger."""
+"""x264's constant rate factor: lower means better quality and larger files."""
 
 
 def encoder_path() -> str:
@@ -39,12 +39,12 @@ def encoder_path() -> str:
 
 
 def partial_path(target: Path) -> Path:
-    """Where the film lies until it is done."""
+    """The path of the film until it is done."""
     return target.with_name(f"{target.stem}.partial.mp4")
 
 
 class FilmWriter:
-    """Takes frames of one size; `film_to` makes and ends it."""
+    """Encodes frames of one size. `film_to` makes and closes the writer."""
 
     def __init__(self, partial: Path, size: tuple[int, int], fps: float) -> None:
         """size: (height, width), both even."""
@@ -64,11 +64,11 @@ class FilmWriter:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
-            start_new_session=True,  # Ctrl-C at the keyboard is for us alone; we end the encoder
+            start_new_session=True,  # Ctrl-C must not reach the encoder, which `close` ends
         )
 
     def add(self, frame: np.ndarray) -> None:
-        """Append (height, width, 3) uint8 RGB. Raises OSError where the encoder has given up."""
+        """Append a frame (height, width, 3) uint8 RGB. Raises OSError if the encoder has ended."""
         if frame.shape != (*self.size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"A frame must be uint8 {(*self.size, 3)}, not {frame.shape}.")
         assert self._process.stdin is not None
@@ -79,7 +79,7 @@ class FilmWriter:
         self.frames += 1
 
     def close(self) -> str:
-        """End the film; what the encoder complained of, in a line, or nothing."""
+        """End the film; return the encoder's last error message, or "" for none."""
         if self._said.closed:
             return ""
         with suppress(BrokenPipeError):
@@ -92,10 +92,10 @@ class FilmWriter:
 
 @contextmanager
 def film_to(target: Path, *, size: tuple[int, int], fps: float) -> Iterator[FilmWriter]:
-    """A writer whose film stands at `target` after the block, however the block ended.
+    """A writer whose film stands at `target` after the with-block, even if the block raises.
 
-    An exception, an interrupt among them, goes on after the frames so far have been written.
-    Without a frame nothing is left. Raises InputError where the film cannot be written.
+    An exception (or an interrupt) is passed on after the frames so far have been written. Without
+    any frame no file is left. Raises InputError where the film cannot be written.
     """
     partial = partial_path(target)
     try:
@@ -119,7 +119,7 @@ def film_to(target: Path, *, size: tuple[int, int], fps: float) -> Iterator[Film
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Copy the film with its index first; the partial file goes once the target stands."""
+    """Copy the film with its index first, then remove the partial file."""
     copy = ["-c", "copy", "-movflags", "+faststart", "-f", "mp4"]
     with write_whole(target) as whole:
         _run([encoder_path(), "-loglevel", "error", "-y", "-i", str(partial), *copy, str(whole)])

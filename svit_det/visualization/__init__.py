@@ -1,6 +1,6 @@
-"""Pictures of which tokens were used: a `UsagePicture` in, RGB uint8 pictures out.
+"""Pictures of the kept tokens: drawn from a `UsagePicture`, as RGB uint8 arrays.
 
-Charts are imported from their own modules, so that what is here opens no chart library.
+Charts are imported from their own modules, so that importing this package opens no chart library.
 """
 
 from svit_det.visualization.block_maps import draw_attention_maps, draw_keep_maps

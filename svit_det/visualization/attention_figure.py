@@ -1,7 +1,7 @@
-"""What the class token looks at, block by block, one model above another on the same picture.
+"""What the class token attends to, block by block, one model above another on the same picture.
 
-Source of the layout: SViT, supplementary, figure 2: of each model the first six blocks in one row,
-the last six in the next.
+Source of the layout: SViT, supplementary, figure 2. The first six blocks of a model lie in one row,
+the last six in the next row.
 
 L blocks    H, W token grid
 """
@@ -39,8 +39,8 @@ ALPHA = 0.68
 PALE = 0.82
 """White's share over a token that was skipped."""
 BRIGHTEST = 0.012
-"""Share of a picture's tokens that get a block's brightest colour, 3 of 256: single tokens that
-swallow most of the attention, as large ViTs have them, would leave the rest dark."""
+"""Share of a picture's tokens that get a block's brightest colour, 3 of 256. In large ViTs single
+tokens take most of the attention, and would leave all other tokens dark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class AttentionPanel:
 
     title: str
     attention: np.ndarray
-    """(L, H, W) weights, mean over heads; 0 where a token is no key."""
+    """(L, H, W) weights, mean over heads; 0 for a token that is no key."""
     keys: np.ndarray
     """(L, H, W) bool: the token was a key."""
     class_token: np.ndarray
@@ -73,11 +73,11 @@ def draw_attention_figure(
     caption: str,
     columns: int = 6,
 ) -> np.ndarray:
-    """The panels below one another, each two rows of blocks.
+    """The panels one below the other, each with its blocks in rows of `columns` tiles.
 
-    image: (h, w, 3) uint8 RGB, as the network sees it; it stands beside the first panel, and beside
-    each other one how many blocks kept each token. A skipped token is nearly white; the colours of
-    each block run from 0 to its own brightest tokens.
+    image: (h, w, 3) uint8 RGB, as the network sees it. The image stands beside the first panel; a
+    map of the number of blocks that kept each token stands beside every other panel. A skipped
+    token is nearly white. The colours of each block run from 0 to its own brightest tokens.
     """
     check_image(image)
     grey = faded(fit(image, (TILE, TILE)))
@@ -97,7 +97,7 @@ def draw_attention_figure(
 
 
 def _usage(panel: AttentionPanel, image: np.ndarray, grid: TokenGrid, side: int) -> np.ndarray:
-    """How many blocks took each token as a key, over the picture."""
+    """The number of blocks in which each token was a key, over the picture."""
     usage = UsagePicture(image=image, keep=panel.keys, grid=grid)
     height = side - 6 * TEXT
     heat = draw_heatmap(usage, (height, height), text=TEXT)
@@ -105,7 +105,7 @@ def _usage(panel: AttentionPanel, image: np.ndarray, grid: TokenGrid, side: int)
 
 
 def _as_wide(picture: np.ndarray, width: int) -> np.ndarray:
-    """On white, exactly `width` pixels wide, so that columns stand below one another."""
+    """The picture on white, exactly `width` pixels wide, so that columns line up."""
     return stack([picture[:, :width]], 0, 0, least=width)[:, :width]
 
 
@@ -127,7 +127,7 @@ def _panel(panel: AttentionPanel, grey: np.ndarray, grid: TokenGrid, columns: in
 def paint_block(
     grey: np.ndarray, weights: np.ndarray, keys: np.ndarray, grid: TokenGrid
 ) -> np.ndarray:
-    """(h, w, 3) weights (H, W) in colour over grey (h, w, 1); who is no key (H, W) is pale."""
+    """(h, w, 3): weights (H, W) in colour over grey (h, w, 1); tokens that are no key are pale."""
     size = (grey.shape[0], grey.shape[1])
     steps = (255 * weights / _peak(weights, keys)).clip(0, 255).round().astype(np.uint8)
     coloured = blend(grey, plasma()[grid.to_pixels(steps, size)], ALPHA)
@@ -136,7 +136,7 @@ def paint_block(
 
 
 def _peak(weights: np.ndarray, keys: np.ndarray) -> float:
-    """The weight that is brightest, by the same rank however many tokens are keys."""
+    """The weight that gets the brightest colour; its rank does not depend on the number of keys."""
     ranked = np.sort(weights[keys])
     if not len(ranked):
         return 1.0
@@ -145,7 +145,7 @@ def _peak(weights: np.ndarray, keys: np.ndarray) -> float:
 
 
 def _legend(width: int) -> np.ndarray:
-    """The colours and what they mean."""
+    """The colours with their meaning."""
     bar = np.tile(plasma()[np.linspace(0, 255, width).astype(int)], (TEXT, 1, 1))
     bar = blend(np.full((1, 1, 1), 128.0), bar, ALPHA)
     ends = [label("no attention", TEXT, width), label("the block's most", TEXT, width)]
@@ -158,7 +158,7 @@ def _legend(width: int) -> np.ndarray:
 
 
 def paragraph(text: str, size: int, room: int) -> np.ndarray:
-    """Text in as many lines as `room` pixels ask for."""
+    """Text in lines that are at most `room` pixels wide."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

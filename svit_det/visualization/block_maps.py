@@ -1,4 +1,4 @@
-"""Small multiples, one captioned tile per block: keep maps, and what the class token looks at."""
+"""One small captioned tile per block: keep maps, and maps of the class token's attention."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from svit_det.visualization.canvas import (
 from svit_det.visualization.scale import plasma
 from svit_det.visualization.usage_picture import FATES, UsagePicture
 
-# Blue, orange and green stay apart for every common kind of colour blindness, on black as on white.
+# Blue, orange and green differ for every common kind of colour blindness, on black and on white.
 TINTS = np.array([(0, 0, 0), (0, 200, 140), (215, 118, 0), (15, 55, 120)], np.float32)
 TINT_SHARES = np.array([0.0, 0.45, 0.7, 0.8], np.float32)
-"""By fate: kept tokens stay as they are."""
+"""Share of the tint in each fate's colour; kept tokens are not tinted."""
 MIN_TILE = 224
 """Pixels; a narrower tile has no room for its caption."""
 
 
 def paint_fates(image: np.ndarray, fates: np.ndarray) -> np.ndarray:
-    """(h, w, 3) tinted by the fates (h, w) of its pixels."""
+    """The image (h, w, 3), tinted by the fates (h, w) of its pixels."""
     return blend(image, TINTS[fates], TINT_SHARES[fates][..., None])
 
 
 def fate_legend(text: int, room: int) -> np.ndarray:
-    """A swatch of each fate with its words, in as many lines as `room` pixels ask for."""
+    """A swatch of each fate with its words, in lines that are at most `room` pixels wide."""
     lines: list[list[np.ndarray]] = [[]]
     for fate, words in enumerate(FATES):
         line = label(words, text, room - 3 * text)
@@ -51,10 +51,10 @@ def fate_legend(text: int, room: int) -> np.ndarray:
 def draw_keep_maps(
     picture: UsagePicture, *, columns: int = 3, all_blocks: bool = False
 ) -> np.ndarray:
-    """One tile per block from the first that decides, in reading order, with a legend below.
+    """One tile per block from the first deciding block, in reading order, with a legend below.
 
-    `all_blocks` shows those before too. `columns` is the most tiles in a row, fewer where they
-    would be too narrow to carry a caption. A caption's share counts all tokens of the image.
+    `all_blocks` shows the blocks before it too. A row holds at most `columns` tiles, and fewer if
+    these would be too narrow for a caption. A caption's share counts all tokens of the image.
     """
     first = 0 if all_blocks or picture.first_deciding == picture.layers else picture.first_deciding
     captions = [
@@ -77,10 +77,10 @@ def draw_keep_maps(
 
 
 def draw_attention_maps(picture: UsagePicture, *, columns: int = 4) -> np.ndarray:
-    """One tile per block: what the class token looks at, each tile to its own maximum.
+    """One tile per block: what the class token attends to, each tile scaled to its own maximum.
 
-    A caption states the sum of the weights; the rest is what the class token spends on itself.
-    Raises ValueError for a picture without attention.
+    A caption states the sum of the weights; the class token spends the rest on extra tokens, itself
+    among them. Raises ValueError for a picture without attention.
     """
     if picture.attention is None:
         raise ValueError("This picture has no attention of a class token.")
@@ -100,7 +100,7 @@ def paint_attention(grey: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def tile_size(image_size: tuple[int, int], count: int, columns: int) -> tuple[tuple[int, int], int]:
-    """((height, width) of a tile, tiles in a row), so that `count` of them fit the largest side."""
+    """((height, width) of a tile, tiles in a row), so that `count` tiles fit within MAX_SIDE."""
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}.")
     columns = min(columns, count, MAX_SIDE // MIN_TILE)
@@ -111,7 +111,7 @@ def tile_size(image_size: tuple[int, int], count: int, columns: int) -> tuple[tu
 def tile_rows(
     tiles: Sequence[np.ndarray], captions: Sequence[str], columns: int
 ) -> tuple[list[np.ndarray], int]:
-    """Captioned tiles in rows, and the letters' height that suits them."""
+    """Captioned tiles in rows, and the height of their captions' letters."""
     slot = max(tiles[0].shape[1], MIN_TILE)
     text = min(text_size(columns * slot), text_size(4 * slot))
     each = [captioned(t, c, text, least=slot) for t, c in zip(tiles, captions, strict=True)]

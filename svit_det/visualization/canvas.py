@@ -1,7 +1,7 @@
-"""Pictures put together: text, resizing, rows and columns on white, and the file at the end.
+"""Composing pictures: text, resizing, rows and columns on white, and writing the file.
 
-Every picture is RGB uint8, (height, width, 3). A sheet is laid out in the pixels that it
-is written with: nothing that carries text is resized afterwards, so that text stays sharp.
+Every picture is RGB uint8, (height, width, 3). A sheet is laid out at its final size in pixels:
+nothing with text is resized afterwards, so that text stays sharp.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from svit_det.files import write_whole
 
 MAX_SIDE = 2048
-"""Pixels that no picture within a sheet exceeds."""
+"""Most pixels of a side of a picture within a sheet."""
 INK = (32, 32, 32)
 WHITE = (255, 255, 255)
 
@@ -31,7 +31,7 @@ def text_size(width: int) -> int:
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib brings this font everywhere; OpenCV's own letters know ASCII alone.
+    # matplotlib always brings this font; OpenCV's own letters are ASCII only.
     return ImageFont.truetype(
         str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size
     )
@@ -43,7 +43,7 @@ def text_width(text: str, size: int) -> int:
 
 
 def shortened(text: str, size: int, room: int) -> str:
-    """One line that is at most `room` pixels wide; what is cut off is shown as three dots."""
+    """One line that is at most `room` pixels wide; three dots stand for text that is cut off."""
     text = " ".join(text.split())
     while len(text) > 1 and text_width(text, size) > room:
         text = text.removesuffix("…")[:-1].rstrip() + "…"
@@ -67,13 +67,13 @@ def label(
 
 
 def check_image(image: np.ndarray) -> None:
-    """Raises ValueError for what is no picture."""
+    """Raises ValueError for an array that is no picture."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"An image must be uint8 (h, w, 3), not {image.dtype} {image.shape}.")
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized to `size` = (height, width)."""
+    """The image resized to `size` = (height, width)."""
     if image.shape[:2] == size:
         return image
     how = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_CUBIC
@@ -81,22 +81,22 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def fitting(image_size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
-    """The largest (height, width) with the sides' ratio of the image that has `room`."""
+    """The largest (height, width) within `room` that has the aspect ratio of the image."""
     scale = min(room[0] / image_size[0], room[1] / image_size[1])
     height, width = (min(max(1, round(s * scale)), r) for s, r in zip(image_size, room))
     return height, width
 
 
 def blend(under: np.ndarray, over: np.ndarray, share: float | np.ndarray) -> np.ndarray:
-    """`share` of the one picture over the rest of the other."""
+    """A mixture: `share` of the picture `over`, and the rest of the picture `under`."""
     return ((1 - share) * under + share * over).round().astype(np.uint8)
 
 
 def faded(image: np.ndarray) -> np.ndarray:
-    """What a colour scale may lie over, (h, w, 1).
+    """The image (h, w, 1) in pale grey, as a ground for the colours of a scale.
 
-    Grey, because the image's own colours would mix with the scale's, and with half the contrast,
-    because deep black and white would hide them.
+    The ground is grey because the image's own colours would mix with the scale's colours. It has
+    half the contrast because deep black and white would hide the scale's colours.
     """
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 2 + 64
 
@@ -104,7 +104,7 @@ def faded(image: np.ndarray) -> np.ndarray:
 def stack(
     images: Sequence[np.ndarray], axis: int, gap: int, *, least: int = 0, margin: int = 0
 ) -> np.ndarray:
-    """Puts pictures in a column (axis 0) or row (1) on white, at least `least` the other way."""
+    """Pictures in a column (axis 0) or row (axis 1) on white, across at least `least` pixels."""
     shape = [max(least, *(image.shape[side] for image in images)) for side in range(2)]
     shape[axis] = sum(image.shape[axis] + gap for image in images) - gap
     sheet = np.full((shape[0] + 2 * margin, shape[1] + 2 * margin, 3), 255, np.uint8)
@@ -116,13 +116,13 @@ def stack(
 
 
 def captioned(picture: np.ndarray, caption: str, size: int, *, least: int = 0) -> np.ndarray:
-    """A line of text above a picture, no wider than the picture or `least` pixels."""
+    """A line of text above a picture; its width is limited to the picture's, or to `least`."""
     slot = max(picture.shape[1], least)
     return stack([label(caption, size, slot), picture], 0, size // 3, least=slot)
 
 
 def encode(suffix: str, rgb: np.ndarray) -> bytes:
-    """The bytes of a picture file, ".png" or ".jpg". Raises OSError where it cannot be encoded."""
+    """The bytes of a picture file, ".png" or ".jpg". Raises OSError if encoding fails."""
     quality = [] if suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]
     try:
         encoded, data = cv2.imencode(suffix, rgb[..., ::-1], quality)
@@ -134,9 +134,9 @@ def encode(suffix: str, rgb: np.ndarray) -> bytes:
 
 
 def write_image(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
-    """Writes a PNG or JPEG, by the name's ending; no half file ever stands under that name.
+    """Writes a PNG or JPEG, by the ending of the name. The file is written whole or not at all.
 
-    Raises InputError where it cannot be written.
+    Raises InputError where the file cannot be written.
     """
     path = Path(path)
     check_image(rgb)

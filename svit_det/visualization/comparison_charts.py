@@ -1,4 +1,4 @@
-"""Several policies side by side: what each block keeps of them, and quality over cost."""
+"""Charts of several policies: the share that each block keeps, and quality over cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Point:
 
     cost: float
     values: Sequence[float]
-    """Of its runs; the mark lies at their mean, a line reaches from the lowest to the highest."""
+    """One value per run. The mark lies at their mean, a line reaches from the lowest to the
+    highest."""
 
 
 def draw_share_table(
@@ -27,7 +28,7 @@ def draw_share_table(
 ) -> None:
     """Writes a PNG or JPEG with one line of cells per entry of `rows`, one column per block.
 
-    A cell says in percent the share (0 to 1) that the block keeps; the smaller, the darker.
+    A cell shows in percent the share (0 to 1) that the block keeps. Smaller shares are darker.
     """
     table = np.array([list(row) for row in rows.values()], dtype=np.float64)
     height, width = table.shape
@@ -78,7 +79,7 @@ def draw_quality_over_cost(
         mean, colour = float(np.mean(point.values)), f"C{number % 10}"
         axes.plot([point.cost] * 2, [min(point.values), max(point.values)], color=colour, lw=1)
         axes.plot(point.cost, mean, marker="o", markersize=5, color=colour)
-        # Names in turn above and below, because many costs are nearly equal.
+        # Names stand above and below in turn, because many costs are nearly equal.
         shift = (5, 6 if number % 2 else -10)
         axes.annotate(
             name,

@@ -1,7 +1,7 @@
-"""The figures of SViT's supplementary, drawn of any model: attention, reuse, and usage heat maps.
+"""The figures of SViT's supplementary for any model: attention, reuse, and usage heat maps.
 
 Source: Liu et al., Revisiting Token Pruning for Object Detection and Instance Segmentation (WACV
-2024), supplementary, figures 2 to 4. Each figure ends with a line that says which weights it shows.
+2024), supplementary, figures 2 to 4. The last line of each figure names the weights.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from svit_det.visualization.usage_picture import UsagePicture, first_deciding
 TILE = 240
 """Pixels of the longer side of one tile."""
 PANEL = 420
-"""The same where a tile shows detections."""
+"""Pixels of the longer side of one tile with detections."""
 ATTENTION_COLUMNS = 6
 
 
 def attention_figure(
     picture: UsagePicture, *, title: str, caption: str, columns: int = ATTENTION_COLUMNS
 ) -> np.ndarray:
-    """Figure 2: what the class token looks at, the first blocks above the last.
+    """Figure 2: what the class token attends to, the first blocks above the last.
 
     Raises ValueError for a picture without attention.
     """
@@ -61,8 +61,8 @@ def reuse_figure(
 ) -> np.ndarray:
     """Figure 3: the tokens that each deciding block keeps, one row of tiles for each model.
 
-    A title is what its model is called; how much of a block's set the block before kept too is
-    added to it.
+    A title names its model. The mean overlap of the sets of consecutive blocks is added to the
+    title.
     """
     if not pictures or len(pictures) != len(titles):
         raise ValueError(f"{len(pictures)} pictures and {len(titles)} titles do not pair up.")
@@ -94,7 +94,10 @@ def reuse_figure(
 
 
 def mean_overlap(picture: UsagePicture, start: int) -> float:
-    """Tokens that a block and the block before both kept, over tokens that either kept; mean."""
+    """The mean overlap of consecutive blocks: tokens that both kept, over tokens that either kept.
+
+    Blocks count from `start` on.
+    """
     one, other = picture.keep[start:-1], picture.keep[start + 1 :]
     both, either = (one & other).sum(axis=(1, 2)), (one | other).sum(axis=(1, 2))
     shares = np.where(either > 0, both / np.maximum(either, 1), 1.0)
@@ -104,7 +107,7 @@ def mean_overlap(picture: UsagePicture, start: int) -> float:
 def usage_figure(pictures: Sequence[UsagePicture], *, caption: str, columns: int = 2) -> np.ndarray:
     """Figure 4: detections beside the heat map, and the usage on the objects and off them.
 
-    Objects are the detections, as in the paper; all heat maps have one scale.
+    Objects are the detections, as in the paper. All heat maps share one scale.
     """
     if not pictures:
         raise ValueError("A figure needs at least one picture.")
@@ -147,7 +150,7 @@ def _sheet(rows: Sequence[np.ndarray], caption: str, text: int) -> np.ndarray:
 
 
 def _wrapped(words: str, text: int, width: int) -> list[np.ndarray]:
-    """A caption in as many lines as it needs."""
+    """A caption in lines that are at most `width` pixels wide."""
     lines: list[str] = []
     for word in words.split():
         longer = f"{lines[-1]} {word}" if lines else word

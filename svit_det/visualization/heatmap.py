@@ -21,7 +21,7 @@ def paint_heatmap(
 ) -> np.ndarray:
     """(height, width, 3) of `size`: the picture in grey under the colours of its tokens.
 
-    scale: by default the range that occurs in this picture.
+    scale: by default the range of numbers that occur in this picture.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie between 0 and 1, not be {alpha}.")
@@ -35,16 +35,16 @@ def paint_heatmap(
 def colour_bar(
     scale: UsageScale, height: int, *, text: int, alpha: float = ALPHA, title: bool = True
 ) -> np.ndarray:
-    """One swatch per number of blocks, the most on top, with numbers of `text` pixels beside.
+    """One swatch per number of blocks, the largest on top, with numbers of `text` pixels beside.
 
-    The swatches show the colours over medium grey, as the heat map has them.
+    The swatches show the colours over medium grey, as they look in the heat map.
     """
     swatches, count = blend(np.full(3, 128.0), scale.colours, alpha), scale.count
     rows = np.minimum(np.arange(height) * count // height, count - 1)
     bar = np.repeat(swatches[::-1][rows][:, None], text, axis=1)
     room = 3 * text
     numbers = np.full((height, 2 * text, 3), 255, np.uint8)
-    # Both ends always; between them every number that has room above and below.
+    # Both ends are always shown; between them, every number that has room above and below.
     step = max(1, -(-int(1.5 * text) * count // height))
     shown = [count - 1, *range(count - 1 - step, step - 1, -step), 0] if count > 1 else [0]
     for index in shown:
@@ -71,7 +71,7 @@ def draw_heatmap(
     alpha: float = ALPHA,
     text: int = 14,
 ) -> np.ndarray:
-    """The heat map of `size` = (height, width) pixels with a colour bar of that height beside."""
+    """The heat map of `size` = (height, width) pixels, with a colour bar beside it."""
     scale = scale or UsageScale.over([picture])
     heat = paint_heatmap(picture, size, scale=scale, alpha=alpha)
     bar = colour_bar(scale, max(size[0], 8 * text), text=text, alpha=alpha)

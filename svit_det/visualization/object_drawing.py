@@ -1,4 +1,4 @@
-"""Objects drawn onto a picture: masks, boxes, and class names where there is room for them."""
+"""Objects drawn onto a picture: masks, boxes, and class names where labels have room."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from svit_det.visualization.canvas import blend, check_image, fit, label
 from svit_det.visualization.objects import Objects
 
 MAX_LABELLED = 15
-"""Above this many objects the labels would hide the picture."""
+"""With more objects than this, labels would hide the picture."""
 FEW = 8
-"""Up to so many classes have a colour of Okabe and Ito's, which colour-blind readers tell apart."""
+"""Up to this number, classes get colours of Okabe and Ito, which colour-blind readers can tell
+apart."""
 _OKABE_ITO = (
     (230, 159, 0),
     (86, 180, 233),
@@ -27,16 +28,19 @@ _OKABE_ITO = (
 
 
 def class_colour(number: int, *, of: int) -> tuple[int, int, int]:
-    """RGB of a class, or of an object where all are of one class: the same in every picture."""
+    """RGB of the class `number`, one of `of` classes; the same in every picture.
+
+    Where all objects are of one class, `number` is the object's.
+    """
     if of <= FEW:
         return _OKABE_ITO[number % FEW]
-    # Steps of the golden angle keep neighbours apart; two levels of lightness double the choice.
+    # Steps of the golden angle keep neighbouring hues apart; two levels of lightness double them.
     red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, (0.6, 0.45)[number % 2], 0.85)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def object_colours(objects: Objects) -> list[tuple[int, int, int]]:
-    """By class; where there is one class only, object by object, so that neighbours stay apart."""
+    """The colour of each object's class; with one class only, each object has its own colour."""
     classes = max(len(objects.names), int(objects.classes.max(initial=-1)) + 1)
     if classes <= 1:
         return [class_colour(index % 7, of=7) for index in range(len(objects))]
@@ -44,7 +48,7 @@ def object_colours(objects: Objects) -> list[tuple[int, int, int]]:
 
 
 def labels_of(objects: Objects) -> list[str]:
-    """Class and score of each; empty texts where a label would hide the object and say nothing."""
+    """Class and score of each object; empty texts for many objects, or for a single class."""
     if len(objects) > MAX_LABELLED or len(objects.names) < 2:
         return [""] * len(objects)
     scores = [""] * len(objects)
@@ -58,8 +62,8 @@ def draw_objects(
 ) -> np.ndarray:
     """(height, width, 3) of `size` with every mask tinted and outlined, or boxed without masks.
 
-    Labels, `text` pixels high, lie above their objects on plates of the object's colour; large
-    objects come first, so that small ones are not hidden.
+    Labels, `text` pixels high, lie above their objects on plates of the object's colour. Large
+    objects are drawn first, so that they do not hide small objects.
     """
     check_image(image)
     drawn = fit(image, size).copy()
@@ -93,7 +97,7 @@ def _draw_shape(
     outlines, _ = cv2.findContours(
         inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
-    # Dark below bright: an outline is seen on any ground.
+    # A bright line over a wider dark line can be seen on any ground.
     cv2.drawContours(drawn, outlines, -1, (20, 20, 20), line + 2, cv2.LINE_AA)
     cv2.drawContours(drawn, outlines, -1, colour, line, cv2.LINE_AA)
 

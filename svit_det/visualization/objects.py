@@ -1,4 +1,4 @@
-"""Objects: found or annotated things of one picture, as arrays. n objects, h x w pixels."""
+"""Objects: the detections or annotations of one picture, as arrays. n objects, h x w pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = ("small", "medium", "large")
 
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """What was found in a picture, or what its annotations say is there."""
+    """The detections in a picture, or its annotated objects."""
 
     boxes: np.ndarray
     """(n, 4) float: left, top, right, bottom in pixels of the picture."""
@@ -24,7 +24,7 @@ class Objects:
     masks: np.ndarray | None = None
     """(n, h, w) bool; None where there are boxes only."""
     names: tuple[str, ...] = ()
-    """Of the classes; empty where they have none."""
+    """Names of the classes; empty where classes have no names."""
 
     def __post_init__(self) -> None:
         count = len(self.classes)
@@ -39,7 +39,7 @@ class Objects:
         return len(self.classes)
 
     def pick(self, which: np.ndarray) -> Objects:
-        """Those of a (n,) bool or index array."""
+        """The objects that a (n,) bool array or an index array picks."""
         return replace(
             self,
             boxes=self.boxes[which],
@@ -54,7 +54,7 @@ class Objects:
         return self.names[number] if number < len(self.names) else f"class {number}"
 
     def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """(h, w) bool: the pixels of one object; those of its box where it has no mask."""
+        """(h, w) bool: the pixels of one object's mask, or of its box where there are no masks."""
         if self.masks is not None:
             mask: np.ndarray = self.masks[index]
             return mask
@@ -71,10 +71,10 @@ class Objects:
         return union
 
     def areas(self, size: tuple[int, int]) -> np.ndarray:
-        """(n,) pixels of each object."""
+        """(n,) number of pixels of each object."""
         return np.array([self.mask(index, size).sum() for index in range(len(self))], int)
 
 
 def size_of(area: int) -> str:
-    """COCO's word for an object of so many pixels."""
+    """COCO's word for the size of an object with `area` pixels."""
     return SIZES[int(area >= SMALL) + int(area >= LARGE)]

@@ -1,4 +1,4 @@
-"""The overview: ground truth where there is one, detections and heat map, side by side."""
+"""The overview: ground truth (where it is known), detections and heat map, side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svit_det.visualization.scale import UsageScale
 from svit_det.visualization.usage_picture import UsagePicture
 
 PANEL = 720
-"""Pixels of the longer side of one picture in a row of them."""
+"""Pixels of the longer side of each picture in the row."""
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -22,7 +22,7 @@ def counted(number: int, one: str, many: str) -> str:
 
 
 def usage_caption(picture: UsagePicture) -> str:
-    """The share of block runs, and of those on and off the objects found, in one line."""
+    """In one line: the kept share of all block runs, and that share on and off the detections."""
     words = f"{100 * picture.shares.mean():.0f} % of all block runs"
     if picture.found is not None and len(picture.found):
         inside, outside = picture.split(picture.found).mean(axis=1)

@@ -1,7 +1,7 @@
-"""UsageScale: which colour stands for how many blocks.
+"""UsageScale: the colour of each number of blocks.
 
-A trunk's first blocks keep every token, so that a scale from 0 to L spends its colours on numbers
-that never occur. By default it runs over the numbers that occur.
+A trunk's first blocks keep every token, so that a scale from 0 to L would waste colours on numbers
+that never occur. By default the scale covers the numbers that occur.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class UsageScale:
     def over(cls, pictures: Iterable[UsagePicture]) -> UsageScale:
         """From the fewest to the most blocks that a token of these pictures went through.
 
-        The fewest is never below the blocks that keep every token. Pictures that are to be
-        compared want one scale together.
+        The fewest is at least the number of blocks that keep every token. Make one scale for all
+        pictures that readers will compare.
         """
         depths = [(p.depth.min(), p.depth.max(), p.layers) for p in pictures]
         if not depths:
@@ -49,18 +49,18 @@ class UsageScale:
 
     @property
     def count(self) -> int:
-        """How many colours there are."""
+        """The number of colours."""
         return self.high - self.low + 1
 
     @property
     def colours(self) -> np.ndarray:
         """(count, 3) uint8 RGB, dark for the fewest blocks."""
-        # One value alone gets the bright end: all of its blocks were used.
+        # A single value gets the bright end, because all its blocks were used.
         steps = np.linspace(0, 255, self.count).round() if self.count > 1 else np.array([255.0])
         return plasma()[steps.astype(np.uint8)]
 
     def paint(self, depth: np.ndarray) -> np.ndarray:
-        """(...) int numbers of blocks -> (..., 3) uint8 RGB. Raises ValueError for one off it."""
+        """(...) int numbers of blocks -> (..., 3) uint8 RGB. Raises ValueError off the scale."""
         if self.open_below:
             depth = np.maximum(depth, self.low)
         if depth.min() < self.low or depth.max() > self.high:

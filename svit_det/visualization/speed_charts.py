@@ -1,4 +1,4 @@
-"""Speed over tokens, batch sizes or processes: lines with error bars, a bound beside each."""
+"""Charts of speed over tokens, batch sizes or processes: lines with error bars and bounds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from matplotlib.ticker import NullLocator
 
 from svit_det.visualization.canvas import write_image
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; after them come grey ones and
-# their darker half. Markers serve a grey print.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; then grey and darker shades.
+# Markers serve a grey print.
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
     *("#7F7F7F", "#003B5C", "#7A3500", "#005A42", "#7A4862"),
@@ -27,7 +27,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedLine:
-    """One line of a panel; all sequences are of one length."""
+    """One line of a panel; all sequences have the same length."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -35,19 +35,19 @@ class SpeedLine:
     high: Sequence[float]
     """The ends of the error bars."""
     bound: Sequence[float] | None = None
-    """What `y` could be at most; drawn dashed, in the line's colour."""
+    """The largest possible `y`; drawn dashed, in the line's colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedPanel:
-    """What is drawn into one pair of axes."""
+    """The content of one pair of axes."""
 
     label: str
-    """Of the vertical axis."""
+    """The label of the vertical axis."""
     lines: Mapping[str, SpeedLine]
-    """By the name in the legend; one name has one colour in all panels."""
+    """Lines by their names in the legend; a name has the same colour in all panels."""
     reference: float | None = None
-    """A value that deserves a line: 1 is as fast as dense."""
+    """The height of a horizontal line, such as 1 for as fast as dense."""
 
 
 def draw_speed_chart(
@@ -61,8 +61,8 @@ def draw_speed_chart(
 ) -> None:
     """Writes a PNG or JPEG with the panels side by side over one legend.
 
-    The horizontal axis is logarithmic, with a tick at every value; `tick_labels` says what stands
-    there instead of the number. Raises InputError where the file cannot be written.
+    The horizontal axis is logarithmic, with a tick at every value; `tick_labels` replaces the
+    numbers at ticks. Raises InputError where the file cannot be written.
     """
     if not panels or not any(panel.lines for panel in panels):
         raise ValueError("A speed chart needs a panel with a line.")
@@ -101,7 +101,7 @@ def _draw_panel(
         axes.axhline(panel.reference, color="0.6", linewidth=0.8, zorder=1)
     for number, (name, line) in enumerate(panel.lines.items()):
         colour, marker = styles[name]
-        # A hair to the side, so that error bars of equal x do not cover each other.
+        # Lines are shifted a little sideways, so that error bars of equal x do not overlap.
         shift = 1 + 0.012 * (number - (len(panel.lines) - 1) / 2)
         x, y = np.asarray(line.x, dtype=float) * shift, np.asarray(line.y, dtype=float)
         bars = np.abs(np.stack([y - np.asarray(line.low), np.asarray(line.high) - y]))
@@ -127,7 +127,7 @@ def _label(axes: Axes, panel: SpeedPanel, x_label: str, tick_labels: Mapping[flo
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [tick_labels.get(tick, f"{tick:g}") for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    # Room at the sides, and more than a line's width where there is one value only.
+    # The axis has room at both sides, so that a single value still has an axis around it.
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
     axes.set_xlabel(x_label)
     axes.set_ylabel(panel.label)

@@ -1,4 +1,4 @@
-"""The share of tokens each block processed, as a line chart: inside objects, outside, all."""
+"""A line chart of the share of tokens that each block kept: inside objects, outside, all."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from svit_det.visualization.canvas import write_image
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; markers serve a grey print.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers serve a grey print.
 _STYLES = (
     ("#000000", "o", "-"),
     ("#D55E00", "^", "-"),
@@ -33,8 +33,9 @@ def draw_usage_chart(
     """Writes a PNG or JPEG with one line per entry of `rows`.
 
     A row holds L shares in 0..1, block 0 first; its key goes into the legend. A share that does
-    not exist, such as that inside objects where there are none, is NaN and leaves a gap.
-    `size` is width and height in inches. Raises InputError where the file cannot be written.
+    not exist is NaN and leaves a gap, such as the share inside objects of a picture without
+    objects. `size` is width and height in inches. Raises InputError where the file cannot be
+    written.
     """
     if not rows:
         raise ValueError("A usage chart needs at least one row.")
@@ -46,7 +47,7 @@ def draw_usage_chart(
         if np.any((row < 0) | (row > 1)):
             raise ValueError(f"Shares must lie between 0 and 1, but row {name!r} has others.")
 
-    # A Figure of its own instead of pyplot: nothing is shared, and no window system is asked for.
+    # A separate Figure instead of pyplot shares nothing, and needs no window system.
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -72,7 +73,7 @@ def draw_usage_chart(
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    # Outside the axes, where no line can pass below it.
+    # The legend lies outside the axes, where no line can pass behind it.
     figure.legend(loc="outside lower center", ncols=min(len(table), 3), frameon=False)
     if title is not None:
         axes.set_title(title, fontsize="medium")

@@ -1,7 +1,7 @@
 """UsagePicture: one picture, what was found in it, and which tokens each block kept.
 
-The one record that pictures, report and video are drawn from. numpy alone: whatever ran the model,
-detectron2, an exported file or a test, fills it.
+Pictures, report and video are all drawn from this record. It needs numpy alone, so that any code
+that runs a model can fill it: detectron2, an exported file or a test.
 
 L blocks    H, W token grid of the unpadded image    h, w pixels of the image
 """
@@ -25,29 +25,29 @@ FATES = (
     "skipped, kept again later",
     "skipped for good",
 )
-"""The four things that can happen to a token in a block, in words."""
+"""The four possible fates of a token in a block, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsagePicture:
-    """All that is drawn of one picture."""
+    """All data that drawings of one picture need."""
 
     image: np.ndarray
     """(h, w, 3) uint8 RGB."""
     keep: np.ndarray
     """(L, H, W) bool: block l, counted from 0, kept this token."""
     grid: TokenGrid
-    """Which pixels of the network's input, in general a resized image, each token stands for."""
+    """The pixels that each token stands for, in the network's input: in general a resized image."""
     name: str = ""
-    """Of the picture, for people."""
+    """The picture's name, for people."""
     found: Objects | None = None
     """The detections that count, in pixels of `image`."""
     annotated: Objects | None = None
-    """The ground truth, where there is one."""
+    """The ground truth, where it is known."""
     attention: np.ndarray | None = None
-    """(L, H, W) weights: what the class token looked at in each block."""
+    """(L, H, W) weights: what the class token attended to in each block."""
     macs: tuple[float, float] | None = None
-    """Multiply-adds of the trunk for this picture, and those of a dense trunk."""
+    """Multiply-adds of the trunk for this picture, and of a dense trunk."""
 
     def __post_init__(self) -> None:
         check_image(self.image)
@@ -75,7 +75,7 @@ class UsagePicture:
 
     @cached_property
     def depth(self) -> np.ndarray:
-        """(H, W) int: how many blocks kept each token."""
+        """(H, W) int: the number of blocks that kept each token."""
         return depth_map(self.keep)
 
     @cached_property
@@ -97,19 +97,19 @@ class UsagePicture:
 
     @cached_property
     def returns(self) -> np.ndarray:
-        """(H, W) int: how many times each token was reactivated."""
+        """(H, W) int: the number of times each token was reactivated."""
         returns: np.ndarray = (self.fates == REACTIVATED).sum(axis=0)
         return returns
 
     def reactivated_shares(self) -> np.ndarray:
-        """(L,) share of the tokens kept by a block that the block before skipped; 0 for block 0."""
+        """(L,) share of reactivated tokens among the tokens that a block kept; 0 for block 0."""
         kept = self.keep.sum(axis=(1, 2))
         back = (self.fates == REACTIVATED).sum(axis=(1, 2))
         shares: np.ndarray = back / np.maximum(kept, 1)
         return shares
 
     def split(self, objects: Objects) -> np.ndarray:
-        """(2, L) kept shares of the tokens on the objects and of those off them; nan for none."""
+        """(2, L) kept shares of the tokens on the objects, and off them; nan for no such token."""
         inside = self.grid.inside(objects.covered(self.size))
         with np.errstate(invalid="ignore"):
             return np.stack(
@@ -120,24 +120,24 @@ class UsagePicture:
             )
 
     def object_usage(self, objects: Objects) -> np.ndarray:
-        """(n, L) kept share of each object: its pixels' mean, each pixel standing for its token."""
+        """(n, L) kept share of each object: the share of its pixels whose token is kept, or nan."""
         rows = []
         for index in range(len(objects)):
             cover = self.grid.coverage(objects.mask(index, self.size))
-            # A thin object may lie between the pixels of a network's input that was shrunk.
+            # A thin object may lie between the pixels of a shrunk network input.
             weight = cover / cover.sum() if cover.any() else np.full(cover.shape, np.nan)
             rows.append((self.keep * weight).sum(axis=(1, 2)))
         return np.array(rows, float).reshape(len(objects), self.layers)
 
 
 def check_keep(keep: np.ndarray) -> None:
-    """Raises ValueError for what are no keep maps."""
+    """Raises ValueError for an array that holds no keep maps."""
     if keep.ndim != 3 or keep.dtype != np.bool_ or keep.size == 0:
         raise ValueError(f"keep must be bool (L, H, W), not {keep.dtype} of shape {keep.shape}.")
 
 
 def depth_map(keep: np.ndarray) -> np.ndarray:
-    """Counts the blocks that processed each token: (L, H, W) bool -> (H, W) int."""
+    """Counts the blocks that kept each token: (L, H, W) bool -> (H, W) int."""
     check_keep(keep)
     depth: np.ndarray = keep.sum(axis=0)
     return depth

@@ -19,14 +19,14 @@ from svit_det.vit.layout import Layout
 
 
 class QKV(nn.Linear):
-    """Queries, keys and values as one linear layer, of which some can be computed alone."""
+    """One linear layer for queries, keys and values; each of the three can be computed alone."""
 
     def forward(
         self, rows: Tensor, start: int = 0, stop: int = 3, channels: Tensor | None = None
     ) -> Tensor:
         """(T, C) -> (T, (stop - start) C): parts `start` to `stop` of queries, keys and values.
 
-        `channels` (D,) are the places that are computed of each part, D instead of C.
+        `channels` (D,) lists the output channels to compute of each part: D instead of C.
         """
         if channels is None and (start, stop) == (0, 3):
             return super().forward(rows)
@@ -40,10 +40,10 @@ class QKV(nn.Linear):
 
 
 class Projection(nn.Linear):
-    """A linear layer whose input may lack channels, as if they were zero."""
+    """A linear layer whose input may lack channels; missing channels count as zero."""
 
     def forward(self, rows: Tensor, channels: Tensor | None = None) -> Tensor:
-        """(T, C) -> (T, C), or (T, D) -> (T, C) from the D places that `channels` (D,) lists."""
+        """(T, C) -> (T, C); or (T, D) -> (T, C), where `channels` (D,) lists the D channels."""
         if channels is None:
             return super().forward(rows)
         return F.linear(rows, self.weight.index_select(1, channels), self.bias)
@@ -71,7 +71,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(T, C) -> (T, stop - start, h, d): parts of queries (0), keys (1) and values (2).
 
-        `channels`: of some heads alone, as `channels_of` gives them.
+        `channels`: compute only these channels, as `channels_of` gives them for some heads.
         """
         projected = self.qkv(rows, start, stop, channels=channels)
         return projected.unflatten(-1, (stop - start, -1, self.head_dim))
@@ -96,8 +96,8 @@ class Attention(nn.Module):
         """Queries (T', h, d), keys and values (T, h, d) -> (T', C).
 
         `soft_keys` (B, K) weigh the keys inside the softmax; `heads` (B, h) multiply the heads'
-        outputs. `channels` (h d,) are the places of these heads' channels, where they are not all
-        heads: the others' output is zero.
+        outputs. Where only some heads are given, `channels` (h d,) lists the places of their
+        channels among all C; the output of the other heads is zero.
         """
         if queries.shape is not None and keys.shape is not None:
             attended = _attend_together(query, key, value, queries, keys, soft_keys, heads)
@@ -108,8 +108,8 @@ class Attention(nn.Module):
     def class_row(self, query: Tensor, key: Tensor, keys: Layout) -> Tensor:
         """Class queries (B, h, d), keys (T, h, d) -> (h, T) softmax over each image's own keys.
 
-        One row per head and image, no N x N matrix; in float32 also under autocast, because a
-        ranking hangs on it.
+        The result is one row per head and image, without an N x N matrix. It is computed in float32
+        also under autocast, because policies rank tokens by it.
         """
         with torch.autocast(query.device.type, enabled=False):
             query = query.float() * query.shape[-1] ** -0.5
@@ -124,18 +124,18 @@ class Attention(nn.Module):
             return batched.softmax(dim=-1).transpose(0, 1).flatten(1)
 
     def macs(self, keys: int, queries: int, heads: int | None = None) -> int:
-        """Multiply-adds for one image's rows in so many heads, None: all; without the softmax."""
+        """Multiply-adds for one image's rows in `heads` heads (None: all), without the softmax."""
         width = self.proj.in_features
         inner = width if heads is None else heads * self.head_dim
         return 2 * (keys + queries) * width * inner + 2 * keys * queries * inner
 
     def class_row_macs(self, keys: int, *, own_query: bool) -> int:
-        """Multiply-adds of `class_row` for one image; `own_query`: projected for it alone."""
+        """Multiply-adds of `class_row` for one image; `own_query`: a query projected for it too."""
         width = self.proj.in_features
         return keys * width + (width**2 if own_query else 0)
 
     def all_keys_row_macs(self, size: int, *, own_query: bool) -> int:
-        """The same over every token of a buffer of `size`, with the projection of their keys."""
+        """Multiply-adds of `class_row` over all `size` tokens, and of projecting their keys."""
         return size * self.proj.in_features**2 + self.class_row_macs(size, own_query=own_query)
 
 
@@ -148,7 +148,7 @@ def _attend_together(
     soft_keys: Tensor | None,
     heads: Tensor | None,
 ) -> Tensor:
-    """Images with equally many rows are a plain batch."""
+    """Attention of images with equally many rows, as one plain batch."""
     assert queries.shape is not None and keys.shape is not None
     query = query.unflatten(0, queries.shape).transpose(1, 2)
     key, value = (each.unflatten(0, keys.shape).transpose(1, 2) for each in (key, value))
@@ -171,7 +171,7 @@ def _attend_one_by_one(
     soft_keys: Tensor | None,
     heads: Tensor | None,
 ) -> Tensor:
-    """A loop over the images: on CPU faster than padding and than jagged nested tensors."""
+    """Attention image by image. On CPUs a loop is faster than padding or jagged nested tensors."""
     images = []
     parts = zip(
         query.split(queries.lengths),
@@ -197,16 +197,16 @@ def _attend_one_by_one(
 
 SOFT_EPS = 1e-6
 SOFT_AT_ONCE, SOFT_AT_A_TIME = 2**24, 2**22
-"""Entries of the T x T matrices of a batch that may exist at once, and where there are more, how
-many are made at a time, once more in the backward pass."""
+"""Limits for the T x T matrices of a batch. Up to SOFT_AT_ONCE entries are made at once. Above
+that, SOFT_AT_A_TIME entries are made at a time, and made again in the backward pass."""
 
 
 def soft_attention(query: Tensor, key: Tensor, value: Tensor, soft_keys: Tensor) -> Tensor:
-    """Attention whose keys weigh as much as a decision says: (B, h, T, d), factors (B, 1, 1, T).
+    """Attention that weighs each key by a factor: inputs (B, h, T, d), factors (B, 1, 1, T).
 
-    exp(a_ij) M_ij over its sum, with M_ij the key's factor and M_ii = 1; eps / T in the numerator
-    and eps in the denominator (DynamicViT, Rao et al. 2021, eq. 10-11 and its released code). In
-    float32, for training only.
+    The weight is exp(a_ij) M_ij over its sum, where M_ij is the factor of key j and M_ii = 1, with
+    eps / T added to the numerator and eps to the denominator (DynamicViT, Rao et al. 2021, eq.
+    10-11 and its released code). Computed in float32, for training only.
     """
     num_keys = key.shape[2]
     by_row = query.shape[0] * query.shape[1] * num_keys
@@ -225,9 +225,9 @@ def soft_attention(query: Tensor, key: Tensor, value: Tensor, soft_keys: Tensor)
 def _soft_rows(query: Tensor, key: Tensor, value: Tensor, soft_keys: Tensor, start: int) -> Tensor:
     """The rows of `soft_attention` from `start` on, as many as there are queries.
 
-    The factors go to the values instead of the T x T matrix, of which one copy is made:
-    sum_j e_ij M_j v_j is a product with M_j v_j, and likewise the denominator one with M_j; what a
-    token's own entry lacks is added.
+    The factors multiply the values instead of the T x T matrix, so that one copy of the matrix is
+    enough: sum_j e_ij M_j v_j is a product of the matrix with M_j v_j, and the denominator is its
+    product with M_j. The rest of a token's own entry, where the factor is 1, is added afterwards.
     """
     factor = soft_keys.float().transpose(-1, -2)  # (B, 1, T, 1)
     value_and_one = F.pad(value.float(), (0, 1), value=1.0)

@@ -1,4 +1,4 @@
-"""From sizes to a trunk."""
+"""Building a trunk from its sizes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def build_trunk(
     class_token: bool | None = None,
     execution: Execution | None = None,
 ) -> TokenTrunk:
-    """A trunk of DeiT's layers. `class_token` None: where the policy needs one.
+    """A trunk of DeiT's layers. `class_token` None: the trunk has one if the policy needs one.
 
-    Raises InputError that names the argument.
+    Raises InputError that names the wrong argument.
     """
     for name, value in (("patch_size", patch_size), ("embed_dim", embed_dim), ("depth", depth)):
         if value < 1:
@@ -39,7 +39,7 @@ def build_trunk(
     if not 0 <= drop_path_rate < 1:
         raise InputError(f"{drop_path_rate} must lie in [0, 1).", setting="drop_path_rate")
     patch_embed = PatchEmbed(patch_size=patch_size, in_channels=in_channels, embed_dim=embed_dim)
-    # Linear decay rule: the first block never drops a branch, the last one at the full rate.
+    # Linear decay rule: the first block never drops a branch; the last one has the full rate.
     rates = torch.linspace(0, drop_path_rate, depth).tolist()
     blocks = [
         Block(

@@ -1,10 +1,11 @@
-"""run_block: the one place where deciding and executing meet.
+"""run_block: the only place where deciding and executing meet.
 
 B images, N patch tokens, S = E + N tokens of the buffer, C channels, T rows of all images together.
 
-The policy says before the block which tokens it keeps, may narrow that when keys are there and once
-more after the attention, and may change the state after the block. The executor turns what the
-policy says into rows. Rows are moved only where the policy has changed something.
+Before the block the policy says which tokens the block keeps. The policy may narrow this selection
+when the keys are computed, and once more after the attention; after the block it may change the
+state. The executor turns selections into rows. Rows are moved only where the policy has changed
+something.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class _Half:
     """A block between its attention and its MLP."""
 
     selection: Selection
-    """What the policy said for the rows below."""
+    """The policy's selection for the rows below."""
     rows: Rows
-    """Rows that went through the attention."""
+    """The rows that went through the attention."""
     new: Tensor | None
-    """(T, C) their values after it, not yet written back. None: there were no rows."""
+    """(T, C) values of the rows after the attention, not yet written back. None: no rows."""
 
 
 def run_block(
@@ -56,7 +57,7 @@ def run_block(
     view.forget()
     done, fed = _feed(view, block, execution, before, after, half, going)
     if block.training and torch.is_grad_enabled() and (half.new is None or fed.empty):
-        # Some part has run nowhere.
+        # The attention or the MLP has run on no row.
         done = replace(done, tokens=done.tokens + in_the_graph(block.parameters()))
     record = BlockRecord(
         selection=_as_it_happened(going, half.rows, fed),
@@ -84,7 +85,7 @@ def _attend(
     entering: Selection,
     keys: Rows,
 ) -> tuple[TokenState, _Half]:
-    """The attention half, and the policy's say once keys are there."""
+    """The attention half; the policy's `before_attention` is called once the keys are known."""
     if keys.empty:
         return entered, _Half(entering, keys, None)
     tokens = keys.gather(entered.tokens)
@@ -121,12 +122,12 @@ def _feed(
     half: _Half,
     going: Selection,
 ) -> tuple[TokenState, Rows]:
-    """The MLP half. `after` is what the policy made of the state `before` the attention."""
+    """The MLP half. `after` is the policy's answer to the state `before` the attention."""
     unmoved = after.tokens is before.tokens
     if half.new is not None and view.was_written:
         unmoved = unmoved or after.tokens is view.attended().tokens
     if unmoved and going.parts is None and going.same_rows(half.selection):
-        # The rows go on as they are, and are written back once, over what the block was given.
+        # The rows go on as they are, and are written back once, into the buffer that the block got.
         rows, tokens = half.rows, half.new
         if after.tokens is not before.tokens:
             after = replace(after, tokens=before.tokens)
@@ -151,7 +152,7 @@ def _enter(
 ) -> Rows:
     """The rows of a selection, in the images that run this part of the block.
 
-    Where the choice of parts is a gate, every image computes them and the branch is multiplied.
+    Where the choice of parts is a gate, every image computes the part and the gate multiplies it.
     """
     if selection.parts is not None:
         images = getattr(selection.parts, part)
@@ -161,7 +162,7 @@ def _enter(
 
 
 def _with_room(said: Selection, attending: Rows) -> Selection:
-    """What the policy said, less the tokens that the executor had no room for."""
+    """The policy's selection without the tokens that the executor had no room for."""
     keep = attending.selection.keep
     if said.parts is not None and not said.parts.attend.is_floating_point():
         # An image that skips the attention may run the MLP.
@@ -175,14 +176,14 @@ def _counting(rows: Rows, parts: BlockParts | None, part: str) -> Tensor:
     if parts is None:
         return keep
     images: Tensor = getattr(parts, part)
-    # Where the choice is a gate, images that skip the part were computed and multiplied by 0.
+    # Where the choice is a gate, an image that skips the part is computed and multiplied by 0.
     return keep & (images > 0).unsqueeze(1) if images.is_floating_point() else keep
 
 
 def _as_it_happened(going: Selection, attended: Rows, fed: Rows) -> Selection:
-    """What the policy said last, with `keep` as the executor had room for it.
+    """The policy's last selection, with `keep` cut down to what the executor had room for.
 
-    A gate of a part stays beside `keep`, whose own gate must go on saying the same.
+    The gate of a part does not change `keep`: the selection's own gate must stay equal to `keep`.
     """
     keep = fed.selection.keep
     if going.parts is not None:

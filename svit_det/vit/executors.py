@@ -1,11 +1,11 @@
-"""Executors: from a selection to rows. They differ in what is computed, not in what comes out.
+"""Executors: from a selection to rows. Executors differ in what they compute, not in the results.
 
 B images, E extra tokens, S = E + N tokens of the buffer, K rows of each image.
 
 `Packed` really skips: kept rows are gathered, run and scattered back, a different number for each
-image. `Masked` computes every token, hides the skipped ones from the attention and blends by the
+image. `Masked` computes every token, hides skipped tokens from the attention and blends by the
 gate: the same values, with a gradient for the decision. `Padded` really skips too, with a number of
-rows that is fixed beforehand, as exported and captured graphs need it.
+rows that is fixed beforehand, because exported and captured graphs need fixed shapes.
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ class Executor(Protocol):
     """Arranges the rows of a block for a selection."""
 
     blends: ClassVar[bool]
-    """The result passes a gradient to the selection's gate."""
+    """Whether the result passes a gradient to the selection's gate."""
 
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
         """The rows that block `layer` computes."""
 
 
 def _everything(state: TokenState, selection: Selection) -> Rows:
-    """Every token of every image, without a question to the device."""
+    """Every token of every image; nothing is asked of the device."""
     num_images, size = state.tokens.shape[:2]
     return Rows(Layout((size,) * num_images, (num_images, size)), selection)
 
 
 def _mask(state: TokenState, selection: Selection) -> Tensor:
-    """(B, S) bool over the whole buffer; without extra tokens nothing has to be made."""
+    """(B, S) bool over the whole buffer; without extra tokens this is `keep` itself."""
     return selection.mask(state.presence()) if state.num_extra else selection.keep
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Only kept rows run. A count that is not known beforehand is asked of the device, once.
+    """Only kept rows run. If the count is not known beforehand, the device is asked once.
 
-    `find` says how positions are found where the count is known: exported graphs want another way.
+    `find` finds the positions of kept tokens where the count is known; exported graphs need another
+    way to find them.
     """
 
     find: FindPositions = field(default=by_nonzero, repr=False)
@@ -81,17 +82,17 @@ class Packed:
 
 
 def _promised(mask: Tensor, total: int, find: FindPositions) -> Layout:
-    """The layout of exactly `total` rows an image, which nobody has to count."""
+    """The layout of exactly `total` rows in each image; nothing has to be counted."""
     num_images = len(mask)
     return Layout((total,) * num_images, (num_images, total), index=find(mask, total))
 
 
 def _counted_in_the_graph(mask: Tensor, selection: Selection) -> Rows:
-    """The rows of a single image (1, S), as many as there are when the graph runs, at least two.
+    """The rows of a single image (1, S), counted when the graph runs; at least two rows.
 
-    A graph cannot branch on a count, and attention without any row is not defined: where nothing
-    is kept, the first row runs and its result is discarded. A row that is alone runs twice, which
-    gives the same as once: after a block of one row OpenVINO 2026.4 computes the next one wrongly.
+    A graph cannot branch on a count, and attention without any row is undefined. Where nothing is
+    kept, the first row therefore runs and its result is discarded. A single row runs twice, with
+    the same result: after a block of one row OpenVINO 2026.4 computes the next block wrongly.
     """
     first = torch.arange(mask.shape[1], device=mask.device) == 0
     runs = mask | (first & ~mask.any(dim=1, keepdim=True))
@@ -107,9 +108,9 @@ def _counted_in_the_graph(mask: Tensor, selection: Selection) -> Rows:
 
 @dataclass(frozen=True)
 class Masked:
-    """Every token is computed; skipped ones are no keys, and the gate says whose result counts.
+    """Every token is computed. Skipped tokens are no keys; the gate blends old and new values.
 
-    A selection without a gate is blended by its `keep`.
+    Where a selection has no gate, `keep` serves as the gate.
     """
 
     blends: ClassVar[bool] = True
@@ -133,26 +134,28 @@ class Masked:
 
 
 def _never_empty(mask: Tensor) -> Tensor:
-    """(B, K) keys, where an image without any has all: it would attend to nothing, 0 / 0.
+    """(B, K) keys; an image without any key gets all, because a softmax over no key is 0 / 0.
 
-    Its result is discarded all the same, by a gate that is 0 throughout or by `Rows.valid`.
+    The result of such an image is discarded all the same, by a gate of 0 or by `Rows.valid`.
     """
     return mask | ~mask.any(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Padded:
-    """Only so many rows run as there is room for, the same number in every image: static shapes.
+    """A fixed number of rows runs, the same in every image: static shapes.
 
-    A count that is known beforehand gets exactly its room. Where it depends on the data, `capacity`
-    is the room: rows as an int, extra tokens among them, or a share of the buffer as a float in
-    (0, 1]; one for all blocks, or one for each.
+    Where the count is known beforehand, the number of rows (the room) is this count. Where the
+    count depends on the data, `capacity` is the room: a number of rows as an int, extra tokens
+    among them, or a share of the buffer as a float in (0, 1]; one value for all blocks, or one for
+    each.
 
-    An image that keeps fewer rows is filled up with rows that no query sees and whose result is
-    discarded. An image that keeps more than there is room for skips the surplus in this block: the
-    patch tokens with the lowest scores, or without scores the last ones. What was skipped stands in
-    the record; a later block may keep it, also under a policy that drops tokens, unless the wrapper
-    Monotone is around it. Extra tokens always have room; a capacity below their number is refused.
+    If an image keeps fewer rows, other rows fill the room; no query attends to them, and their
+    result is discarded. If an image keeps more rows, the block skips the surplus: the patch tokens
+    with the lowest scores, or without scores the last ones. The record shows the skipped tokens. A
+    later block may keep such a token, also under a policy that drops tokens, unless the wrapper
+    Monotone is around the policy. Extra tokens always have room; a capacity below their number is
+    refused.
     """
 
     capacity: int | float | Sequence[int | float] = 1.0
@@ -168,7 +171,7 @@ class Padded:
                 )
 
     def room(self, layer: int, size: int, num_extra: int) -> int:
-        """K of block `layer` for a buffer of `size` tokens, `num_extra` of them off the grid."""
+        """K of block `layer` for a buffer of `size` tokens, `num_extra` extra tokens among them."""
         capacity = self.capacity
         if isinstance(capacity, Sequence):
             if layer >= len(capacity):
@@ -187,7 +190,7 @@ class Padded:
         return min(room, size)
 
     def enter(self, layer: int, state: TokenState, selection: Selection) -> Rows:
-        """Arrange the kept rows of each image in the room there is."""
+        """Arrange the kept rows of each image in the block's room."""
         num_images, size = state.tokens.shape[:2]
         if selection.total == size:
             return _everything(state, selection)
@@ -196,11 +199,11 @@ class Padded:
             return Rows(_promised(mask, selection.total, self.find), selection)
         room = self.room(layer, size, state.num_extra)
         if room < size:
-            # Room for an extra token that an image lacks goes to its patch tokens.
+            # Where an image lacks an extra token, its patch tokens get the room.
             extra = _mask(state, selection)[:, : state.num_extra].sum(dim=1)
             selection = _narrowed(selection, room - extra)
         mask = _mask(state, selection)
-        # Kept rows first, in the buffer's order, then others to fill up.
+        # Kept rows come first, in the buffer's order; then other rows fill the room.
         order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :room]
         valid = mask.gather(1, order)
         first = size * torch.arange(num_images, device=order.device).unsqueeze(1)
@@ -225,7 +228,7 @@ def _narrowed(selection: Selection, room: Tensor) -> Selection:
 
 @dataclass(frozen=True)
 class Execution:
-    """Which executor runs a selection: `soft` one with a gate or soft keys, `hard` any other."""
+    """The executors: `soft` for selections with a gate or soft keys, `hard` for all others."""
 
     hard: Executor = field(default_factory=Packed)
     soft: Executor = field(default_factory=Masked)

@@ -1,9 +1,9 @@
-"""Multiply-adds: of a trunk from the record of a pass, and of anything by watching it run.
+"""Multiply-adds: of a trunk from the record of a pass, and of any function by watching it run.
 
-B images, N patch tokens, L blocks. One multiply-add is what papers on vision transformers call a
-FLOP; torch's own counter counts it as two. Only matrix products and convolutions are counted:
-norms, softmax, activations, residuals, and the moving of rows are not. What a part costs, it says
-itself (`macs`).
+B images, N patch tokens, L blocks. Papers on vision transformers call one multiply-add a FLOP;
+torch's own counter counts it as two. Only matrix products and convolutions are counted: norms,
+softmax, activations, residuals, and the moving of rows are not. Each layer has a method `macs` for
+its own cost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TrunkMacs:
     blocks: Tensor
     """(B, L) int64: what each block spent on each image."""
     decisions: Tensor
-    """(L,) int64: what deciding which tokens block l keeps costs, for one image."""
+    """(L,) int64: the cost of deciding which tokens block l keeps, for one image."""
     dense_block: int
     """One block with every token of one image."""
 
@@ -56,20 +56,20 @@ class TrunkMacs:
 
     @property
     def bound(self) -> float:
-        """How many times faster than dense the block stack can get: arithmetic only."""
+        """Multiply-adds of the dense block stack over those of this pass: the highest speed-up."""
         return self.dense_stack * len(self.blocks) / max(int(self.stack.sum()), 1)
 
     @property
     def bound_of_blocks(self) -> float:
-        """The same with decisions that cost nothing."""
+        """The same quotient without the cost of the decisions."""
         return self.dense_stack * len(self.blocks) / max(int(self.blocks.sum()), 1)
 
 
 def trunk_macs(trunk: TokenTrunk, record: PassRecord) -> TrunkMacs:
-    """Count the forward pass of `trunk` that left `record`, whatever mode `trunk` is in by now.
+    """Count the forward pass of `trunk` that made `record`. The trunk's present mode is irrelevant.
 
-    Every row that was computed counts, whether or not its result does. Not counted: resizing the
-    position embedding.
+    Every computed row counts, whether or not its result does. The resizing of the position
+    embedding is not counted.
     """
     num_tokens = record.grid.num_tokens
     blocks = [_block_macs(trunk.block(layer), done) for layer, done in enumerate(record.blocks)]
@@ -83,12 +83,12 @@ def trunk_macs(trunk: TokenTrunk, record: PassRecord) -> TrunkMacs:
 
 
 def _block_macs(block: Block, record: BlockRecord) -> list[int]:
-    """Of one block, image by image, the class token's row for the policy to look at included."""
+    """Multiply-adds of one block, image by image, with the class attention that the policy saw."""
     counts = []
     for keys, queries, mlp in zip(*record.rows, strict=True):
         macs = block.macs(keys, queries, mlp, heads=record.heads)
         if record.selection.soft_keys is not None:
-            # The denominators are one more channel of each head's values.
+            # The denominators cost as much as one more channel of each head's values.
             macs += keys * queries * block.attn.num_heads
         if record.looked:
             macs += block.attn.class_row_macs(keys, own_query=record.own_class_query)
@@ -103,22 +103,23 @@ def _block_macs(block: Block, record: BlockRecord) -> list[int]:
 
 @dataclass(frozen=True)
 class MacCount:
-    """Multiply-adds of whatever ran."""
+    """Multiply-adds of a function that ran."""
 
     total: int
     by_module: dict[str, int]
-    """Dotted names, starting with the class of the outermost module; each includes its parts."""
+    """By dotted names that start with the class of the outermost module. The number of a module
+    includes its submodules."""
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, two for each multiply-add, that knows the attention kernels of CPUs too."""
+    """torch's counter, two FLOPs for each multiply-add, extended by the attention of CPUs."""
     return FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
 
 
 def count_macs(run: Callable[[], Any]) -> MacCount:
     """Call `run` and count the matrix products and convolutions that really execute.
 
-    Serves for whole detectors. RoIAlign and other custom kernels count as zero.
+    This works for whole detectors. RoIAlign and other custom kernels count as zero.
     """
     counter = flop_counter()
     with counter:
@@ -134,12 +135,12 @@ def count_macs(run: Callable[[], Any]) -> MacCount:
 def _attention_flops(
     query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    """Shapes (B, h, q, d), (B, h, k, d), (B, h, k, e) -> two per multiply-add."""
+    """Shapes (B, h, q, d), (B, h, k, d), (B, h, k, e) -> FLOPs, two for each multiply-add."""
     batch, heads, queries, channels = query
     return 2 * batch * heads * queries * key[2] * (channels + value[3])
 
 
-# torch's counter knows the fused attention kernels of GPUs; that of CPUs would count as nothing.
+# torch's counter knows the fused attention kernels of GPUs; the CPU's kernel would count as zero.
 _ATTENTION_ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
 }

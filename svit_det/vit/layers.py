@@ -1,4 +1,4 @@
-"""DeiT's layers on rows: a row is a token that is computed, an image is a run of rows.
+"""DeiT's layers on rows: a row is a token that is computed; the rows of an image lie together.
 
 T rows of all images together, C channels, h heads, d = C / h.
 Source: DeiT (Touvron et al. 2021) and its names: a DeiT state dict fits as it is.
@@ -25,7 +25,7 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_channels, height, width) -> (B, C, H, W), each side divided by the patch size.
 
-        Laid out channels last: a token is a row of memory, and stays one in every block.
+        The memory layout is channels last: a token is one row of memory, here and in every block.
         """
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
 
 
 def per_image(values: Tensor, layout: Layout) -> Tensor:
-    """(B,) -> (T, 1): each row has the value of its image."""
+    """(B,) -> (T, 1): each row gets the value of its image."""
     if layout.shape is not None:
         return values.repeat_interleave(layout.shape[1]).unsqueeze(1)
     lengths = torch.tensor(layout.lengths, device=values.device)
@@ -107,7 +107,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def add(self, rows: Tensor, branch: Tensor, layout: Layout) -> Tensor:
-        """(T, C) rows and what a branch computed for them -> their sum, under stochastic depth."""
+        """(T, C) rows and a branch's results (T, C) -> their sum, under stochastic depth."""
         if self.training and self.drop_path.rate:
             branch = self.drop_path(branch, layout)
         return rows + branch
@@ -120,6 +120,6 @@ class Block(nn.Module):
         *,
         heads: int | None = None,
     ) -> int:
-        """Multiply-adds for one image with so many rows in each part. Default: as many as keys."""
+        """Multiply-adds for one image with these numbers of rows. None: as many rows as keys."""
         queries, mlp = (keys if rows is None else rows for rows in (queries, mlp))
         return self.attn.macs(keys, queries, heads) + self.mlp.macs(mlp)

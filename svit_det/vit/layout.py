@@ -1,4 +1,4 @@
-"""Layout: how rows lie. Rows: which tokens of the buffer they are, and the way there and back.
+"""Layout: how rows lie. Rows: the tokens of the buffer that become rows, and the way back.
 
 B images, E extra tokens, N patch tokens, S = E + N tokens of the buffer, C channels, T rows of all
 images together, K rows of each image where all have the same number.
@@ -19,14 +19,14 @@ from svit_det.tokens import Selection
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of a batch lie. `lengths` and `shape` say the same where both are there."""
+    """How the rows of a batch lie. `lengths` and `shape` agree where `shape` is not None."""
 
     lengths: tuple[int, ...]
     """Rows per image, summing to T; an entry may be 0."""
     shape: tuple[int, int] | None
     """(B, K) where all images have the same number of rows; else None."""
     key_mask: Tensor | None = None
-    """(B, K) bool, rows that may be attended to; needs `shape`. None: all."""
+    """(B, K) bool, rows that queries may attend to; needs `shape`. None: all."""
     index: Tensor | None = None
     """(T,) where each row lies in the flattened (B * S) buffer. None: every token, in order."""
 
@@ -48,7 +48,7 @@ class Rows:
 
     layout: Layout
     selection: Selection
-    """What is kept. An executor with limited room may have narrowed what the policy said."""
+    """The selection that runs. An executor with limited room may have narrowed the policy's."""
     valid: Tensor | None = None
     """(B, K) bool, rows whose result counts; the others only fill up the shape. None: all."""
     gate: Tensor | None = None
@@ -58,7 +58,7 @@ class Rows:
 
     @property
     def empty(self) -> bool:
-        """There is no row: nothing has to be computed. A graph whose count varies cannot know."""
+        """There is no row to compute. False in a graph whose number of rows varies."""
         rows = self.layout.num_rows
         return isinstance(rows, int) and rows == 0
 
@@ -68,9 +68,9 @@ class Rows:
         return flat if self.layout.index is None else flat.index_select(0, self.layout.index)
 
     def scatter(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """(T, C) new rows -> new (B, S, C) buffer; what is not among them stays bit-identical.
+        """(T, C) new rows -> new (B, S, C) buffer; tokens that are no row stay bit-identical.
 
-        Values come back in the dtype of the buffer: under autocast a block returns half precision.
+        The rows are cast to the dtype of the buffer: under autocast a block returns half precision.
         """
         rows = rows.to(tokens.dtype)
         index = self.layout.index
@@ -85,7 +85,7 @@ class Rows:
         return flat.index_copy(0, index, rows).view_as(tokens)
 
     def spread(self, values: Tensor, size: int) -> Tensor:
-        """(G, T) values by row -> (B, G, S) by token of the buffer; 0 where a token is no key."""
+        """(G, T) values of rows -> (B, G, S) values of tokens; 0 for a token that is no key."""
         layout = self.layout
         if self.valid is not None:
             values = values * self.valid.flatten()

@@ -1,4 +1,4 @@
-"""TokenNet: what every network over a trunk is, the way to find it in a model, and its records."""
+"""TokenNet: the base of every network over a trunk; finding it in a model; recording its passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svit_det.vit.trunk import TokenTrunk
 
 
 class TokenNet(nn.Module):
-    """A network over a trunk: images in, outputs by name and the record of the pass out.
+    """A network over a trunk. From images it computes outputs by name and the record of the pass.
 
     Outputs are maps, or a classifier's logits.
     """
@@ -40,7 +40,7 @@ class TokenNet(nn.Module):
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
-        """(B, 3, height, width) -> outputs by name and what the pass did."""
+        """(B, 3, height, width) -> outputs by name, and the record of the pass."""
 
     def grid_of(self, height: int, width: int) -> TokenGrid:
         """The tokens of an image of this many pixels, without padding."""
@@ -48,7 +48,7 @@ class TokenNet(nn.Module):
 
 
 def find_token_net(model: nn.Module) -> TokenNet:
-    """The one TokenNet inside `model`. Raises InputError where there is none."""
+    """The TokenNet inside `model`. Raises InputError where there is none."""
     for module in model.modules():
         if isinstance(module, TokenNet):
             return module
@@ -73,8 +73,8 @@ class _Recorder:
 def record_passes(model: nn.Module) -> Iterator[list[PassRecord]]:
     """Collect the record of each forward pass inside the with-block.
 
-    A hook carries it across pyramids and meta-architectures, which have no slot for it; nothing is
-    kept on a module, so that models stay copyable.
+    A hook carries the records across pyramids and meta-architectures, which have no slot for a
+    record. Nothing is kept on a module, so that models stay copyable.
     """
     recorder = _Recorder()
     handle = find_token_net(model).register_forward_hook(recorder)
@@ -85,5 +85,5 @@ def record_passes(model: nn.Module) -> Iterator[list[PassRecord]]:
 
 
 def is_recorded(net: TokenNet) -> bool:
-    """Some `record_passes` is listening."""
+    """Whether a `record_passes` block is recording `net`."""
     return any(isinstance(hook, _Recorder) for hook in net._forward_hooks.values())

@@ -9,7 +9,7 @@ from svit_det.vit.net import TokenNet
 
 
 class PlainViT(TokenNet):
-    """One map at the stride of the patches. Dense is this class under the `Dense` policy."""
+    """One map at the stride of the patches. Under the policy `Dense` it is a plain dense ViT."""
 
     @property
     def strides(self) -> dict[str, int]:
@@ -22,7 +22,7 @@ class PlainViT(TokenNet):
         return self.trunk.patch_size
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], PassRecord]:
-        """(B, 3, height, width) -> {"last_feat": (B, C, H, W)} and what the pass did."""
+        """(B, 3, height, width) -> {"last_feat": (B, C, H, W)}, and the record of the pass."""
         state = self.trunk(images)
         patches = self.trunk.read_map(state)
         feature_map = patches.transpose(1, 2).unflatten(2, state.grid.shape)

@@ -1,4 +1,4 @@
-"""Absolute position embeddings: their start, and their resizing to another grid."""
+"""Absolute position embeddings: their initial values, and their resizing to another grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 def resize_pos_embed(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """(1, h * w, C) on the grid `old` -> (1, H * W, C) on `new`, bicubic as in ViT-Adapter."""
-    # A graph of open size resizes always: a comparison would fix its size to this one.
+    # A graph of open size always resizes: a comparison would fix the graph to the present size.
     if all(isinstance(side, int) for side in new) and old == new:
         return pos_embed
     grid = pos_embed.transpose(1, 2).unflatten(2, old)
@@ -20,8 +20,8 @@ def resize_pos_embed(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
 def sincos_pos_embed(grid: tuple[int, int], embed_dim: int) -> Tensor:
     """(1, H * W, C): sines and cosines of the row in one half, of the column in the other.
 
-    The fixed embedding of MAE (He et al. 2022), here a start for training from nothing. A width
-    that is no multiple of 4 gets zeros in its last channels.
+    This is the fixed embedding of MAE (He et al. 2022). Here it is the initial value for training
+    from scratch. If C is no multiple of 4, the last channels are zero.
     """
     quarter = embed_dim // 4
     frequency = 10_000 ** (-torch.arange(quarter) / max(quarter, 1))

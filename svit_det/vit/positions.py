@@ -2,8 +2,8 @@
 
 B images, S tokens of the buffer, K kept tokens of each image, known beforehand.
 
-Eager code takes `by_nonzero`, the fastest. ONNX has no operator for it, so that exported graphs
-take `by_top`, or `by_running_count` where the back end has no TopK.
+Eager code takes `by_nonzero`, the fastest way. ONNX has no operator for it. Exported graphs
+therefore take `by_top`, or `by_running_count` where the back end has no TopK.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ class FindPositions(Protocol):
     """Finds the positions of kept tokens."""
 
     def __call__(self, mask: Tensor, count: int) -> Tensor:
-        """(B, S) bool with `count` true of each image -> (B * count,) in the flattened buffer."""
+        """(B, S) bool, `count` True in each image -> (B * count,) in the flattened buffer."""
 
 
 def by_nonzero(mask: Tensor, count: int) -> Tensor:
-    """A compaction of static size."""
-    # Were the promise broken, the index would hold -1 or miss a row; the laws count.
+    """The places of the True entries, as torch finds them for a static size."""
+    # A mask with another count would give an index with -1 or a missing row; the tests of all
+    # policies check the counts.
     return torch.nonzero_static(mask.flatten(), size=len(mask) * count).squeeze(1)
 
 
 def by_top(mask: Tensor, count: int) -> Tensor:
-    """The highest of distinct numbers: S for the first token, falling by one, and 0 where skipped.
+    """TopK of numbers that fall by one from S for the first token; skipped tokens have 0.
 
-    Distinct, so that the order is the buffer's whatever the back end does with ties.
+    The numbers of kept tokens are distinct, so that a back end's order of ties does not matter.
     """
     size = mask.shape[1]
     falling = size - torch.arange(size, dtype=torch.int32, device=mask.device)
@@ -39,9 +40,9 @@ def by_top(mask: Tensor, count: int) -> Tensor:
 
 
 def by_running_count(mask: Tensor, count: int) -> Tensor:
-    """Each kept token writes its position where the number of kept ones before it says."""
+    """Each kept token writes its position at the place given by the count of kept tokens before."""
     num_images, size = mask.shape
-    # The skipped ones all write behind the last place, which is cut off.
+    # Skipped tokens all write to one more place behind the last; this place is cut off.
     place = torch.where(mask, mask.long().cumsum(dim=1) - 1, count)
     positions = torch.arange(size, device=mask.device).expand(num_images, -1)
     found = torch.zeros(num_images, count + 1, dtype=torch.long, device=mask.device)
@@ -49,6 +50,6 @@ def by_running_count(mask: Tensor, count: int) -> Tensor:
 
 
 def _flattened(positions: Tensor, size: int) -> Tensor:
-    """(B, K) in each image's own buffer -> (B * K,) in the flattened one."""
+    """(B, K) places in each image's own buffer -> (B * K,) places in the flattened buffer."""
     first = size * torch.arange(len(positions), device=positions.device).unsqueeze(1)
     return (positions + first).flatten()

@@ -1,4 +1,4 @@
-"""TokenTrunk: images to tokens, then any range of blocks, under any policy.
+"""TokenTrunk: turns images into tokens and runs any range of blocks, under any policy.
 
 B images, H, W token grid, N = H * W patch tokens, E extra tokens, C channels, L blocks.
 """
@@ -24,9 +24,9 @@ from svit_det.vit.position import resize_pos_embed, sincos_pos_embed
 class TokenTrunk(nn.Module):
     """A plain ViT with DeiT's names, without its final norm and head, made of parts passed in.
 
-    `pos_embed` (1, 1 + h * w, C) has DeiT's layout on the grid of the pre-training; entry 0 belongs
-    to the class token, also in a trunk without one. `execution` says how selections become rows; it
-    may be exchanged at any time between passes.
+    `pos_embed` (1, 1 + h * w, C) has DeiT's layout on the h x w grid of the pre-training. Entry 0
+    belongs to the class token, also in a trunk without a class token. `execution` says how
+    selections become rows; it may be replaced at any time between passes.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class TokenTrunk(nn.Module):
 
     @property
     def shape(self) -> TrunkShape:
-        """What a policy for this trunk is built from."""
+        """The sizes that a policy for this trunk is built from."""
         return TrunkShape(self.embed_dim, self.depth, self.block(0).attn.num_heads)
 
     def block(self, layer: int) -> Block:
@@ -161,5 +161,5 @@ class TokenTrunk(nn.Module):
         return self.policy.read_map(state)
 
     def write_map(self, state: TokenState, patches: Tensor) -> TokenState:
-        """The state with what the rest of the network made of the map."""
+        """The state with the patch tokens (B, N, C) that the rest of the network has computed."""
         return self.policy.write_map(state, patches)

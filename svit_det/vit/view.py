@@ -1,4 +1,4 @@
-"""BlockInProgress: what a policy may look at while a block runs, computed when it is asked for.
+"""BlockInProgress: what a policy may look at while a block runs, computed when the policy asks.
 
 B images, N patch tokens, S = E + N tokens of the buffer, T rows, C channels, h heads, d = C / h.
 """
@@ -28,7 +28,8 @@ class _Keys:
 class BlockInProgress:
     """The `BlockView` of one block on one batch. It lives as long as the block runs.
 
-    `run_block` fills it in as it goes; what a policy asks for too early raises RuntimeError.
+    `run_block` fills in the view while the block runs. A policy that asks too early gets a
+    RuntimeError.
     """
 
     candidates: Tensor | None = None
@@ -57,7 +58,7 @@ class BlockInProgress:
         return self._every_normed(state)[:, state.num_extra :]
 
     def class_attention(self) -> ClassAttention:
-        """What the class token attends to, from `before_attention` to `after_attention`."""
+        """What the class token attends to. Ask from `before_attention` to `after_attention`."""
         keys = self._with_class_token()
         if self._class_attention is not None:
             return self._class_attention
@@ -72,7 +73,10 @@ class BlockInProgress:
         return self._class_attention
 
     def class_attention_to_all(self) -> ClassAttention:
-        """The same if every token were a key; the keys of skipped tokens are made for it alone."""
+        """What the class token would attend to if every token were a key.
+
+        The keys of all tokens are projected for this alone.
+        """
         keys = self._with_class_token()
         state, attn = keys.state, self._block.attn
         self.looked_at_all = True
@@ -94,7 +98,7 @@ class BlockInProgress:
         return spread[:, 0, keys.state.num_extra :]
 
     def attended(self) -> TokenState:
-        """The state after the attention, from `after_attention` on."""
+        """The state after the attention. Ask in `after_attention`."""
         if self._attended is None:
             raise RuntimeError("The attention has not run yet: ask in after_attention.")
         if self._written is None:
@@ -105,7 +109,7 @@ class BlockInProgress:
     # ------------------------------------------------------------------ what run_block tells
 
     def open(self, state: TokenState, rows: Rows, tokens: Tensor) -> None:
-        """The rows that are keys: their values (T, C) are normed here, once."""
+        """Take the rows that are keys, and norm their values (T, C) once."""
         if self._all_normed is not None and self._all_normed[0] is state.tokens:
             normed = rows.gather(self._all_normed[1])
         else:
@@ -113,10 +117,10 @@ class BlockInProgress:
         self._keys = _Keys(state, rows, normed)
 
     def attend(self, queries: Rows, tokens: Tensor) -> Tensor:
-        """(T', C) the attention's branch for the rows `queries`, whose values are `tokens`.
+        """(T', C) the attention's branch for the rows `queries` with the values `tokens`.
 
-        Heads that no image runs are not computed, where that may be asked of the device; above one
-        image the others are, and multiplied.
+        Heads that no image runs are not computed, where the device may be asked for them. In a
+        batch of several images the other heads are computed for all and multiplied by the choice.
         """
         attn, keys = self._block.attn, self._opened()
         parts, heads, channels = queries.selection.parts, None, None
@@ -155,20 +159,21 @@ class BlockInProgress:
         )
 
     def close(self, state: TokenState, rows: Rows, tokens: Tensor) -> None:
-        """The attention is done: rows and their new values (T', C), not yet written back."""
+        """Take the rows after the attention: their new values (T', C) are not yet written back."""
         self._attended = (state, rows, tokens)
 
     def forget(self) -> None:
-        """Let go of keys, values and normed rows, so that the MLP computes in their memory.
+        """Free keys, values and normed rows, so that the MLP reuses their memory.
 
-        Held until the end of the block they cost some percent of its time: the caches forget.
+        Keeping them until the end of the block costs some percent of its time, because more memory
+        goes through the processor's caches.
         """
         self._keys = self._key_value = self._class_query = self._all_normed = None
         self._class_attention = None
 
     @property
     def was_written(self) -> bool:
-        """The state after the attention was asked for."""
+        """Whether a policy has asked for the state after the attention."""
         return self._written is not None
 
     # ------------------------------------------------------------------ inside
@@ -193,7 +198,7 @@ class BlockInProgress:
         return self._all_normed[1]
 
     def _ask_class(self, keys: _Keys) -> Tensor:
-        """(B, h, d) the class token's queries, projected for this alone where no rows have them."""
+        """(B, h, d) the class token's queries, projected for this alone if no row has them yet."""
         if self._class_query is None:
             self.own_class_query = True
             self._class_query = self._block.attn.project(self._class_rows(keys), 0, 1)[:, 0]
@@ -206,11 +211,11 @@ class BlockInProgress:
         return self._block.norm1(keys.state.tokens[:, 0])
 
     def _heads_run(self, parts: BlockParts, queries: Layout) -> Tensor | None:
-        """(k,) the heads that some image runs, asked of the device; None: compute all, unasked.
+        """(k,) the heads that some image runs, asked of the device; None: compute all heads.
 
-        All where the choice is a gate, where rows hide behind a mask (an executor that computes
-        everything, or whose shapes are static), where the policy has looked at all keys, and in a
-        graph, whose layers have a fixed width.
+        All heads are computed where the choice is a gate, where rows have a key mask (an executor
+        that computes every token, or has static shapes), where keys and values were already
+        projected for the policy, and in a graph, whose layers have a fixed width.
         """
         gated = parts.heads.is_floating_point() or parts.attend.is_floating_point()
         if gated or self._key_value is not None or torch.compiler.is_compiling():
@@ -235,7 +240,7 @@ def _first_rows(values: Tensor, rows: Rows) -> Tensor:
         return values.unflatten(0, rows.layout.shape)[:, 0]
     firsts, end = [], 0
     for length in rows.layout.lengths:
-        # An image that does not attend has no rows, and nobody looks at its class token.
+        # An image that does not attend has no rows, and its class token's value is never used.
         firsts.append(values[end] if length else torch.zeros_like(values[0]))
         end += length
     return torch.stack(firsts)

@@ -1,1 +1,1 @@
-"""Weights on disk: read as data, written whole, fitted to a network, brought from other names."""
+"""Weights on disk: reading them as data, writing, fitting to a network, renaming foreign ones."""

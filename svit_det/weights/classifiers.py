@@ -1,7 +1,8 @@
-"""Released classifiers to our TokenClassifier and back: tables of names, one by kind of file.
+"""Released classifiers to our TokenClassifier and back: a table of names for each kind of file.
 
-Sources: state dicts of DeiT as timm names it, which EViT's, ATS's and A-ViT's released classifiers
-share because they add no weights; and of the released code of SViT, DynamicViT and Evo-ViT.
+Sources: state dicts of DeiT with timm's names, which the released classifiers of EViT, ATS and
+A-ViT share because these methods add no weights; and state dicts of the released code of SViT,
+DynamicViT and Evo-ViT.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from svit_det.weights.mmdet import join_qkv
 from svit_det.weights.rename import rename
 
 CLASSIFIERS = ("deit", "svit", "evit", "ats", "evo-vit", "dynamic-vit", "a-vit")
-"""Kinds of files."""
+"""The kinds of files."""
 
 _AROUND = {
     "cls_token": "trunk.cls_token",
@@ -49,7 +50,7 @@ _LISTS = {
     "norm_cls.{}": "class_norm.{}",
     "head_cls.{}": "class_head.{}",
 }
-# Their place in the sequential of the released predictor, and our layer.
+# The places of layers in the released predictor's sequentials, and our names of these layers.
 _PREDICTOR = {
     "in_conv.0": "norm",
     "in_conv.1": "fc_in",
@@ -60,7 +61,7 @@ _PREDICTOR = {
 
 
 def classifier_table(kind: str, layers: Sequence[int] = ()) -> dict[str, str]:
-    """From released names to ours; `layers` are the blocks that have a gate or a predictor."""
+    """Released names -> our names; `layers` are the blocks that have a gate or a predictor."""
     table = dict(_AROUND)
     if kind == "svit":
         table |= _TORCH
@@ -89,8 +90,8 @@ def from_released(
 ) -> dict[str, Tensor]:
     """All weights of `model` from a released file of this kind.
 
-    Statistics, which no released file has, are those of `model` as it is. Raises InputError for a
-    file that has too little, too much, or other shapes.
+    No released file holds the statistics (buffers); they are taken from `model`. Raises InputError
+    for a file that has too little, too much, or other shapes.
     """
     ours = {name: value.cpu() for name, value in model.state_dict().items()}
     weights = join_qkv(given, source=source) if kind == "evo-vit" else dict(given)
@@ -111,9 +112,9 @@ def from_released(
 
 
 def to_released(kind: str, model: nn.Module, *, source: str) -> dict[str, Tensor]:
-    """The weights of `model` under the released names of this kind; statistics stay behind.
+    """The weights of `model` under the released names of this kind, without its statistics.
 
-    Raises InputError for weights that such a file has no names for.
+    Raises InputError for weights that a file of this kind has no names for.
     """
     weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
     back = {ours: theirs for theirs, ours in _table_for(kind, weights).items()}

@@ -1,8 +1,8 @@
-"""Other people's weights, or a trained trunk of ours, for a network of ours.
+"""Converts released weights, or a trained trunk of this project, for a network of this project.
 
-The network is the one inside the backbone: it holds `trunk`, and an adapter's parts beside it.
-Every weight of the file must be known and every weight of the target found: nothing is half
-converted.
+The network is the one inside the backbone: it holds `trunk`, and beside it an adapter's parts.
+Every weight of the file must be known, and every weight that this kind of file brings must be
+found: nothing is half converted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svit_det.weights.kinds import other_kinds
 from svit_det.weights.mmdet import evo_vit_table, from_mmdet, svit_table, vit_adapter_table
 
 KINDS = ("deit", "vit-adapter", "svit", "evo-vit", "trunk")
-"""What `convert_weights` reads; each brings another part of a network, see `_brings`."""
+"""The kinds of files that `convert_weights` reads. `_brings` says what each kind brings."""
 
 _GATES = "trunk.policy.gates."
 
@@ -39,8 +39,8 @@ def convert_weights(
     """The weights of `net` that a file of this kind brings, by their names in `net`.
 
     pretrain_grid: the grid that DeiT's position embedding is resized to. num_interactions,
-    num_extra: of the adapter; a kind without one does not look at them. class_token: with "deit",
-    take its class token too. `source` names the file and `target` the network in what is said.
+    num_extra: the adapter's numbers; kinds without an adapter ignore them. class_token: with
+    "deit", take its class token too. `source` names the file and `target` the network in messages.
     Raises InputError for a file that has too little, too much, or other shapes.
     """
     ours = {name: value.cpu() for name, value in net.state_dict().items()}
@@ -55,7 +55,7 @@ def convert_weights(
         renamed = from_mmdet(given, evo_vit_table(**sizes), source=source)
     elif kind == "svit":
         table = svit_table(**sizes, layers=_gated_layers(ours))
-        # The statistics that thresholds come from are not in the original's files.
+        # The original's files do not hold the statistics that thresholds are made of.
         fresh = {name: value for name, value in ours.items() if ".policy.budget." in name}
         renamed = {**fresh, **from_mmdet(given, table, source=source)}
     else:
@@ -77,7 +77,7 @@ def _deit(
 
 
 def _trunk(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a model of ours has under `trunk`, without the policy."""
+    """The weights under `trunk` of a model of this project, without the policy's."""
     inside = {name.partition(".trunk.")[2]: value for name, value in given.items()}
     trunk = {f"trunk.{name}": value for name, value in inside.items() if name}
     return {name: value for name, value in trunk.items() if _brings("trunk", name)}
@@ -90,7 +90,7 @@ def _gated_layers(ours: Mapping[str, Tensor]) -> list[int]:
 
 
 def _brings(kind: str, name: str, *, class_token: bool = False) -> bool:
-    """A file of this kind brings this weight of our network."""
+    """Whether a file of this kind brings this weight of our network."""
     if kind in ("svit", "evo-vit"):
         return True
     if name == "trunk.cls_token":

@@ -1,4 +1,4 @@
-"""DeiT, as timm and its authors name it, to our trunk.
+"""DeiT's weights, by the names of timm and DeiT's authors, for our trunk.
 
 C channels, h x w the grid of the pre-training.
 """
@@ -27,10 +27,10 @@ TABLE: Table = {
 def from_deit(
     weights: Mapping[str, Tensor], *, source: str, class_token: bool = False
 ) -> tuple[dict[str, Tensor], int]:
-    """Our names, and the side of the square grid that its position embedding is for.
+    """The weights by our names, and the side of the square grid of their position embedding.
 
-    Its class token comes along only if asked for: a dense model has none, and the policies that
-    need one start it at random, as the paper does.
+    The class token is taken only if `class_token` asks for it: a dense model has none, and under a
+    policy that needs a class token the token starts at random, as in the paper.
     """
     if "dist_token" in weights:
         raise InputError(

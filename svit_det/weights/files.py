@@ -1,4 +1,4 @@
-"""Files of weights: nothing in one is executed, and one is whole or not there."""
+"""Files of weights: nothing in a file is executed, and a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from svit_det.weights.foreign import check_file, refusal
 from svit_det.weights.forms import in_one_form
 
 DESCRIPTION = "svit_det"
-"""Where a file says what its weights are: a top-level key of a .pth, in the head of a .safetensors.
-
-What stands there is a dict of plain values that JSON knows.
+"""The key under which a file describes its weights: at the top level of a .pth, in the head of a
+.safetensors. The description is a dict of plain values that JSON knows.
 """
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
-    """A file of weights, which are a dict of tensors under "model"; nothing in it is executed.
+    """The content of a file of weights, with the tensors by name under "model".
 
-    mmdetection's files, which say "state_dict", and bare dicts of tensors are brought to that form
-    (see `forms`), and names lose the prefix that training in several processes gives them. What the
-    file says of itself comes under `DESCRIPTION`, where it says anything.
-    Raises InputError for a file that holds anything else.
+    Nothing in the file is executed. The files of mmdetection, which say "state_dict", and bare
+    dicts of tensors are brought to this form (see `forms`). Names lose the prefix that training in
+    several processes gives them. The file's description, where there is one, is found under
+    `DESCRIPTION`. Raises InputError for a file that holds anything else.
     """
     check_file(filename)
     try:
@@ -38,7 +37,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
             loaded = _read_safetensors(filename)
         else:
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
-    # Whatever a broken or foreign file makes the two readers raise, also inside a tar or a zip.
+    # A broken or foreign file may make the two readers raise anything, also inside a tar or a zip.
     except Exception as error:
         raise refusal(filename, error) from error
     checkpoint = in_one_form(loaded, source=filename)
@@ -50,9 +49,9 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
 
 
 def read_description(filename: str) -> dict[str, Any]:
-    """What a file of weights says of itself; nothing where it says nothing. Raises InputError.
+    """The description of a file of weights; empty where there is none. Raises InputError.
 
-    Of a .safetensors only the head is read.
+    Only the head of a .safetensors file is read.
     """
     if not filename.endswith(".safetensors"):
         return read_checkpoint(filename).get(DESCRIPTION, {})
@@ -68,10 +67,10 @@ def read_description(filename: str) -> dict[str, Any]:
 def write_weights(
     weights: Mapping[str, Tensor], to: Path, *, description: Mapping[str, Any] | None = None
 ) -> None:
-    """Tensors by name as `.safetensors`, or as a `.pth` that holds them under "model".
+    """Write tensors by name as `.safetensors`, or as a `.pth` that holds them under "model".
 
-    `description`: plain values that say what they are; `read_checkpoint` gives them back.
-    Raises InputError where the file cannot be written; then nothing of it is left.
+    `description`: plain values that say what the weights are; `read_checkpoint` returns it.
+    Raises InputError where the file cannot be written; no part of the file is left then.
     """
     if to.suffix != ".safetensors":
         said = {} if description is None else {DESCRIPTION: dict(description)}
@@ -88,12 +87,12 @@ def write_weights(
 
 
 def write_checkpoint(content: Mapping[str, Any], to: Path) -> None:
-    """A `.pth` of tensors and plain values, whole or not at all; raises as `write_weights` does."""
+    """Write a `.pth` of tensors and plain values; errors and leftovers as in `write_weights`."""
     with write_whole(to) as partial, open(partial, "wb") as file:
         try:
             torch.save(dict(content), file)
         except RuntimeError as error:
-            # torch complains of an archive cut short; why it was cut stands behind that.
+            # torch only says that the archive is cut short; the reason is the error behind this.
             behind = error.__context__
             raise behind if isinstance(behind, OSError) else OSError(str(error)) from error
 
@@ -109,7 +108,7 @@ def _head_of_safetensors(filename: str) -> dict[str, Any]:
 
 
 def _without_prefix(weights: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """detectron2 takes DDP's prefix off only where all names have it."""
+    """Names without DDP's prefix. detectron2 removes the prefix only where all names have it."""
     bare = {name.removeprefix("module."): value for name, value in weights.items()}
     if len(bare) < len(weights):
         twice = next(name for name in weights if f"module.{name}" in weights)

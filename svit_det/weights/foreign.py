@@ -1,6 +1,7 @@
-"""What a file of weights is before anything in it is read, and why a reader refused it.
+"""Checks of a file of weights before anything in it is read, and the reason of a refusal.
 
-PyTorch's own words for a refusal advise to load the file without its guard; they are not passed on.
+PyTorch's own message for a refusal advises to load the file without its guard; this message is not
+passed on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 def check_file(path: str) -> None:
     """Raise InputError unless `path` is a file that may be handed to a reader of weights.
 
-    A zip archive, as PyTorch writes them, is refused where it says that it unpacks to more than it
-    is: PyTorch compresses nothing, and would unpack it in memory.
+    A zip archive, PyTorch's own format, is refused if it holds a TorchScript program, is
+    compressed, holds a name twice, or claims to unpack to more bytes than the file has: PyTorch
+    compresses nothing, and would unpack the archive in memory.
     """
     try:
         mode = os.stat(path).st_mode
@@ -42,7 +44,7 @@ def _archive_problem(path: str) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except Exception:  # zipfile raises nearly anything for a damaged one
+    except Exception:  # zipfile may raise nearly anything for a damaged archive
         return "an archive that is cut short or damaged"
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
@@ -58,7 +60,7 @@ def _archive_problem(path: str) -> str | None:
 
 
 def refusal(path: str, error: BaseException) -> InputError:
-    """What to say where a reader of weights raised `error`."""
+    """The error to raise where a reader of weights raised `error`."""
     return InputError(
         f"{path}: not a file of plain weights ({_reason(error)}); it was not executed. Give a "
         ".safetensors file or a .pth that holds tensors only."

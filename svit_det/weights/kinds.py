@@ -1,4 +1,4 @@
-"""Whether stored numbers are of the kind that a model's are: PyTorch would cast them in silence."""
+"""Compares the kind of stored numbers with the model's: PyTorch would cast without a word."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def kind_of(value: Tensor) -> str:
 
 
 def other_kinds(model: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """A phrase for each stored weight of another kind than the model's of that name."""
+    """A phrase for each stored weight whose kind differs from the model's weight of that name."""
     return [
         f"{name} holds {kind_of(given[name])} for {kind_of(value)}"
         for name, value in model.items()

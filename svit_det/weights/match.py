@@ -1,8 +1,9 @@
 """Whether stored weights fit a model, judged by names and shapes alone.
 
-A module is loaded whole or not at all: one without any stored weight (a fresh head, new gates)
-starts as initialised; one with some but not all is a mismatch, and so is a stored weight that fits
-nowhere. Heads that count classes may start fresh where the classes are others in number.
+A module is loaded whole or not at all. A module without any stored weight (a fresh head, new gates)
+starts as initialised; a module with some but not all of its weights is a mismatch, and so is a
+stored weight that fits nowhere. Heads that count classes may start fresh where the number of
+classes differs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ CLASS_TOKEN = ".trunk.cls_token"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# detectron2's: Fast R-CNN's and Cascade's predictors and the mask head's, and RetinaNet's head.
+# Names in detectron2: the predictors of Fast R-CNN, Cascade and the mask head; RetinaNet's head.
 _SCORES = re.compile(r"roi_heads\.box_predictor(\.\d+)?\.cls_score\.(weight|bias)")
 _PER_CLASS = re.compile(
     r"roi_heads\.(box_predictor(\.\d+)?\.bbox_pred|mask_head\.predictor)\.(weight|bias)"
@@ -26,10 +27,10 @@ _RETINA_BOXES = "head.bbox_pred.bias"
 
 @dataclass(frozen=True)
 class OtherClasses:
-    """Stored weights of a model that is the same but for its number of classes."""
+    """Stored weights of a model that differs only in its number of classes."""
 
     names: list[str]
-    """The weights that do not fit for that reason alone, as the model orders them."""
+    """The weights that do not fit for this reason alone, in the model's order."""
     given: int
     """Classes of the stored weights."""
     wanted: int
@@ -37,10 +38,10 @@ class OtherClasses:
 
 
 def other_classes(model: Shapes, given: Shapes) -> OtherClasses | None:
-    """What does not fit because the stored weights are for another number of classes.
+    """The weights that do not fit because the stored weights are for another number of classes.
 
-    None where the number is the same or not known. Only weights whose first dimension counts
-    classes, and that differ in nothing else, are in it; whatever else does not fit is left to
+    None where the number is the same or not known. The result names only weights whose first
+    dimension counts classes, and whose other dimensions agree. All other differences are left to
     `architecture_mismatch`.
     """
     changed = [
@@ -56,7 +57,7 @@ def other_classes(model: Shapes, given: Shapes) -> OtherClasses | None:
     for name in changed:
         old, new = given[name][0], model[name][0]
         if _SCORES.fullmatch(name):
-            fits = (old - 1, new - 1) == counts  # one more for the background
+            fits = (old - 1, new - 1) == counts  # one score more is for the background
         elif _PER_CLASS.fullmatch(name) or _RETINA_SCORES.fullmatch(name):
             fits = old * wanted == new * stored
         else:
@@ -82,7 +83,7 @@ def _counts(changed: Iterable[str], model: Shapes, given: Shapes) -> tuple[int, 
 
 
 def architecture_mismatch(model: Shapes, given: Shapes) -> list[str]:
-    """Why stored weights do not fit a model, both as shapes by name; empty where they do."""
+    """Why stored weights do not fit a model; empty where they fit. Both are shapes by name."""
     problems = []
     shapes = [n for n in model if n in given and model[n] != given[n]]
     if shapes:
@@ -107,7 +108,7 @@ def _module(name: str) -> str:
     if ".policy." in name:
         return "policy"
     if ".trunk." in name:
-        return "trunk"  # a pretrained ViT comes without what stands beside it
+        return "trunk"  # a pretrained ViT comes without the parts beside the trunk
     return ".".join(name.split(".")[:2])
 
 

@@ -1,7 +1,7 @@
-"""ViT-Adapter, SViT and Evo-ViT, as mmdetection projects name them, to our ViTAdapter.
+"""ViT-Adapter, SViT and Evo-ViT, by the names of mmdetection projects, for our ViTAdapter.
 
-Source: state dicts of the released uzh-rpg/svit backbones, which have `backbone.` before every name
-when they stand in a detector's checkpoint.
+Source: state dicts of the released uzh-rpg/svit backbones. In a detector's checkpoint these have
+`backbone.` before every name.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def svit_table(*, num_interactions: int, num_extra: int, layers: Sequence[int]) 
 
 
 def evo_vit_table(*, num_interactions: int, num_extra: int) -> Table:
-    """The dense Evo-ViT's backbone, whose blocks are lists of their parts; see `join_qkv`."""
+    """Evo-ViT's backbone for dense tasks; its blocks are lists of parts, see `join_qkv`."""
     ours = "trunk.blocks.{}"
     return _adapter(num_interactions, num_extra) | {
         "cls_token": "trunk.cls_token",
@@ -86,7 +86,7 @@ def evo_vit_table(*, num_interactions: int, num_extra: int) -> Table:
 
 
 def join_qkv(weights: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """Evo-ViT's `qks.{}.qk` (2 C rows) above its `vs.{}.v` (C rows) as one `qkvs.{}` (3 C rows).
+    """Join Evo-ViT's `qks.{}.qk` (2 C rows) and `vs.{}.v` (C rows) to one `qkvs.{}` (3 C rows).
 
     Raises InputError where one of the two is missing.
     """
@@ -111,7 +111,7 @@ def join_qkv(weights: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]
 
 
 def backbone_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone of a detector's state dict, its prefix gone; a bare backbone as it is."""
+    """The backbone of a detector's state dict, without its prefix; a bare backbone as it is."""
     inside = {
         name.removeprefix("backbone."): value
         for name, value in weights.items()
@@ -121,6 +121,6 @@ def backbone_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_mmdet(weights: Mapping[str, Tensor], table: Table, *, source: str) -> dict[str, Tensor]:
-    """Our names. Heads and neck, which are built differently here, are left out."""
+    """The weights by our names, without heads and neck, which are built differently here."""
     backbone = join_qkv(backbone_of(weights), source=source)
     return rename(backbone, table, source=source)

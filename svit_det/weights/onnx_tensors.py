@@ -1,7 +1,7 @@
-"""The weights of an ONNX file, read as data: no graph of it is ever run.
+"""The weights of an ONNX file, read as data: its graph is never run.
 
-An exporter turns a linear layer into a product with a nameless constant, and a sum with a bias that
-kept its name. Here the constant gets the name back.
+An exporter turns a linear layer into a product with a constant that has lost its name, and a sum
+with a bias that has kept its name. Here the constant gets its name back.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def read_onnx_tensors(path: str | Path) -> dict[str, Tensor]:
     """Every stored tensor by its name; the weight of a linear layer as NAME.weight, (out, in).
 
     Constants that belong to no linear layer keep the exporter's name, as in onnx::Reshape_12.
-    Raises InputError for a file that is no ONNX or keeps its tensors elsewhere, and where the onnx
-    package is missing.
+    Raises InputError for a file that is no ONNX or keeps its tensors in another file, and where the
+    onnx package is missing.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file.")
@@ -35,7 +35,7 @@ def read_onnx_tensors(path: str | Path) -> dict[str, Tensor]:
             each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy())
             for each in graph.initializer
         }
-    # Whatever a broken or foreign file makes the parser raise.
+    # A broken or foreign file may make the parser raise anything.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not an ONNX file with its weights in it ({reason}).") from error
@@ -45,7 +45,7 @@ def read_onnx_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _with_linear_names(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The nameless operand of each product under the name of the bias that is added to it."""
+    """The constant of each product, named after the bias that is added to the product."""
     named = dict(tensors)
     products = {
         node.output[0]: [name for name in node.input if name in tensors]
@@ -58,7 +58,7 @@ def _with_linear_names(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tens
             continue
         for source in node.input:
             for constant in products.get(source, ()):
-                # One constant may serve two layers, so that it stays where it was read from.
+                # One constant may serve two layers, so that `tensors` itself keeps it.
                 named.pop(constant, None)
                 layer = biases[0].removesuffix(".bias")
                 named[f"{layer}.weight"] = tensors[constant].t().contiguous()

@@ -1,7 +1,7 @@
-"""The rule engine: a table of names in, a renamed state dict out; an unknown name is an error.
+"""The rule engine: renames a state dict by a table of names; an unknown name is an error.
 
-A table maps patterns to patterns. `{}` stands for one part of a dotted name and is carried over in
-order; a last `{*}` for any rest. None drops a weight on purpose.
+A table maps patterns to patterns. `{}` stands for one part of a dotted name; the parts are carried
+over in order. A last `{*}` stands for any rest. None drops a weight on purpose.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def rename(
     source: str,
     hint: str = "Is this the kind of file that --from says?",
 ) -> dict[str, Tensor]:
-    """The weights under their new names. `source` names the file in what is said of it.
+    """The weights under their new names. `source` names the file in messages.
 
-    hint: what is asked of the reader where a name is unknown.
+    hint: the last sentence of the message about an unknown name.
 
-    Raises InputError for a name that no pattern knows, with the nearest that are known, and for two
-    weights that would get one name.
+    Raises InputError for a name that no pattern matches, with the nearest patterns, and for two
+    weights that would get the same name.
     """
     rules = [(_compile(pattern), target) for pattern, target in table.items()]
     renamed: dict[str, Tensor] = {}

