@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import math
+import os
 from pathlib import Path
 from typing import Any
 
