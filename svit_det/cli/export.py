@@ -44,7 +44,7 @@ from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
 from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
-from svit_det.files import write_whole
+from svit_det.files import write_all_whole
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
@@ -212,16 +212,10 @@ def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
 
 
 def publish(source: Path, output: Path, names: Sequence[str]) -> None:
-    """Copy finished files to the output folder; after a failure no new file stays there."""
-    new = [output / name for name in names if not (output / name).exists()]
-    try:
-        for name in names:
-            with write_whole(output / name) as partial:
-                shutil.copyfile(source / name, partial)
-    except InputError:
-        for path in new:
-            path.unlink(missing_ok=True)
-        raise
+    """Copy finished files to the output folder: all of them, or none after a failure."""
+    with write_all_whole([output / name for name in names]) as partials:
+        for name, partial in zip(names, partials, strict=True):
+            shutil.copyfile(source / name, partial)
 
 
 def report(exported: Exported, wanted: Wanted, output: Path) -> None:

@@ -156,13 +156,35 @@ def test_a_missing_runtime_is_named(monkeypatch, module):
     check_runtimes(["pt2"])
 
 
-def test_nothing_half_written_stays(tmp_path):
-    """The second of two files cannot be written: the first one goes too, if it was not there."""
+@pytest.fixture
+def pair(tmp_path):
+    """Two finished files that belong together, and the folder that they go to."""
     made, output = tmp_path / "made", tmp_path / "exported"
     made.mkdir()
-    (made / "a.bin").write_text("new")
-    (made / "a.xml").write_text("new")
+    for name in ("a.bin", "a.xml"):
+        (made / name).write_text("new")
+    return made, output
+
+
+def test_nothing_half_written_stays(pair):
+    """The second of two files cannot be written: the first one goes too, if it was not there."""
+    made, output = pair
     (output / "a.xml").mkdir(parents=True)  # a folder stands in its place
     with pytest.raises(InputError, match=r"a\.xml: cannot be written"):
         export.publish(made, output, ["a.bin", "a.xml"])
     assert [path.name for path in output.iterdir()] == ["a.xml"]
+
+
+def test_old_files_stay_together(pair):
+    """The second of two files cannot be written: the first one is not replaced either."""
+    made, output = pair
+    output.mkdir()
+    for name in ("a.bin", "a.xml"):
+        (output / name).write_text("old")
+    (made / "a.xml").unlink()
+    with pytest.raises(InputError, match=r"a\.xml: cannot be written"):
+        export.publish(made, output, ["a.bin", "a.xml"])
+    assert {path.name: path.read_text() for path in output.iterdir()} == {
+        "a.bin": "old",
+        "a.xml": "old",
+    }
