@@ -57,12 +57,17 @@ def find_weights(path: str) -> str:
 
 def existing_weights(weights: str, *, name: str = "--weights") -> str:
     """The file of this path or of the shipped weights of this name. Raises InputError for none."""
-    if "://" in weights:
-        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
+    refuse_url(weights, name=name)
     path = find_weights(weights)
     if not Path(path).is_file():
         raise InputError(f"{name} {weights}: no such file.")
     return path
+
+
+def refuse_url(weights: str, *, name: str) -> None:
+    """Raise InputError for an address, detectron2's own included: no weights are fetched."""
+    if "://" in weights:
+        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
 
 
 def config_folder() -> Path:

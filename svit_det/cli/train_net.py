@@ -30,7 +30,7 @@ from svit_det.detection.token_usage import check_usage
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.shipped import find_config, find_weights
+from svit_det.shipped import find_config, find_weights, refuse_url
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300
@@ -116,8 +116,9 @@ def say_epochs(cfg: CfgNode) -> None:
 
 
 def check_parent(weights: str, *, training: bool) -> None:
-    """Refuse missing weights, before a model is built and pictures are read."""
-    if not weights or "://" in weights or Path(find_weights(weights)).is_file():
+    """Refuse missing weights and addresses, before a model is built and pictures are read."""
+    refuse_url(weights, name="MODEL.WEIGHTS")
+    if not weights or Path(find_weights(weights)).is_file():
         return
     ways = "train them first with the config that writes there, or name others: MODEL.WEIGHTS FILE"
     if training:

@@ -250,6 +250,8 @@ def test_no_config_file(refused):
         ([], ["DATASETS.COCO_FORMAT", "[['a', 'b']]"], "DATASETS.COCO_FORMAT"),
         ([], ["MODEL.TOKEN_POLICY.NAME", "SVT"], "MODEL.TOKEN_POLICY.NAME"),
         ([], ["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth: no such file"),
+        ([], ["MODEL.WEIGHTS", "detectron2://a.pkl"], "detectron2://a.pkl: a file is wanted, not"),
+        (["--eval-only"], ["MODEL.WEIGHTS", "https://e.org/w.pth"], "download it first"),
         (["--num-gpus", 3], [], "SOLVER.IMS_PER_BATCH 4"),
         (["--num-gpus", 0], [], "--num-gpus"),
         (["--eval-only"], ["MODEL.ROI_HEADS.NUM_CLASSES", 5], "NUM_CLASSES 5"),
