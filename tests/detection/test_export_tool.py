@@ -88,6 +88,18 @@ def test_bad_weights(weights, problem, tmp_path):
     assert "another architecture" in problem(silent, "MODEL.VIT.EMBED_DIM", 64)
 
 
+def test_untrained_gates_are_refused_unless_asked_for(weights, problem, tiny_config, caplog):
+    dense = weights("MODEL.TOKEN_POLICY.NAME", "Dense")
+    said = problem(dense)  # under the yaml's SViT
+    assert "has no trained weights for" in said and "--allow-untrained" in said
+    # What is refused next comes after the model was loaded.
+    assert "--opset 23" in problem(dense, "--allow-untrained", "--opset", 23)
+    caplog.clear()
+    export.load_model(tiny_config("MODEL.TOKEN_POLICY.NAME", "EViT"), str(dense))
+    said = [each.getMessage() for each in caplog.records if "class token" in each.getMessage()]
+    assert len(said) == 1 and "starts at random" in said[0]
+
+
 def test_bad_output(weights, problem, tmp_path):
     (tmp_path / "file").write_text("")
     said = problem(weights(), output=tmp_path / "file" / "below")
