@@ -5,14 +5,15 @@
 
 Writes to the output folder each picture with its detections and the heat map of blocks per token,
 coco.json with the boxes and masks of all pictures, and results.json with the number of detections,
-the time and the kept shares of each picture. A picture that cannot be read is named and counted,
-and the run goes on with the others.
+the time and the kept shares of each picture. Files that are not there are refused before the model
+is built. A picture or film that cannot be read is named and counted, and the run goes on with the
+others. A run that has to stop writes the results of what it has done.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ from svit_det.cli.options import (
     pictures_of,
 )
 from svit_det.cli.output import check_output
+from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_overview
 from svit_det.detection.prediction import Prediction, coco_json
 from svit_det.detection.predictor import Predictor, Unread
 from svit_det.errors import InputError
+from svit_det.images import find_sources
 from svit_det.results import write_json
 
 COCO, RESULTS = "coco.json", "results.json"
@@ -66,56 +69,77 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run every picture and write the results."""
     named, options = pictures_of(args)
-    sources: list[str | int] = list(named) if args.camera is None else [*named, args.camera]
-    if not sources:
+    check_arguments(args, named)
+    output = Path(args.output)
+    check_output(output, [COCO, RESULTS], overwrite=args.overwrite)
+    sources: list[str | int] = [*find_sources(named)]
+    if args.camera is not None:
+        sources.append(args.camera)
+    predictor = predictor_of(args, options)
+    unread: list[Unread] = []
+    found = begun(islice(predictor.stream(sources, unread=unread), args.frames))
+    bar = tqdm(found, desc="images", unit="image", total=args.frames, delay=1)
+    rows: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    stopped: InputError | None = None
+    try:
+        for prediction, stem in with_stems(bar):
+            row = row_of(prediction, args.min_score)
+            if not args.no_pictures:
+                row["picture"] = f"{stem}.jpg"
+                write_overview(
+                    prediction,
+                    output / row["picture"],
+                    min_score=args.min_score,
+                    class_names=predictor.class_names,
+                )
+            rows.append(row)
+            # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
+            parts.append(without_pixels(prediction, args.min_score))
+    except InputError as problem:
+        if not rows:
+            raise
+        stopped = problem  # the results of the pictures before it are written all the same
+    if not rows and unread:
+        raise none_usable([each.reason for each in unread])
+    content = {
+        "pictures": rows,
+        "unread": [{"name": each.name, "reason": each.reason} for each in unread],
+        "stopped": None if stopped is None else str(stopped),
+        "min_score": args.min_score,
+        "budget": args.budget,
+    }
+    merged = merged_coco(parts, predictor)
+    write_json(output / COCO, merged)
+    write_json(output / RESULTS, content)
+    say(rows, unread, output)
+    if stopped is not None:
+        raise stopped
+    return {"output": str(output), **content}
+
+
+def check_arguments(args: argparse.Namespace, named: Sequence[str]) -> None:
+    """Refuse options that cannot work, before pictures are looked for."""
+    if not named and args.camera is None:
         raise InputError("No picture is named: give files, folders, patterns, films or --camera.")
     if args.camera is not None and args.frames is None:
         raise InputError("--camera goes on without end: say when to stop with --frames.")
     if not 0 <= args.min_score <= 1:
         raise InputError(f"--min-score {args.min_score} must lie in [0, 1].")
-    output = Path(args.output)
-    check_output(output, [COCO, RESULTS], overwrite=args.overwrite)
-    if args.device:
-        options = ["MODEL.DEVICE", args.device, *options]
-    predictor = Predictor(
+
+
+def predictor_of(args: argparse.Namespace, options: Sequence[str]) -> Predictor:
+    """The model of the command line."""
+    device = ["MODEL.DEVICE", args.device] if args.device else []
+    return Predictor(
         args.weights,
         cfg=args.config_file,
-        options=options,
+        options=[*device, *options],
         budget=args.budget,
         batch_size=args.batch,
         allow_untrained=args.allow_untrained,
         follow=args.follow,
     )
-    unread: list[Unread] = []
-    found = begun(islice(predictor.stream(sources, unread=unread), args.frames))
-    kept, rows = [], []
-    bar = tqdm(found, desc="images", unit="image", total=args.frames, delay=1)
-    for prediction, stem in with_stems(bar):
-        row = row_of(prediction, args.min_score)
-        if not args.no_pictures:
-            path = output / f"{stem}.jpg"
-            write_overview(
-                prediction, path, min_score=args.min_score, class_names=predictor.class_names
-            )
-            row["picture"] = path.name
-        rows.append(row)
-        # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
-        kept.append(without_pixels(prediction, args.min_score))
-    if not rows and unread:
-        reason = unread[0].reason
-        more = f"None of the {len(unread)} pictures can be used; the first: "
-        raise InputError(reason if len(unread) == 1 else more + reason)
-    content = {
-        "pictures": rows,
-        "unread": [{"name": each.name, "reason": each.reason} for each in unread],
-        "min_score": args.min_score,
-        "budget": args.budget,
-    }
-    merged = merged_coco(kept, predictor)
-    write_json(output / COCO, merged)
-    write_json(output / RESULTS, content)
-    say(rows, unread, output)
-    return {"output": str(output), **content}
 
 
 def begun(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -177,8 +201,5 @@ def say(rows: list[dict[str, Any]], unread: list[Unread], output: Path) -> None:
     ]
     headers = ["picture", "found", "tokens kept, %", "trunk GMACs", "seconds"]
     print(tabulate(table, headers=headers, floatfmt=("", "d", ".0f", ".2f", ".3f")))
-    if unread:
-        print(f"{len(unread)} of {len(unread) + len(rows)} pictures could not be used:")
-        for each in unread:
-            print(f"  {each.reason}")
+    say_unread([each.reason for each in unread], len(unread) + len(rows))
     print(f"{COCO} and {RESULTS} are in {output}")

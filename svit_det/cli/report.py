@@ -10,7 +10,7 @@ configs that name them. The page is one file, which loads nothing from any addre
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from svit_det.cli.options import (
     pictures_of,
 )
 from svit_det.cli.output import check_output, check_output_file
+from svit_det.cli.unread import none_usable, say_unread
 from svit_det.cli.visualize_tokens import names_among
 from svit_det.detection.datasets import register_datasets
 from svit_det.detection.predictor import TokenPredictor
@@ -47,6 +48,8 @@ from svit_det.visualization import UsagePicture
 
 MAX_SHOWN = 100
 """Most pictures in one page; each takes 0.1 to 0.3 MB."""
+MAX_NAMED = 10
+"""Most unusable pictures that the page names; the numbers' file names all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,37 +87,95 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     models = read_models(args, options)
     pictures = find_pictures(given, args, models[0].cfg)
     labels = labels_of(args)
-    shown_names = set(spread_out([str(path) for path in pictures.paths], args.shown))
+    shown = ShownPictures(spread_out(pictures.paths, args.shown))
+    unread: dict[Path, str] = {}
     arms: list[ArmStatistics] = []
-    shown: dict[str, list[UsagePicture]] = {}
     for label, model in zip(labels, models, strict=True):
-        predictor = TokenPredictor(model.cfg, allow_untrained=args.allow_untrained)
         arm = ArmStatistics(label=label, about=f"({model_words(model.cfg)})")
-        names = names_among(model.class_names, pictures.annotations, model.cfg)
-        for path in tqdm(pictures.paths, desc=label, unit="image"):
-            picture = usage_picture(
-                predictor(path),
+        for path, picture in run_model(label, model, pictures, args, unread):
+            if picture is not None:
+                arm.add(picture)
+            shown.offer(path, picture)
+        if not arm.rows:
+            raise none_usable(list(unread.values()))
+        arms.append(arm)
+    on_page = shown.under(len(arms))
+    page = render_page(
+        arms,
+        on_page,
+        title=args.title,
+        facts=facts(pictures, len(on_page), args.min_score, unread),
+    )
+    with write_whole(args.output) as partial:
+        partial.write_text(page, encoding="utf-8")
+    numbers = {
+        "arms": [arm.as_json() for arm in arms],
+        "unread": [{"name": str(path), "reason": reason} for path, reason in unread.items()],
+    }
+    write_json(json_path(args.output), numbers)
+    tell(arms, args.output)
+    say_unread(list(unread.values()), len(pictures.paths))
+    return numbers
+
+
+def run_model(
+    label: str,
+    model: Trained,
+    pictures: Pictures,
+    args: argparse.Namespace,
+    unread: dict[Path, str],
+) -> Iterator[tuple[Path, UsagePicture | None]]:
+    """Run a model on each picture that is not in `unread`.
+
+    A picture that cannot be used is added to `unread` with the reason, and None stands in its
+    place.
+    """
+    predictor = TokenPredictor(model.cfg, allow_untrained=args.allow_untrained)
+    names = names_among(model.class_names, pictures.annotations, model.cfg)
+    for path in tqdm(pictures.paths, desc=label, unit="image"):
+        if path in unread:
+            continue
+        try:
+            prediction = predictor(path)
+        except InputError as error:
+            unread[path] = str(error)
+            yield path, None
+            continue
+        yield (
+            path,
+            usage_picture(
+                prediction,
                 min_score=args.min_score,
                 class_names=names,
                 annotated=pictures.annotations.of(path) if pictures.annotations else None,
                 name=name_of(path, pictures.paths),
-            )
-            arm.add(picture)
-            if str(path) in shown_names:
-                shown.setdefault(picture.name, []).append(picture)
-        arms.append(arm)
-    page = render_page(
-        arms,
-        [Shown(name=name, pictures=each) for name, each in shown.items()],
-        title=args.title,
-        facts=facts(pictures, len(shown), args.min_score),
-    )
-    with write_whole(args.output) as partial:
-        partial.write_text(page, encoding="utf-8")
-    numbers = {"arms": [arm.as_json() for arm in arms]}
-    write_json(json_path(args.output), numbers)
-    tell(arms, args.output)
-    return numbers
+            ),
+        )
+
+
+class ShownPictures:
+    """The pictures that the page shows. One that cannot be used leaves its place to the next."""
+
+    def __init__(self, wanted: Iterable[Path]) -> None:
+        self._wanted = set(wanted)
+        self._owed = 0
+        self._found: dict[Path, list[UsagePicture]] = {}
+
+    def offer(self, path: Path, picture: UsagePicture | None) -> None:
+        """Keep the picture if it is wanted; None: it cannot be used."""
+        if picture is None:
+            self._owed += path in self._wanted
+            return
+        if self._owed and path not in self._wanted:
+            self._wanted.add(path)
+            self._owed -= 1
+        if path in self._wanted:
+            self._found.setdefault(path, []).append(picture)
+
+    def under(self, models: int) -> list[Shown]:
+        """The pictures that every model has run on."""
+        found = [each for each in self._found.values() if len(each) == models]
+        return [Shown(name=each[0].name, pictures=each) for each in found]
 
 
 def read_models(args: argparse.Namespace, options: Sequence[str]) -> list[Trained]:
@@ -200,15 +261,26 @@ def name_of(path: Path, paths: Sequence[Path]) -> str:
     return path.name if len(same) == 1 else str(path)
 
 
-def facts(pictures: Pictures, shown: int, min_score: float) -> list[str]:
+def facts(
+    pictures: Pictures, shown: int, min_score: float, unread: Mapping[Path, str]
+) -> list[str]:
     """Sentences below the title."""
-    total = len(pictures.paths)
+    total = len(pictures.paths) - len(unread)
     every = f"all {total}" if shown == total else f"{shown} of {total}"
-    return [
+    said = [
         f"Numbers are over {total} pictures ({pictures.source}); {every} are shown below.",
         f"A detection counts from a score of {min_score:g} on. Blocks count from 0. "
         f"Made by svit_det {__version__}.",
     ]
+    if unread:
+        names = [name_of(path, pictures.paths) for path in unread]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        said.insert(
+            1,
+            f"{len(names)} of {len(pictures.paths)} pictures could not be used: "
+            f"{', '.join(names[:MAX_NAMED])}{more}.",
+        )
+    return said
 
 
 def tell(arms: Sequence[ArmStatistics], output: Path) -> None:

@@ -30,6 +30,7 @@ from svit_det.cli.options import (
     pictures_of,
 )
 from svit_det.cli.output import check_output
+from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_pictures
 from svit_det.detection.predictor import TokenPredictor
@@ -99,18 +100,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         found = int((prediction.instances.scores >= args.min_score).sum())
         rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
     if not rows:
-        raise InputError(
-            unread[0]
-            if len(unread) == 1
-            else f"None of the {len(unread)} pictures can be used; the first: {unread[0]}"
-        )
+        raise none_usable(unread)
     blocks = [str(layer) for layer in range(trained.cfg.MODEL.VIT.DEPTH)]
     print("Tokens kept in percent, per block:")
     print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))
     write_json(output / USAGE, usage)
-    if unread:
-        print(f"{len(unread)} of {len(paths)} pictures could not be used:")
-        print("\n".join(f"  {reason}" for reason in unread))
+    say_unread(unread, len(paths))
     print(f"Pictures and {USAGE} are in {output}")
     return {"output": str(output), "pictures": usage, "unread": unread}
 

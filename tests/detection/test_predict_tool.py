@@ -68,6 +68,40 @@ def test_what_is_refused(refused, weights, arguments, message):
     assert message in refused("predict.py", "--weights", weights, *arguments)
 
 
+def test_all_that_is_missing_is_named_before_any_work(refused, pictures, tmp_path):
+    (tmp_path / "bare").mkdir()
+    given = (pictures / "a.png", "gone.png", tmp_path / "bare", "nowhere/*.png")
+    said = refused("predict.py", "--weights", "gone.pth", *given)  # the weights are not looked at
+    for each in ("gone.png: no such image", "bare: no images", "nowhere/*.png: no file matches"):
+        assert each in said
+    assert "gone.pth" not in said
+
+
+def test_a_broken_film_among_pictures(fork_tool, weights, pictures, tmp_path):
+    film, output = tmp_path / "broken.mp4", tmp_path / "out"
+    film.write_bytes(b"no film")
+    given = (pictures / "a.png", film, pictures / "c.png", pictures / "a.png")
+    run = fork_tool("predict.py", "--weights", weights, "--output", output, *given)
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = json.loads((output / "results.json").read_text())
+    assert [row["picture"] for row in said["pictures"]] == ["a.jpg", "c.jpg"]  # each once
+    assert [each["name"] for each in said["unread"]] == [str(film)]
+    assert said["stopped"] is None
+    assert len(COCO(str(output / "coco.json")).imgs) == 2
+
+
+def test_a_run_that_must_stop_writes_what_it_has_done(fork_tool, weights, pictures, tmp_path):
+    output = tmp_path / "out"
+    (output / "c.jpg").mkdir(parents=True)  # a folder stands in its place
+    run = fork_tool("predict.py", "--weights", weights, "--output", output, "--overwrite", pictures)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(f"predict.py: {output / 'c.jpg'}: cannot be")
+    said = json.loads((output / "results.json").read_text())
+    assert [row["picture"] for row in said["pictures"]] == ["a.jpg"]
+    assert "c.jpg: cannot be written" in said["stopped"] and len(said["unread"]) == 1
+    assert len(COCO(str(output / "coco.json")).imgs) == 1
+
+
 def test_results_that_are_there_are_kept(refused, weights, pictures, tmp_path):
     (tmp_path / "results.json").write_text("mine")
     said = refused("predict.py", "--weights", weights, "--output", tmp_path, pictures)

@@ -55,6 +55,32 @@ def test_own_images_a_few_of_them_again(fork_tool, arguments, discs, tmp_path):
     ]
 
 
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(
+    fork_tool, arguments, discs, tmp_path
+):
+    """And leaves its place on the page to the next one."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+    for name in ("b", "c"):
+        (folder / f"{name}.png").write_bytes((discs / "images/val_1.png").read_bytes())
+    run = fork_tool("report.py", *arguments("--shown", 1, folder, models=2))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 of 3 pictures could not be used:" in run.stdout
+    numbers = json.loads((tmp_path / "page/report.json").read_text())
+    for arm in numbers["arms"]:
+        assert [row["name"] for row in arm["pictures"]] == ["b.png", "c.png"]
+    ((unread, reason),) = [each.values() for each in numbers["unread"]]
+    assert unread == str(folder / "a.png") and "not an image file" in reason
+    page = (tmp_path / "page/report.html").read_text()
+    assert "over 2 pictures" in page and "1 of 3 pictures could not be used: a.png." in page
+    assert page.count("<article") == 1
+
+    said = fork_tool("report.py", *arguments("--overwrite", folder / "a.png"))
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1].startswith(f"report.py: {folder / 'a.png'}: not an image")
+
+
 def test_what_is_refused(refused, arguments, discs, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
