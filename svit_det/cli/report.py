@@ -93,9 +93,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for label, model in zip(labels, models, strict=True):
         arm = ArmStatistics(label=label, about=f"({model_words(model.cfg)})")
         for path, picture in run_model(label, model, pictures, args, unread):
+            shown.offer(path, picture)
             if picture is not None:
                 arm.add(picture)
-            shown.offer(path, picture)
+                continue
+            for earlier in arms:  # all models count the same pictures
+                earlier.drop(name_of(path, pictures.paths))
         if not arm.rows:
             raise none_usable(list(unread.values()))
         arms.append(arm)
