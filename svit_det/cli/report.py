@@ -10,13 +10,10 @@ configs that name them. The page is one file, which loads nothing from any addre
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -32,16 +29,16 @@ from svit_det.cli.options import (
     pictures_of,
 )
 from svit_det.cli.output import check_output, check_output_file
+from svit_det.cli.report_pictures import Pictures, ShownPictures, find_pictures, name_of
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.cli.visualize_tokens import names_among
-from svit_det.detection.datasets import register_datasets
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import Trained, read_trained
-from svit_det.detection.usage_picture import Annotations, usage_picture
+from svit_det.detection.usage_picture import usage_picture
 from svit_det.errors import InputError
 from svit_det.files import write_whole
-from svit_det.images import find_images, spread_out
-from svit_det.report.page import Shown, render_page
+from svit_det.images import spread_out
+from svit_det.report.page import render_page
 from svit_det.report.statistics import ArmStatistics
 from svit_det.results import write_json
 from svit_det.visualization import UsagePicture
@@ -50,15 +47,6 @@ MAX_SHOWN = 100
 """Most pictures in one page; each takes 0.1 to 0.3 MB."""
 MAX_NAMED = 10
 """Most unusable pictures that the page names; the numbers' file names all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """The pictures of the report, their annotations, and the words that say where they are from."""
-
-    paths: list[Path]
-    annotations: Annotations | None
-    source: str
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -156,31 +144,6 @@ def run_model(
         )
 
 
-class ShownPictures:
-    """The pictures that the page shows. One that cannot be used leaves its place to the next."""
-
-    def __init__(self, wanted: Iterable[Path]) -> None:
-        self._wanted = set(wanted)
-        self._owed = 0
-        self._found: dict[Path, list[UsagePicture]] = {}
-
-    def offer(self, path: Path, picture: UsagePicture | None) -> None:
-        """Keep the picture if it is wanted; None: it cannot be used."""
-        if picture is None:
-            self._owed += path in self._wanted
-            return
-        if self._owed and path not in self._wanted:
-            self._wanted.add(path)
-            self._owed -= 1
-        if path in self._wanted:
-            self._found.setdefault(path, []).append(picture)
-
-    def under(self, models: int) -> list[Shown]:
-        """The pictures that every model has run on."""
-        found = [each for each in self._found.values() if len(each) == models]
-        return [Shown(name=each[0].name, pictures=each) for each in found]
-
-
 def read_models(args: argparse.Namespace, options: Sequence[str]) -> list[Trained]:
     """Every model's config, which names its weights, and what the weights say of themselves."""
     count = num_models(args)
@@ -221,47 +184,12 @@ def json_path(output: Path) -> Path:
     return output.with_suffix(".json")
 
 
-def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) -> Pictures:
-    """The given pictures, or the pictures of the first test set with their annotations."""
-    annotations, source = args.annotations, "the given images"
-    if given:
-        paths = find_images(given)
-    else:
-        register_datasets(cfg)
-        name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
-        metadata = MetadataCatalog.get(name)
-        if not hasattr(metadata, "image_root"):
-            raise InputError(
-                "No picture is named, and the config has no test set: give files or folders."
-            )
-        annotations = annotations or metadata.json_file
-        source = f"the set {name}"
-        known = Annotations(annotations)
-        paths = [Path(metadata.image_root, each) for each in known.file_names]
-        paths = [path for path in paths if path.is_file()]
-        if not paths:
-            raise InputError(f"{metadata.image_root}: none of the set's images is in this folder.")
-    total = len(paths)
-    if args.limit is not None and args.limit < total:
-        paths = spread_out(paths, args.limit)
-        source += f", {len(paths)} of {total}"
-    return Pictures(
-        paths=paths, annotations=Annotations(annotations) if annotations else None, source=source
-    )
-
-
 def labels_of(args: argparse.Namespace) -> list[str]:
     """The names of the models in the report, all different."""
     labels = args.label or [Path(path).stem for path in args.config_file or args.weights]
     if len(set(labels)) < len(labels):
         labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
     return labels
-
-
-def name_of(path: Path, paths: Sequence[Path]) -> str:
-    """The file's name; the whole path where another picture has the same name."""
-    same = [other for other in paths if other.name == path.name]
-    return path.name if len(same) == 1 else str(path)
 
 
 def facts(

@@ -107,8 +107,9 @@ class ArmStatistics:
 
     def drop(self, name: str) -> None:
         """Forget the picture of this name, so that two models count the same pictures."""
+        lists: tuple[list[Any], ...] = (self._shares, self._on, self._off, self._counts, self.rows)
         for index in [place for place, row in enumerate(self.rows) if row.name == name]:
-            for numbers in (self.rows, self._shares, self._on, self._off, self._counts):
+            for numbers in lists:
                 del numbers[index]
         self.objects = [row for row in self.objects if row.picture != name]
 
