@@ -128,6 +128,8 @@ def run_model(
             continue
         try:
             prediction = predictor(path)
+            size = prediction.image.shape[:2]
+            truth = pictures.annotations.of(path, size) if pictures.annotations else None
         except InputError as error:
             unread[path] = str(error)
             yield path, None
@@ -138,7 +140,7 @@ def run_model(
                 prediction,
                 min_score=args.min_score,
                 class_names=names,
-                annotated=pictures.annotations.of(path) if pictures.annotations else None,
+                annotated=truth,
                 name=name_of(path, pictures.paths),
             ),
         )

@@ -29,7 +29,9 @@ class Pictures:
 
 def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) -> Pictures:
     """The given pictures, or the pictures of the first test set with their annotations."""
-    annotations, source = args.annotations, "the given images"
+    source, annotations = "the given images", None
+    if args.annotations:
+        annotations = Annotations(args.annotations)
     if given:
         paths = find_images(given)
     else:
@@ -40,10 +42,10 @@ def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) 
             raise InputError(
                 "No picture is named, and the config has no test set: give files or folders."
             )
-        annotations = annotations or metadata.json_file
+        if annotations is None:
+            annotations = Annotations(metadata.json_file, skip_bad=cfg.DATASETS.SKIP_BAD)
         source = f"the set {name}"
-        known = Annotations(annotations)
-        paths = [Path(metadata.image_root, each) for each in known.file_names]
+        paths = [Path(metadata.image_root, each) for each in annotations.file_names]
         paths = [path for path in paths if path.is_file()]
         if not paths:
             raise InputError(f"{metadata.image_root}: none of the set's images is in this folder.")
@@ -51,9 +53,7 @@ def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) 
     if args.limit is not None and args.limit < total:
         paths = spread_out(paths, args.limit)
         source += f", {len(paths)} of {total}"
-    return Pictures(
-        paths=paths, annotations=Annotations(annotations) if annotations else None, source=source
-    )
+    return Pictures(paths=paths, annotations=annotations, source=source)
 
 
 def name_of(path: Path, paths: Sequence[Path]) -> str:

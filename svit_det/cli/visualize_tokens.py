@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for path, stem in zip(tqdm(paths, desc="images", unit="image"), stems, strict=True):
         try:
             prediction = predictor(path)
+            size = prediction.image.shape[:2]
+            truth = annotations.of(path, size) if annotations else None
         except InputError as error:
             unread.append(str(error))
             continue
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             stem,
             min_score=args.min_score,
             class_names=class_names,
-            annotated=annotations.of(path) if annotations else None,
+            annotated=truth,
             full_scale=args.full_scale,
             suffix=suffix,
         )

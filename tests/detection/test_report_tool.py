@@ -97,5 +97,13 @@ def test_what_is_refused(refused, arguments, discs, tmp_path):
     assert "--label: 1 given for 2" in says("--label", "a", models=2)
     assert "--shown 0" in says("--shown", 0)
     assert "--limit 0" in says("--limit", 0)
-    assert "not a COCO" in says("--annotations", tmp_path / "file")
+    assert "not a json file" in says("--annotations", tmp_path / "file")
+    content = json.loads((discs / "val.json").read_text())
+    content["annotations"][0].pop("bbox")
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    said = says("--annotations", tmp_path / "own.json")
+    assert "own.json: 1 of 7 annotations cannot be used: 1 annotation without 'bbox'" in said
+    own = f"[['own', '{tmp_path.as_posix()}/own.json', '{discs.as_posix()}/images']]"
+    of_own_set = ["DATASETS.COCO_FORMAT", own, "DATASETS.TEST", "('own',)"]
+    assert "1 annotation without 'bbox'" in says(*of_own_set, "DATASETS.TRAIN", "()")
     assert not (tmp_path / "page").exists()

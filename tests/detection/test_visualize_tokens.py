@@ -86,7 +86,14 @@ def test_ground_truth_jpeg_and_the_full_scale(fork_tool, arguments, discs, tmp_p
 
 def test_annotations_that_are_none(refused, arguments, discs, tmp_path):
     (tmp_path / "list.json").write_text("[]")
-    for name, words in (("gone.json", "cannot be read"), ("list.json", "not a COCO instance")):
+    content = json.loads((discs / "val.json").read_text())
+    content["annotations"][0]["category_id"] = 9
+    (tmp_path / "nine.json").write_text(json.dumps(content))
+    for name, words in (
+        ("gone.json", "cannot be read"),
+        ("list.json", "not a COCO instance"),
+        ("nine.json", "1 of 7 annotations cannot be used: 1 annotation of a category that is not"),
+    ):
         options = ["--annotations", tmp_path / name, *arguments(discs / "images/val_0.png")]
         assert f"{name}: {words}" in refused("visualize_tokens.py", *options)
 
