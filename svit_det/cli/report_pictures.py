@@ -26,6 +26,11 @@ class Pictures:
     annotations: Annotations | None
     source: str
 
+    @property
+    def jsons(self) -> list[str]:
+        """The files of annotations that are read."""
+        return [] if self.annotations is None else [self.annotations.json_file]
+
 
 def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) -> Pictures:
     """The given pictures, or the pictures of the first test set with their annotations."""

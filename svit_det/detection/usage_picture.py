@@ -67,6 +67,7 @@ class Annotations:
         examined = examine(json_file, None, DRAWN)
         if not examined.is_whole and not skip_bad:
             raise InputError(f"{json_file}: {examined.problems()}; correct them.")
+        self.json_file = json_file
         self._images = {str(entry["file_name"]): entry for entry in examined.usable("images")}
         self.file_names = tuple(self._images)
         categories = sorted(examined.content["categories"], key=lambda each: each["id"])

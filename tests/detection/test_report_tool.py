@@ -1,6 +1,7 @@
 """tools/report.py: a set, two models, own images, and what it refuses."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import save_file
@@ -107,3 +108,8 @@ def test_what_is_refused(refused, arguments, discs, tmp_path):
     of_own_set = ["DATASETS.COCO_FORMAT", own, "DATASETS.TEST", "('own',)"]
     assert "1 annotation without 'bbox'" in says(*of_own_set, "DATASETS.TRAIN", "()")
     assert not (tmp_path / "page").exists()
+    shutil.copy(discs / "val.json", tmp_path / "own.json")
+    given = ["--overwrite", "--annotations", tmp_path / "own.json"]
+    said = says(*given, output=tmp_path / "own.html")
+    assert "own.json: is one of the files that are read" in said
+    assert (tmp_path / "own.json").read_bytes() == (discs / "val.json").read_bytes()
