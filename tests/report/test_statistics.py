@@ -38,10 +38,10 @@ def test_a_dropped_picture_does_not_count():
     alone.add(picture(KEEP, [0, 0, 8, 8], name="a"))
     for name, keep in (("b", [[[1, 1]], [[1, 1]], [[1, 1]]]), ("a", KEEP)):
         both.add(picture(keep, [0, 0, 8, 8], name=name))
-    assert both.as_json() != alone.as_json()
+    assert finite(both.as_json()) != finite(alone.as_json())
     both.drop("b")
     both.drop("never added")
-    assert both.as_json() == alone.as_json()
+    assert finite(both.as_json()) == finite(alone.as_json())
 
 
 def test_the_numbers_of_one_picture():
