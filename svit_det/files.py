@@ -1,11 +1,12 @@
-"""Writes a file whole or not at all."""
+"""Writes a file, or several that belong together, whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from svit_det.errors import InputError
@@ -19,28 +20,93 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     folders are made. Raises InputError where the file cannot be written, and for every OSError in
     the block. After any exception nothing of the new file is left.
     """
-    target = Path(os.path.realpath(path))  # a link stays: the file that it points to is replaced
-    # The new file lies in the same folder, because a rename is atomic only within one file system.
-    # Its name begins with the target's name, so that a file left by a killed process can be told.
-    # The beginning is cut, because the length of a file's name is limited.
-    partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_place(target)
-        partial.touch(exist_ok=False)
-        mode = (target if target.exists() else partial).stat().st_mode
+    with write_all_whole([path]) as (partial,):
         yield partial
+
+
+@contextmanager
+def write_all_whole(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+    """As `write_whole`, for files that belong together: yields a new file beside each path.
+
+    No path is replaced before all new files are whole and on the disk. Only a kill or a failure
+    between two renames can leave new files beside old ones.
+    """
+    files = [_NewFile.beside(path) for path in paths]
+    try:
+        modes = []
+        for file in files:
+            with _naming(file.path):
+                modes.append(file.begin())
+        with _naming(", ".join(map(str, paths))):
+            yield [file.partial for file in files]
+        for file, mode in zip(files, modes, strict=True):
+            with _naming(file.path):
+                file.finish(mode)
+        _rename_all(files)
+    finally:
+        for file in files:
+            with suppress(OSError):
+                file.partial.unlink()  # after the rename this file no longer exists
+    for folder in dict.fromkeys(file.target.parent for file in files):
+        with suppress(OSError):  # some file systems cannot flush folders
+            _flush(folder)
+
+
+@dataclass(frozen=True)
+class _NewFile:
+    """A file that is written beside its target."""
+
+    path: str | Path
+    """The target as the caller names it."""
+    target: Path
+    partial: Path
+
+    @classmethod
+    def beside(cls, path: str | Path) -> _NewFile:
+        target = Path(os.path.realpath(path))  # a link stays: the file it points to is replaced
+        # The new file lies in the same folder, because a rename is atomic only within one file
+        # system. Its name begins with the target's name, so that a file left by a killed process
+        # can be told. The beginning is cut, because the length of a file's name is limited.
+        name = f".{target.name[:40]}.{secrets.token_hex(4)}.partial"
+        return cls(path, target, target.with_name(name))
+
+    def begin(self) -> int:
+        """Make the empty file; returns the rights that the finished file gets."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        _check_place(self.target)
+        self.partial.touch(exist_ok=False)
+        return (self.target if self.target.exists() else self.partial).stat().st_mode
+
+    def finish(self, mode: int) -> None:
+        """Put the written file on the disk, under its own name still."""
         with suppress(OSError):  # some file systems know no rights
-            partial.chmod(mode & 0o777)  # some libraries write files for the owner only
-        _flush(partial)
-        os.replace(partial, target)
+            self.partial.chmod(mode & 0o777)  # some libraries write files for the owner only
+        _flush(self.partial)
+
+
+def _rename_all(files: Sequence[_NewFile]) -> None:
+    """Put all finished files in their places. A failure removes those where there was no file."""
+    added = []
+    try:
+        for file in files:
+            is_new = not file.target.exists()
+            with _naming(file.path):
+                os.replace(file.partial, file.target)
+            if is_new:
+                added.append(file.target)
+    except InputError:
+        for target in added:
+            target.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Inside the with-block, an OSError becomes an InputError that names `path`."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()  # after the rename this file no longer exists
-    with suppress(OSError):  # some file systems cannot flush folders
-        _flush(target.parent)
 
 
 def _check_place(target: Path) -> None:

@@ -36,25 +36,38 @@ def config_names() -> list[str]:
 def find_config(path: str) -> str:
     """`path` where such a file exists; else the shipped yaml of this name.
 
-    Any other path comes back unchanged, so that the code that reads it reports the missing file. A
-    bare name can only mean a shipped yaml; an unknown one raises InputError with the nearest name.
+    A bare name can only mean a shipped yaml; an unknown one raises InputError with the nearest
+    name. So does the path of a missing yaml that may be meant as a shipped one: a relative path, or
+    a path below a folder named configs. Any other path comes back unchanged, so that the code that
+    reads it reports the missing file.
     """
-    return _find(path, YAML)
+    found = _find(path, YAML)
+    if _may_be_shipped(found):
+        bare = _bare(f"/{found}".rpartition("/configs/")[2].lstrip("/"), YAML)
+        nearest = difflib.get_close_matches(bare, config_names(), n=1, cutoff=0.0)
+        hint = f"; the nearest config that ships is '{nearest[0]}'" if nearest else ""
+        raise InputError(f"{found}: no such file{hint}.")
+    return found
 
 
 def find_weights(path: str) -> str:
-    """`path`, or the shipped weights of this name, by the rules of `find_config`."""
+    """`path`, or the shipped weights of this name; a bare name of no shipped weights raises."""
     return _find(path, WEIGHTS)
 
 
 def existing_weights(weights: str, *, name: str = "--weights") -> str:
     """The file of this path or of the shipped weights of this name. Raises InputError for none."""
-    if "://" in weights:
-        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
+    refuse_url(weights, name=name)
     path = find_weights(weights)
     if not Path(path).is_file():
         raise InputError(f"{name} {weights}: no such file.")
     return path
+
+
+def refuse_url(weights: str, *, name: str) -> None:
+    """Raise InputError for an address, detectron2's own included: no weights are fetched."""
+    if "://" in weights:
+        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
 
 
 def config_folder() -> Path:
@@ -73,6 +86,13 @@ def _names(suffix: str) -> list[str]:
 def _bare(name: str, suffix: str) -> str:
     """The bare name: "demo/svit" for "configs/demo/svit.yaml"."""
     return PurePosixPath(name).as_posix().removeprefix("configs/").removesuffix(suffix)
+
+
+def _may_be_shipped(path: str) -> bool:
+    """Whether `path` is that of a missing yaml, and perhaps meant as one of the shipped ones."""
+    pure = PurePosixPath(path)
+    is_yaml = pure.suffix in (YAML, ".yml") and "://" not in path and not Path(path).exists()
+    return is_yaml and (not pure.is_absolute() or "configs" in pure.parts)
 
 
 def _get(name: str, suffix: str, what: str) -> str:

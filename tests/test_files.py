@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from svit_det.errors import InputError
-from svit_det.files import write_whole
+from svit_det.files import write_all_whole, write_whole
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -174,3 +174,53 @@ def test_names_of_any_length(tmp_path):
     longest = "ü" * 127  # 254 bytes, of the 255 that a name may have
     write(tmp_path / longest, "x")
     assert names(tmp_path) == [longest]
+
+
+# ------------------------------------------------------------------ files that belong together
+
+
+def write_pair(folder, text):
+    with write_all_whole([folder / "a.txt", folder / "b.txt"]) as partials:
+        for partial in partials:
+            partial.write_text(text)
+
+
+def texts(folder):
+    return [(folder / name).read_text() for name in names(folder)]
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path):
+    write_pair(tmp_path, "old")
+    write_pair(tmp_path, "new")
+    assert names(tmp_path) == ["a.txt", "b.txt"] and texts(tmp_path) == ["new", "new"]
+
+
+def test_a_disk_that_is_full_at_the_second_file(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def full(descriptor):
+        flushed.append(descriptor)
+        if len(flushed) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    write_pair(tmp_path, "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"b\.txt: cannot be written \(No space left"):
+        write_pair(tmp_path, "new")
+    assert names(tmp_path) == ["a.txt", "b.txt"] and texts(tmp_path) == ["old", "old"]
+
+
+def test_a_rename_that_fails_leaves_no_file_that_was_not_there(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def renamed(old, new):
+        if Path(new).name == "b.txt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(old, new)
+
+    write(tmp_path / "b.txt", "old")
+    monkeypatch.setattr(os, "replace", renamed)
+    with pytest.raises(InputError, match=r"b\.txt: cannot be written"):
+        write_pair(tmp_path, "new")
+    assert names(tmp_path) == ["b.txt"] and texts(tmp_path) == ["old"]

@@ -4,7 +4,8 @@ import tempfile
 
 import pytest
 
-from svit_det.cli.output import check_output, check_output_file
+from svit_det.cli.output import OutputFolder, check_output, check_output_file, refuse_input
+from svit_det.cli.stems import Stems
 from svit_det.errors import InputError
 
 SUFFIXES = (".pth", ".safetensors")
@@ -60,3 +61,49 @@ def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "b.pth").mkdir()
     with pytest.raises(InputError, match="is a folder; name a file in it"):
         check_output_file(tmp_path / "b.pth", suffixes=SUFFIXES, overwrite=True)
+
+
+# ------------------------------------------------------------------ files that are read
+
+
+def test_an_input_is_never_replaced(tmp_path):
+    """Whatever the way to it, and whatever is asked for; other files are, if asked for."""
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "old.jpg"):
+        (tmp_path / "photos" / name).write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "photos")
+    for overwrite in (False, True):
+        folder = OutputFolder.apart_from(
+            [tmp_path / "photos/a.jpg"], tmp_path / "out", overwrite=overwrite
+        )
+        folder.check(["new.jpg"])
+        with pytest.raises(InputError, match=r"a\.jpg is one of the files that are read"):
+            folder.check(["new.jpg", "old.jpg", "a.jpg"])
+        if overwrite:
+            folder.check(["old.jpg"])
+        else:
+            with pytest.raises(InputError, match=r"old\.jpg is there already; give --overwrite"):
+                folder.check(["old.jpg"])
+
+
+def test_one_file_that_is_an_input(tmp_path):
+    (tmp_path / "a.png").write_text("mine")
+    refuse_input(tmp_path / "b.png", [tmp_path / "a.png", tmp_path / "gone.png"])
+    with pytest.raises(InputError, match=r"a\.png: is one of the files that are read"):
+        refuse_input(tmp_path / "a.png", [tmp_path / "a.png"])
+
+
+def test_names_that_no_file_can_have_are_not_there(tmp_path):
+    OutputFolder(tmp_path, overwrite=False).check(["n" * 300, "a\0b"])
+
+
+# ------------------------------------------------------------------ stems
+
+
+def test_no_two_pictures_share_a_stem():
+    stems = Stems(["x/a.png", "y/a.jpg", "a_2.png"])
+    frames = [f"f.mp4#00000{number}" for number in range(2)]
+    assert [stems.of(each) for each in ("y/a.jpg", "a_2.png", "x/a.png")] == ["a_2", "a_2_2", "a"]
+    assert [stems.of(each) for each in frames] == ["f.mp4_000000", "f.mp4_000001"]
+    assert stems.of("z/f.mp4#000000") == "f.mp4_000000_2"
+    assert stems.of("camera 0#000007") == "camera 0_000007"

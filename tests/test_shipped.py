@@ -47,5 +47,29 @@ def test_a_file_goes_before_what_ships(tmp_path, monkeypatch):
     (tmp_path / "svit_t.yaml").write_text("SEED: 1")
     assert find_config("svit_t.yaml") == "svit_t.yaml"
     # What is plainly meant as a file is left for its reader to complain of.
-    assert find_config("nowhere/none.yaml") == "nowhere/none.yaml"
+    elsewhere = str(tmp_path / "none.yaml")
+    assert find_config(elsewhere) == elsewhere and find_config("none.py") == "none.py"
     assert find_weights("none.pth") == "none.pth" and find_weights("") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("configs/custom/svit.yaml", "custom/plain_svit"),
+        ("custom/plan_dense.yaml", "custom/plain_dense"),
+        ("svit_tt.yaml", "svit_t"),
+        ("../svit_det/configs/svit_tt.yaml", "svit_t"),
+        ("/home/me/svit_det/configs/demo/svt.yaml", "demo/svit"),
+    ],
+)
+def test_the_path_of_a_missing_yaml_names_the_nearest_that_ships(path, nearest):
+    with pytest.raises(InputError) as refusal:
+        find_config(path)
+    said = f"{path}: no such file; the nearest config that ships is '{nearest}'."
+    assert str(refusal.value) == said
+
+
+def test_a_folder_named_like_a_yaml_is_left_to_its_reader(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "svit_tt.yaml").mkdir()
+    assert find_config("svit_tt.yaml") == "svit_tt.yaml"

@@ -25,8 +25,8 @@ class Demands:
     """COCO's evaluation reads the set. The evaluation needs more fields, and every image."""
     masks: bool
     """Masks are learned or evaluated."""
-    num_classes: int
-    """Number of classes of the model."""
+    num_classes: int | None
+    """Number of classes of the model; None: any number of categories will do."""
     class_key: str = "MODEL.ROI_HEADS.NUM_CLASSES"
     """The config key that `num_classes` comes from."""
 
@@ -51,14 +51,20 @@ class Examined:
         """Whether every entry can be used."""
         return not any(map(self.findings.refused, LISTS))
 
+    def usable(self, where: str) -> list[Any]:
+        """The entries of the list `where` that can be used."""
+        lost = self.findings.refused(where)
+        return [each for place, each in enumerate(self.content[where]) if place not in lost]
+
     def problems(self) -> str:
         """The unusable entries by kind of problem, with their numbers, in words."""
         return self.findings.in_words(self.sizes)
 
 
-def examine(path: str, folder: str, demands: Demands) -> Examined:
+def examine(path: str, folder: str | None, demands: Demands) -> Examined:
     """Read the json at `path`, for the images in `folder`, and judge each of its entries.
 
+    Without a folder the entries alone are judged, and no image file is looked at.
     Raises InputError where entries cannot be judged: for a file that is no COCO json, categories
     that cannot be told apart, another number of categories than the model's classes, or a missing
     folder of images.
@@ -68,12 +74,13 @@ def examine(path: str, folder: str, demands: Demands) -> Examined:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise InputError(f"{path}: not a COCO instance file, it has no list '{name}'.")
     categories = _check_categories(path, content["categories"], demands)
-    if not Path(folder).is_dir():
+    if folder is not None and not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder of images (for {path}).")
     findings = Findings()
     images, annotations = content["images"], content["annotations"]
     sizes = check_images(images, findings)
-    check_files(path, folder, images, sizes, findings, evaluated=demands.evaluated)
+    if folder is not None:
+        check_files(path, folder, images, sizes, findings, evaluated=demands.evaluated)
     check = AnnotationCheck(
         findings=findings,
         sizes=sizes,
@@ -112,7 +119,7 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
             )
         ids.add(entry["id"])
         names.add(entry["name"])
-    if len(ids) != demands.num_classes:
+    if demands.num_classes not in (None, len(ids)):
         raise InputError(
             f"{path}: {len(ids)} categories for {demands.class_key} {demands.num_classes}; "
             "the model needs one class for each."

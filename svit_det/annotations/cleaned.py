@@ -44,7 +44,7 @@ def write_cleaned(examined: Examined, output: str, name: str) -> Path:
         ]
     write_json(list_file(output, name), listed)
     kept = {
-        key: value if key not in lost else [e for p, e in enumerate(value) if p not in lost[key]]
+        key: examined.usable(key) if key in lost else value
         for key, value in examined.content.items()
     }
     to = cleaned_file(output, name)

@@ -31,7 +31,8 @@ from svit_det.classification.load import read_trained
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.stems import Stems
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image
 from svit_det.policies.attention_probe import AttentionWatch, watched_attention
@@ -41,6 +42,7 @@ from svit_det.visualization.attention_figure import AttentionPanel, draw_attenti
 from svit_det.visualization.canvas import write_image
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
 
+NUMBERS = "attention_figure.json"
 SHOWN = 560
 """Least side in pixels of the picture behind the maps; the network's input may be smaller."""
 
@@ -136,34 +138,53 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write a sheet for each picture, and the JSON."""
-    check_output(args.output, ["attention_figure.json"], overwrite=args.overwrite)
+    check_output(args.output, [NUMBERS], overwrite=args.overwrite)
     paths = find_images(args.pictures)
+    stems = Stems(paths)
+    folder = OutputFolder.apart_from(paths, args.output, overwrite=args.overwrite)
+    folder.check([NUMBERS, *(f"{stems.of(path)}.png" for path in paths)])
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
     _check_pair(*models)
     captions = " ".join(model.caption() for model in models)
-    told, taken = {}, set()
-    for path in tqdm(paths, desc="pictures", unit="picture"):
-        looks = [model.look(path) for model in models]
-        if not looks[0][0].keys.all():
-            raise InputError(f"--dense {args.dense}: skips tokens; give the dense model.")
-        name = _unused(path.stem, taken)
-        sheet = draw_attention_figure(
-            shown(models[0].cfg.INPUT, path),
-            [panel for panel, _ in looks],
-            grid=_grid(models[0]),
-            caption=f"Where the class token looks in each block, mean over its heads; {path.name}. "
-            + captions,
-        )
-        write_image(args.output / f"{name}.png", sheet)
-        told[str(path)] = {"sheet": f"{name}.png", "dense": looks[0][1], "pruned": looks[1][1]}
+    told: dict[str, Any] = {}
+    stopped: InputError | None = None
+    try:
+        for path in tqdm(paths, desc="pictures", unit="picture"):
+            looks = [model.look(path) for model in models]
+            if not looks[0][0].keys.all():
+                raise InputError(f"--dense {args.dense}: skips tokens; give the dense model.")
+            sheet = sheet_of(path, models[0], [panel for panel, _ in looks], captions)
+            name = f"{stems.of(path)}.png"
+            folder.check([name])
+            write_image(folder.path / name, sheet)
+            told[str(path)] = {"sheet": name, "dense": looks[0][1], "pruned": looks[1][1]}
+    except InputError as problem:
+        if not told:
+            raise
+        stopped = problem  # the numbers of the pictures before it are written all the same
     written = {
         "command": shlex.join(["python", "tools/attention_figure.py", *args.argv]),
         "caption": captions,
         "pictures": told,
     }
-    write_json(args.output / "attention_figure.json", written)
-    print(f"{len(told)} sheets and attention_figure.json are in {args.output}")
+    write_json(folder.path / NUMBERS, written)
+    print(f"{len(told)} sheets and {NUMBERS} are in {args.output}")
+    if stopped is not None:
+        raise stopped
     return written
+
+
+def sheet_of(
+    path: Path, watched: Watched, panels: Sequence[AttentionPanel], captions: str
+) -> np.ndarray:
+    """The sheet of one picture, as the network of `watched` sees it."""
+    return draw_attention_figure(
+        shown(watched.cfg.INPUT, path),
+        panels,
+        grid=_grid(watched),
+        caption=f"Where the class token looks in each block, mean over its heads; {path.name}. "
+        + captions,
+    )
 
 
 def shown(given: Any, path: Path) -> np.ndarray:
@@ -207,12 +228,3 @@ def _check_pair(dense: Watched, pruned: Watched) -> None:
         raise InputError(
             f"--pruned {pruned.path}: has another depth or patch size than --dense {dense.path}."
         )
-
-
-def _unused(stem: str, taken: set[str]) -> str:
-    """A name that no other sheet has; pictures in different folders may share a name."""
-    name, number = stem, 2
-    while name in taken:
-        name, number = f"{stem}_{number}", number + 1
-    taken.add(name)
-    return name

@@ -20,7 +20,13 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from svit_det.cli.options import add_config_file, add_pictures, add_weights, pictures_of
+from svit_det.cli.options import (
+    add_allow_untrained,
+    add_config_file,
+    add_pictures,
+    add_weights,
+    pictures_of,
+)
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
 from svit_det.errors import InputError, renamed_settings
@@ -40,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--follow", action="store_true", help="let thresholds follow the pictures before"
     )
+    add_allow_untrained(parser)
     return parser
 
 
@@ -49,9 +56,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not pictures:
         raise InputError("No picture is named: give files or folders.")
     paths = find_images(pictures)
-    predictor = TokenPredictor(
-        read_trained(args.weights, options, config_file=args.config_file).cfg
-    )
+    trained = read_trained(args.weights, options, config_file=args.config_file)
+    predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
     policy = find_token_net(predictor.model).trunk.policy
     rows = []
     for budget in args.budgets:

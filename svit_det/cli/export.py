@@ -26,7 +26,7 @@ from torch import nn
 
 from svit_det.cli.execution import problem_of
 from svit_det.cli.export_calibration import calibration_pictures
-from svit_det.cli.options import add_overwrite
+from svit_det.cli.options import add_allow_untrained, add_overwrite
 from svit_det.cli.output import check_output
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
@@ -44,7 +44,7 @@ from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
 from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
-from svit_det.files import write_whole
+from svit_det.files import write_all_whole
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-topk", action="store_true", help="for back ends without TopK; --part backbone")
     add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="default: %(default)s")
     add_overwrite(parser)
+    add_allow_untrained(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_runtimes(formats)
     said = what_it_says(args.weights)
     cfg = config_of(args, said)
-    model = load_model(cfg, args.weights)
+    model = load_model(cfg, args.weights, allow_untrained=args.allow_untrained)
     size = size_of(args, cfg, model)
     wanted = Wanted(
         part=args.part,
@@ -150,10 +151,10 @@ def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
         return load_config(path, [*options, *args.opts])
 
 
-def load_model(cfg: CfgNode, weights: str) -> nn.Module:
-    """The trained model, for inference."""
+def load_model(cfg: CfgNode, weights: str, *, allow_untrained: bool = False) -> nn.Module:
+    """The trained model, for inference. Raises InputError where a part of it has no weights."""
     model = build_model(cfg).eval()
-    TokenCheckpointer(model).load(weights)
+    TokenCheckpointer(model, refuse_untrained=not allow_untrained).load(weights)
     return model
 
 
@@ -212,16 +213,10 @@ def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
 
 
 def publish(source: Path, output: Path, names: Sequence[str]) -> None:
-    """Copy finished files to the output folder; after a failure no new file stays there."""
-    new = [output / name for name in names if not (output / name).exists()]
-    try:
-        for name in names:
-            with write_whole(output / name) as partial:
-                shutil.copyfile(source / name, partial)
-    except InputError:
-        for path in new:
-            path.unlink(missing_ok=True)
-        raise
+    """Copy finished files to the output folder: all of them, or none after a failure."""
+    with write_all_whole([output / name for name in names]) as partials:
+        for name, partial in zip(names, partials, strict=True):
+            shutil.copyfile(source / name, partial)
 
 
 def report(exported: Exported, wanted: Wanted, output: Path) -> None:

@@ -47,7 +47,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 def add_allow_untrained(parser: argparse.ArgumentParser) -> None:
     """--allow-untrained."""
-    help_ = "evaluate or predict although gates or heads hold random numbers"
+    help_ = "run or export although gates or heads hold random numbers"
     parser.add_argument("--allow-untrained", action="store_true", help=help_)
 
 

@@ -5,14 +5,17 @@
 
 Writes to the output folder each picture with its detections and the heat map of blocks per token,
 coco.json with the boxes and masks of all pictures, and results.json with the number of detections,
-the time and the kept shares of each picture. A picture that cannot be read is named and counted,
-and the run goes on with the others.
+the time and the kept shares of each picture. Files that are not there are refused before the model
+is built, and so are pictures that the run would replace. A picture or film that cannot be read is
+named and counted, and the run goes on with the others. A run that has to stop writes the results of
+what it has done.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -30,12 +33,15 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.stems import Stems
+from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_overview
 from svit_det.detection.prediction import Prediction, coco_json
 from svit_det.detection.predictor import Predictor, Unread
 from svit_det.errors import InputError
+from svit_det.images import find_sources, is_film
 from svit_det.results import write_json
 
 COCO, RESULTS = "coco.json", "results.json"
@@ -63,78 +69,109 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@dataclass
+class Done:
+    """What a run has done so far."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The entries of results.json, one for each picture."""
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    """The same pictures' parts of coco.json."""
+    unread: list[Unread] = field(default_factory=list)
+    stopped: InputError | None = None
+    """Why the run could not go on."""
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run every picture and write the results."""
     named, options = pictures_of(args)
-    sources: list[str | int] = list(named) if args.camera is None else [*named, args.camera]
-    if not sources:
+    check_arguments(args, named)
+    check_output(args.output, [COCO, RESULTS], overwrite=args.overwrite)
+    files = find_sources(named)
+    pictures = [path for path in files if not is_film(path)]
+    stems = Stems(pictures)
+    folder = OutputFolder.apart_from(files, args.output, overwrite=args.overwrite)
+    drawn = [] if args.no_pictures else [f"{stems.of(path)}.jpg" for path in pictures]
+    folder.check([COCO, RESULTS, *drawn])
+    predictor = predictor_of(args, options)
+    sources: list[str | int] = [*files, *([] if args.camera is None else [args.camera])]
+    done = Done()
+    found = begun(islice(predictor.stream(sources, unread=done.unread), args.frames))
+    try:
+        for prediction in tqdm(found, desc="images", unit="image", total=args.frames, delay=1):
+            row = row_of(prediction, args.min_score)
+            if not args.no_pictures:
+                row["picture"] = f"{stems.of(prediction.name)}.jpg"
+                draw(prediction, folder, row["picture"], args.min_score, predictor.class_names)
+            done.rows.append(row)
+            # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
+            done.parts.append(without_pixels(prediction, args.min_score))
+    except InputError as problem:
+        if not done.rows:
+            raise
+        done.stopped = problem  # the results of the pictures before it are written all the same
+    return finish(done, predictor, args)
+
+
+def draw(
+    prediction: Prediction,
+    folder: OutputFolder,
+    name: str,
+    min_score: float,
+    class_names: Sequence[str] | None,
+) -> None:
+    """Write the picture, unless it would replace what it must not replace."""
+    folder.check([name])
+    write_overview(prediction, folder.path / name, min_score=min_score, class_names=class_names)
+
+
+def finish(done: Done, predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
+    """Write the results and print the table. Raises InputError for a run that was stopped."""
+    if not done.rows and done.unread:
+        raise none_usable([each.reason for each in done.unread])
+    output = Path(args.output)
+    content = {
+        "pictures": done.rows,
+        "unread": [{"name": each.name, "reason": each.reason} for each in done.unread],
+        "stopped": None if done.stopped is None else str(done.stopped),
+        "min_score": args.min_score,
+        "budget": args.budget,
+    }
+    write_json(output / COCO, merged_coco(done.parts, predictor))
+    write_json(output / RESULTS, content)
+    say(done.rows, done.unread, output)
+    if done.stopped is not None:
+        raise done.stopped
+    return {"output": str(output), **content}
+
+
+def check_arguments(args: argparse.Namespace, named: Sequence[str]) -> None:
+    """Refuse options that cannot work, before pictures are looked for."""
+    if not named and args.camera is None:
         raise InputError("No picture is named: give files, folders, patterns, films or --camera.")
     if args.camera is not None and args.frames is None:
         raise InputError("--camera goes on without end: say when to stop with --frames.")
     if not 0 <= args.min_score <= 1:
         raise InputError(f"--min-score {args.min_score} must lie in [0, 1].")
-    output = Path(args.output)
-    check_output(output, [COCO, RESULTS], overwrite=args.overwrite)
-    if args.device:
-        options = ["MODEL.DEVICE", args.device, *options]
-    predictor = Predictor(
+
+
+def predictor_of(args: argparse.Namespace, options: Sequence[str]) -> Predictor:
+    """The model of the command line."""
+    device = ["MODEL.DEVICE", args.device] if args.device else []
+    return Predictor(
         args.weights,
         cfg=args.config_file,
-        options=options,
+        options=[*device, *options],
         budget=args.budget,
         batch_size=args.batch,
         allow_untrained=args.allow_untrained,
         follow=args.follow,
     )
-    unread: list[Unread] = []
-    found = begun(islice(predictor.stream(sources, unread=unread), args.frames))
-    kept, rows = [], []
-    bar = tqdm(found, desc="images", unit="image", total=args.frames, delay=1)
-    for prediction, stem in with_stems(bar):
-        row = row_of(prediction, args.min_score)
-        if not args.no_pictures:
-            path = output / f"{stem}.jpg"
-            write_overview(
-                prediction, path, min_score=args.min_score, class_names=predictor.class_names
-            )
-            row["picture"] = path.name
-        rows.append(row)
-        # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
-        kept.append(without_pixels(prediction, args.min_score))
-    if not rows and unread:
-        reason = unread[0].reason
-        more = f"None of the {len(unread)} pictures can be used; the first: "
-        raise InputError(reason if len(unread) == 1 else more + reason)
-    content = {
-        "pictures": rows,
-        "unread": [{"name": each.name, "reason": each.reason} for each in unread],
-        "min_score": args.min_score,
-        "budget": args.budget,
-    }
-    merged = merged_coco(kept, predictor)
-    write_json(output / COCO, merged)
-    write_json(output / RESULTS, content)
-    say(rows, unread, output)
-    return {"output": str(output), **content}
 
 
 def begun(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """The predictions, the first already made, so that a refusal comes before the progress bar."""
     return chain(list(islice(predictions, 1)), predictions)
-
-
-def with_stems(predictions: Any) -> Iterator[tuple[Prediction, str]]:
-    """Each prediction with a stem for its files that no other prediction has."""
-    taken: set[str] = set()
-    for prediction in predictions:
-        name = Path(prediction.name)
-        # The suffix of a frame such as "film.mp4#000012" holds the number of the frame.
-        stem = (name.name if "#" in name.suffix else name.stem).replace("#", "_")
-        unique, number = stem, 2
-        while unique in taken:
-            unique, number = f"{stem}_{number}", number + 1
-        taken.add(unique)
-        yield prediction, unique
 
 
 def row_of(prediction: Prediction, min_score: float) -> dict[str, Any]:
@@ -177,8 +214,5 @@ def say(rows: list[dict[str, Any]], unread: list[Unread], output: Path) -> None:
     ]
     headers = ["picture", "found", "tokens kept, %", "trunk GMACs", "seconds"]
     print(tabulate(table, headers=headers, floatfmt=("", "d", ".0f", ".2f", ".3f")))
-    if unread:
-        print(f"{len(unread)} of {len(unread) + len(rows)} pictures could not be used:")
-        for each in unread:
-            print(f"  {each.reason}")
+    say_unread([each.reason for each in unread], len(unread) + len(rows))
     print(f"{COCO} and {RESULTS} are in {output}")

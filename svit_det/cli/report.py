@@ -10,13 +10,10 @@ configs that name them. The page is one file, which loads nothing from any addre
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -31,31 +28,25 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output, check_output_file
+from svit_det.cli.output import check_output, check_output_file, refuse_input
+from svit_det.cli.report_pictures import Pictures, ShownPictures, find_pictures, name_of
+from svit_det.cli.unread import none_usable, say_unread
 from svit_det.cli.visualize_tokens import names_among
-from svit_det.detection.datasets import register_datasets
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import Trained, read_trained
-from svit_det.detection.usage_picture import Annotations, usage_picture
+from svit_det.detection.usage_picture import usage_picture
 from svit_det.errors import InputError
 from svit_det.files import write_whole
-from svit_det.images import find_images, spread_out
-from svit_det.report.page import Shown, render_page
+from svit_det.images import spread_out
+from svit_det.report.page import render_page
 from svit_det.report.statistics import ArmStatistics
 from svit_det.results import write_json
 from svit_det.visualization import UsagePicture
 
 MAX_SHOWN = 100
 """Most pictures in one page; each takes 0.1 to 0.3 MB."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """The pictures of the report, their annotations, and the words that say where they are from."""
-
-    paths: list[Path]
-    annotations: Annotations | None
-    source: str
+MAX_NAMED = 10
+"""Most unusable pictures that the page names; the numbers' file names all."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,38 +74,78 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     given, options = pictures_of(args)
     models = read_models(args, options)
     pictures = find_pictures(given, args, models[0].cfg)
+    for target in (args.output, json_path(args.output)):
+        refuse_input(target, [*pictures.paths, *pictures.jsons])
     labels = labels_of(args)
-    shown_names = set(spread_out([str(path) for path in pictures.paths], args.shown))
+    shown = ShownPictures(spread_out(pictures.paths, args.shown))
+    unread: dict[Path, str] = {}
     arms: list[ArmStatistics] = []
-    shown: dict[str, list[UsagePicture]] = {}
     for label, model in zip(labels, models, strict=True):
-        predictor = TokenPredictor(model.cfg, allow_untrained=args.allow_untrained)
         arm = ArmStatistics(label=label, about=f"({model_words(model.cfg)})")
-        names = names_among(model.class_names, pictures.annotations, model.cfg)
-        for path in tqdm(pictures.paths, desc=label, unit="image"):
-            picture = usage_picture(
-                predictor(path),
-                min_score=args.min_score,
-                class_names=names,
-                annotated=pictures.annotations.of(path) if pictures.annotations else None,
-                name=name_of(path, pictures.paths),
-            )
-            arm.add(picture)
-            if str(path) in shown_names:
-                shown.setdefault(picture.name, []).append(picture)
+        for path, picture in run_model(label, model, pictures, args, unread):
+            shown.offer(path, picture)
+            if picture is not None:
+                arm.add(picture)
+                continue
+            for earlier in arms:  # all models count the same pictures
+                earlier.drop(name_of(path, pictures.paths))
+        if not arm.rows:
+            raise none_usable(list(unread.values()))
         arms.append(arm)
+    on_page = shown.under(len(arms))
     page = render_page(
         arms,
-        [Shown(name=name, pictures=each) for name, each in shown.items()],
+        on_page,
         title=args.title,
-        facts=facts(pictures, len(shown), args.min_score),
+        facts=facts(pictures, len(on_page), args.min_score, unread),
     )
     with write_whole(args.output) as partial:
         partial.write_text(page, encoding="utf-8")
-    numbers = {"arms": [arm.as_json() for arm in arms]}
+    numbers = {
+        "arms": [arm.as_json() for arm in arms],
+        "unread": [{"name": str(path), "reason": reason} for path, reason in unread.items()],
+    }
     write_json(json_path(args.output), numbers)
     tell(arms, args.output)
+    say_unread(list(unread.values()), len(pictures.paths))
     return numbers
+
+
+def run_model(
+    label: str,
+    model: Trained,
+    pictures: Pictures,
+    args: argparse.Namespace,
+    unread: dict[Path, str],
+) -> Iterator[tuple[Path, UsagePicture | None]]:
+    """Run a model on each picture that is not in `unread`.
+
+    A picture that cannot be used is added to `unread` with the reason, and None stands in its
+    place.
+    """
+    predictor = TokenPredictor(model.cfg, allow_untrained=args.allow_untrained)
+    names = names_among(model.class_names, pictures.annotations, model.cfg)
+    for path in tqdm(pictures.paths, desc=label, unit="image"):
+        if path in unread:
+            continue
+        try:
+            prediction = predictor(path)
+            size = prediction.image.shape[:2]
+            truth = pictures.annotations.of(path, size) if pictures.annotations else None
+        except InputError as error:
+            unread[path] = str(error)
+            yield path, None
+            continue
+        yield (
+            path,
+            usage_picture(
+                prediction,
+                min_score=args.min_score,
+                class_names=names,
+                annotated=truth,
+                name=name_of(path, pictures.paths),
+            ),
+        )
 
 
 def read_models(args: argparse.Namespace, options: Sequence[str]) -> list[Trained]:
@@ -157,35 +188,6 @@ def json_path(output: Path) -> Path:
     return output.with_suffix(".json")
 
 
-def find_pictures(given: Sequence[str], args: argparse.Namespace, cfg: CfgNode) -> Pictures:
-    """The given pictures, or the pictures of the first test set with their annotations."""
-    annotations, source = args.annotations, "the given images"
-    if given:
-        paths = find_images(given)
-    else:
-        register_datasets(cfg)
-        name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
-        metadata = MetadataCatalog.get(name)
-        if not hasattr(metadata, "image_root"):
-            raise InputError(
-                "No picture is named, and the config has no test set: give files or folders."
-            )
-        annotations = annotations or metadata.json_file
-        source = f"the set {name}"
-        known = Annotations(annotations)
-        paths = [Path(metadata.image_root, each) for each in known.file_names]
-        paths = [path for path in paths if path.is_file()]
-        if not paths:
-            raise InputError(f"{metadata.image_root}: none of the set's images is in this folder.")
-    total = len(paths)
-    if args.limit is not None and args.limit < total:
-        paths = spread_out(paths, args.limit)
-        source += f", {len(paths)} of {total}"
-    return Pictures(
-        paths=paths, annotations=Annotations(annotations) if annotations else None, source=source
-    )
-
-
 def labels_of(args: argparse.Namespace) -> list[str]:
     """The names of the models in the report, all different."""
     labels = args.label or [Path(path).stem for path in args.config_file or args.weights]
@@ -194,21 +196,26 @@ def labels_of(args: argparse.Namespace) -> list[str]:
     return labels
 
 
-def name_of(path: Path, paths: Sequence[Path]) -> str:
-    """The file's name; the whole path where another picture has the same name."""
-    same = [other for other in paths if other.name == path.name]
-    return path.name if len(same) == 1 else str(path)
-
-
-def facts(pictures: Pictures, shown: int, min_score: float) -> list[str]:
+def facts(
+    pictures: Pictures, shown: int, min_score: float, unread: Mapping[Path, str]
+) -> list[str]:
     """Sentences below the title."""
-    total = len(pictures.paths)
+    total = len(pictures.paths) - len(unread)
     every = f"all {total}" if shown == total else f"{shown} of {total}"
-    return [
+    said = [
         f"Numbers are over {total} pictures ({pictures.source}); {every} are shown below.",
         f"A detection counts from a score of {min_score:g} on. Blocks count from 0. "
         f"Made by svit_det {__version__}.",
     ]
+    if unread:
+        names = [name_of(path, pictures.paths) for path in unread]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        said.insert(
+            1,
+            f"{len(names)} of {len(pictures.paths)} pictures could not be used: "
+            f"{', '.join(names[:MAX_NAMED])}{more}.",
+        )
+    return said
 
 
 def tell(arms: Sequence[ArmStatistics], output: Path) -> None:

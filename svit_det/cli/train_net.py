@@ -25,12 +25,18 @@ from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import epochs_of, prepare_datasets, register_datasets
 from svit_det.detection.processes import check_processes, run_parser, run_processes
-from svit_det.detection.run_files import check_folder, clear_folder, start_run
+from svit_det.detection.run_files import (
+    RESULTS,
+    begin_results,
+    check_folder,
+    clear_folder,
+    start_run,
+)
 from svit_det.detection.token_usage import check_usage
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.shipped import find_config, find_weights
+from svit_det.shipped import find_config, find_weights, refuse_url
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300
@@ -99,7 +105,6 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     check_folder(
         cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
     )
-    results_file(cfg).unlink(missing_ok=True)  # the results of an earlier run
     return cfg
 
 
@@ -116,8 +121,9 @@ def say_epochs(cfg: CfgNode) -> None:
 
 
 def check_parent(weights: str, *, training: bool) -> None:
-    """Refuse missing weights, before a model is built and pictures are read."""
-    if not weights or "://" in weights or Path(find_weights(weights)).is_file():
+    """Refuse missing weights and addresses, before a model is built and pictures are read."""
+    refuse_url(weights, name="MODEL.WEIGHTS")
+    if not weights or Path(find_weights(weights)).is_file():
         return
     ways = "train them first with the config that writes there, or name others: MODEL.WEIGHTS FILE"
     if training:
@@ -136,10 +142,12 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
             model, save_dir=cfg.OUTPUT_DIR, refuse_untrained=not args.allow_untrained
         )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        begin_results(cfg)
         results = TokenTrainer.test(cfg, model)
     else:
         trainer = TokenTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        begin_results(cfg)
         if args.overwrite and not args.resume and comm.is_main_process():
             clear_folder(cfg)
         trainer.train()
@@ -151,7 +159,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 def results_file(cfg: CfgNode) -> Path:
     """The file for the results of the last evaluation."""
-    return Path(cfg.OUTPUT_DIR) / "results.json"
+    return Path(cfg.OUTPUT_DIR) / RESULTS
 
 
 def written_results(cfg: CfgNode) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, refuse_input
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
 from svit_det.detection.usage_picture import usage_picture
@@ -125,8 +125,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, before a model is built."""
     check_output_file(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
-    if args.output.exists() and args.output.samefile(args.film):
-        raise InputError(f"--output {args.output}: is the film that is read; choose another name.")
+    refuse_input(args.output, [args.film])
     for name in ("every", "frames"):
         value = getattr(args, name)
         if value is not None and value < 1:

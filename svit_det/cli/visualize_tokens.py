@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.stems import Stems
+from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
-from svit_det.detection.pictures import write_pictures
+from svit_det.detection.pictures import names_of, write_pictures
+from svit_det.detection.prediction import Prediction
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
 from svit_det.detection.usage_picture import Annotations
@@ -67,52 +71,81 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     pictures, options = pictures_of(args)
     if not pictures:
         raise InputError("No picture is named: give files or folders.")
+    check_output(args.output, (), overwrite=args.overwrite)
     paths = find_images(pictures)
-    stems = stems_of(paths)
-    output = Path(args.output)
+    stems = Stems(paths)
+    read = [*paths, *([args.annotations] if args.annotations else [])]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     suffix = f".{args.format}"
-    names = [f"{stem}_detections_heatmap{suffix}" for stem in stems]
-    check_output(output, [USAGE, *names], overwrite=args.overwrite)
+    folder.check([USAGE, *(name for path in paths for name in names_of(stems.of(path), suffix))])
     annotations = Annotations(args.annotations) if args.annotations else None
     trained = read_trained(args.weights, options, config_file=args.config_file)
     class_names = names_among(trained.class_names, annotations, trained.cfg)
     predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
-    usage, rows, unread = {}, [], []
-    for path, stem in zip(tqdm(paths, desc="images", unit="image"), stems, strict=True):
-        try:
-            prediction = predictor(path)
-        except InputError as error:
-            unread.append(str(error))
-            continue
-        write_pictures(
-            prediction,
-            output,
-            stem,
-            min_score=args.min_score,
-            class_names=class_names,
-            annotated=annotations.of(path) if annotations else None,
-            full_scale=args.full_scale,
-            suffix=suffix,
-        )
-        shares = prediction.usage.mean(axis=(1, 2))
-        usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}
-        found = int((prediction.instances.scores >= args.min_score).sum())
-        rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
-    if not rows:
-        raise InputError(
-            unread[0]
-            if len(unread) == 1
-            else f"None of the {len(unread)} pictures can be used; the first: {unread[0]}"
-        )
-    blocks = [str(layer) for layer in range(trained.cfg.MODEL.VIT.DEPTH)]
+    done = Done()
+    try:
+        for path in tqdm(paths, desc="images", unit="image"):
+            try:
+                prediction = predictor(path)
+                size = prediction.image.shape[:2]
+                truth = annotations.of(path, size) if annotations else None
+            except InputError as error:
+                done.unread.append(str(error))
+                continue
+            write_pictures(
+                prediction,
+                folder.path,
+                stems.of(path),
+                min_score=args.min_score,
+                class_names=class_names,
+                annotated=truth,
+                full_scale=args.full_scale,
+                suffix=suffix,
+                check=folder.check,
+            )
+            done.add(path, prediction, stems.of(path), args.min_score)
+    except InputError as problem:
+        if not done.rows:
+            raise
+        done.stopped = problem  # the numbers of the pictures before it are written all the same
+    return finish(done, folder.path, len(paths))
+
+
+@dataclass
+class Done:
+    """What a run has done so far."""
+
+    usage: dict[str, Any] = field(default_factory=dict)
+    """The content of token_usage.json."""
+    rows: list[list[Any]] = field(default_factory=list)
+    """The lines of the table."""
+    unread: list[str] = field(default_factory=list)
+    """Why pictures could not be used."""
+    stopped: InputError | None = None
+    """Why the run could not go on."""
+
+    def add(self, path: Path, prediction: Prediction, stem: str, min_score: float) -> None:
+        """Add the numbers of a picture that was drawn."""
+        shares = prediction.kept_shares
+        self.usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}
+        found = len(prediction.found(min_score))
+        self.rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
+
+
+def finish(done: Done, output: Path, total: int) -> dict[str, Any]:
+    """Write the numbers and print the table. Raises InputError for a run that was stopped."""
+    if not done.rows:
+        raise none_usable(done.unread)
+    blocks = range(len(done.rows[0]) - 3)
     print("Tokens kept in percent, per block:")
-    print(tabulate(rows, headers=["image", "found", "mean", *blocks], floatfmt=".0f"))
-    write_json(output / USAGE, usage)
-    if unread:
-        print(f"{len(unread)} of {len(paths)} pictures could not be used:")
-        print("\n".join(f"  {reason}" for reason in unread))
+    headers = ["image", "found", "mean", *map(str, blocks)]
+    print(tabulate(done.rows, headers=headers, floatfmt=".0f"))
+    write_json(output / USAGE, done.usage)
+    say_unread(done.unread, total)
     print(f"Pictures and {USAGE} are in {output}")
-    return {"output": str(output), "pictures": usage, "unread": unread}
+    if done.stopped is not None:
+        raise done.stopped
+    return {"output": str(output), "pictures": done.usage, "unread": done.unread}
 
 
 def names_among(
@@ -122,18 +155,3 @@ def names_among(
     if own is None and annotations and len(annotations.names) == num_classes(cfg.MODEL):
         return annotations.names
     return own
-
-
-def stems_of(paths: list[Path]) -> list[str]:
-    """The stem of each picture's files; pictures of the same name get different stems."""
-    taken: set[str] = set()
-    return [unused_stem(path, taken) for path in paths]
-
-
-def unused_stem(path: Path, taken: set[str]) -> str:
-    """A stem for the files of `path` that is not in `taken`; the stem is added to `taken`."""
-    stem, number = path.stem, 2
-    while stem in taken:
-        stem, number = f"{path.stem}_{number}", number + 1
-    taken.add(stem)
-    return stem

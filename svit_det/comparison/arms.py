@@ -46,7 +46,10 @@ def arm_of(entry: str, recipe: Recipe) -> Arm:
     Raises InputError where the word is neither.
     """
     if entry.endswith((".yaml", ".yml")):
-        path = Path(find_config(entry)).resolve()
+        try:
+            path = Path(find_config(entry)).resolve()
+        except InputError as error:
+            raise InputError(f"--policies {error}") from error
         if not path.is_file():
             raise InputError(f"--policies {entry}: no such file.")
         return Arm(path.stem, path, (), load_config(str(path)).MODEL.TOKEN_POLICY.NAME)

@@ -12,7 +12,7 @@ from torch import nn
 
 from svit_det.errors import InputError
 from svit_det.files import write_whole
-from svit_det.shipped import find_weights
+from svit_det.shipped import find_weights, refuse_url
 from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
 from svit_det.weights.foreign import check_file
@@ -31,11 +31,12 @@ logger = logging.getLogger(__name__)
 class TokenCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer for `.pth` and `.safetensors`.
 
-    A file is data: pickles that would run code are refused. detectron2's suffix matching of names
-    is refused too, because it puts DeiT's final norm into a gate. A module is loaded whole or not
-    at all. A module without any stored weight (a fresh head, new gates) starts as initialised and
-    is named in the log; a module with some but not all of its weights is an error, and so is a
-    stored weight that fits nowhere.
+    A file is data: pickles that would run code are refused. An address is refused, because
+    detectron2 would download from it. detectron2's suffix matching of names is refused too, because
+    it puts DeiT's final norm into a gate. A module is loaded whole or not at all. A module without
+    any stored weight (a fresh head, new gates) starts as initialised and is named in the log; a
+    module with some but not all of its weights is an error, and so is a stored weight that fits
+    nowhere.
 
     describe: called at each save; its result is kept in the file under `DESCRIPTION`.
     fresh_classes: for training. Weights for another number of classes may be loaded; the parts of
@@ -131,7 +132,8 @@ class TokenCheckpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS {path}: matching_heuristics would load weights into gates they do "
                 "not belong to; convert the file instead."
             )
-        if path and "://" not in path:
+        refuse_url(path, name="MODEL.WEIGHTS")
+        if path:
             path = find_weights(path)
             check_file(path)
         self._path = path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,14 @@ from svit_det.visualization import (
     draw_overview,
     write_image,
 )
+
+KINDS = ("detections_heatmap", "keep_maps", "attention")
+"""The pictures that `write_pictures` may write; attention only where the prediction has it."""
+
+
+def names_of(stem: str, suffix: str) -> list[str]:
+    """The names of all files that `write_pictures` may write."""
+    return [f"{stem}_{kind}{suffix}" for kind in KINDS]
 
 
 def overview(
@@ -47,13 +55,15 @@ def write_pictures(
     annotated: Objects | None = None,
     full_scale: bool = False,
     suffix: str = ".png",
+    check: Callable[[Sequence[str]], object] | None = None,
 ) -> list[Path]:
     """Write `STEM_detections_heatmap` and `STEM_keep_maps` to `folder`, as PNG or JPEG by `suffix`.
 
     `STEM_attention` is written too, if the prediction has the class token's attention. `annotated`
     is drawn beside the detections. The heat map's scale covers the numbers of blocks that occur in
     this picture. With `full_scale` the scale runs from 0 to L, and every block has a keep map.
-    Raises InputError where a picture cannot be written.
+    `check` is called with the names of all files before the first of them is written, and may raise
+    InputError. Raises InputError where a picture cannot be written.
     """
     picture = usage_picture(
         prediction, min_score=min_score, class_names=class_names, annotated=annotated, name=stem
@@ -65,7 +75,9 @@ def write_pictures(
     }
     if picture.attention is not None:
         pictures["attention"] = draw_attention_maps(picture)
-    paths = {folder / f"{stem}_{name}{suffix}": drawn for name, drawn in pictures.items()}
-    for path, drawn in paths.items():
-        write_image(path, drawn)
-    return list(paths)
+    named = {f"{stem}_{kind}{suffix}": drawn for kind, drawn in pictures.items()}
+    if check is not None:
+        check(list(named))
+    for name, drawn in named.items():
+        write_image(folder / name, drawn)
+    return [folder / name for name in named]

@@ -28,7 +28,7 @@ NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 @dataclass(frozen=True)
 class Unread:
-    """A picture that could not be used."""
+    """A picture, film or camera that could not be used."""
 
     name: str
     reason: str
@@ -83,8 +83,9 @@ class Predictor:
     ) -> list[Prediction]:
         """Run every picture of `source`; see `pictures_of` for `source` and `order`.
 
-        unread: a list that collects unusable pictures while the other pictures run. None: the
-        first unusable picture raises InputError.
+        unread: a list that collects unusable pictures, films that cannot be read and, in a list
+        of sources, missing files, while the other pictures run. None: the first of them raises
+        InputError.
         """
         return list(self.stream(source, order=order, unread=unread))
 
@@ -92,8 +93,12 @@ class Predictor:
         self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
     ) -> Iterator[Prediction]:
         """Yield the predictions one after the other: for films, cameras and very many pictures."""
+
+        def note(name: str, error: InputError) -> None:
+            unread.append(Unread(name, str(error)))
+
         read: list[tuple[str, np.ndarray]] = []
-        for picture in pictures_of(source, order=order):
+        for picture in pictures_of(source, order=order, failed=None if unread is None else note):
             read += _read(picture, unread)
             if len(read) == self.batch_size:
                 yield from self._run_or_note(read, unread)

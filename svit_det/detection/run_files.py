@@ -27,7 +27,8 @@ from svit_det.files import write_whole
 from svit_det.results import finite
 
 LAST = "last_checkpoint"
-OF_A_RUN = (LAST, "metrics.json", "results.json", "token_usage.json", "model_*.pth")
+RESULTS = "results.json"
+OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", "model_*.pth")
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
 WINDOW = 20
@@ -177,9 +178,10 @@ class WholeCOCOEvaluator(COCOEvaluator):
 
 
 def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Set up logs and config.yaml in OUTPUT_DIR, and the seed, as detectron2's `default_setup`.
+    """Set up logs in OUTPUT_DIR, and the seed, as detectron2's `default_setup`.
 
-    Call this in each process of a run. Raises InputError where the folder cannot be written to.
+    Call this in each process of a run. Nothing of an earlier run is touched: the log grows. Raises
+    InputError where the folder cannot be written to.
     """
     rank = comm.get_rank()
     with said_about_the_disk(cfg.OUTPUT_DIR):
@@ -188,9 +190,21 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         logger.info("Process %d of %d. %s", rank, comm.get_world_size(), collect_env_info())
         logger.info("Arguments: %s", args)
         logger.info("Config:\n%s", cfg.dump())
-        if comm.is_main_process():
-            with write_whole(Path(cfg.OUTPUT_DIR) / "config.yaml") as partial:
-                partial.write_text(cfg.dump())
     seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def begin_results(cfg: CfgNode) -> None:
+    """Write config.yaml, and remove the results of an earlier run.
+
+    Call this in each process, once the run has its weights: until then the run may be refused, and
+    the earlier run's files stay. Raises InputError where the folder cannot be written to.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    with said_about_the_disk(cfg.OUTPUT_DIR):
+        if comm.is_main_process():
+            with write_whole(folder / "config.yaml") as partial:
+                partial.write_text(cfg.dump())
+        if comm.get_local_rank() == 0:  # machines may have folders of their own
+            (folder / RESULTS).unlink(missing_ok=True)

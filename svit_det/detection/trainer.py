@@ -17,7 +17,6 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
-from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,6 +31,7 @@ from svit_det.detection.solver import build_optimizer
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
+from svit_det.shipped import existing_weights
 from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import not_finite, some_of
 from svit_det.training.freezing import Freezing
@@ -203,9 +203,7 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
             f"MODEL.WEIGHTS is empty; {type(net.trunk.policy).__name__} learns from a teacher: "
             "name the weights of the dense model that the training begins from."
         )
-    path = PathManager.get_local_path(weights)
-    if not Path(path).is_file():
-        raise InputError(f"MODEL.WEIGHTS {weights}: no such file.")
+    path = existing_weights(weights, name="MODEL.WEIGHTS")
     teacher = dense_teacher(net)
     given = read_checkpoint(path)["model"]
     inside = {

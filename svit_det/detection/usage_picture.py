@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.structures import Instances
-from pycocotools.coco import COCO
+from pycocotools import mask as coco_mask
 
+from svit_det.annotations import Demands, examine
 from svit_det.detection.prediction import Prediction
 from svit_det.errors import InputError
 from svit_det.visualization import Objects, UsagePicture
+
+DRAWN = Demands(trained=False, evaluated=False, masks=False, num_classes=None)
+"""What drawing asks of annotations: boxes of listed images and categories; masks may be missing."""
 
 
 def usage_picture(
@@ -56,43 +58,63 @@ def found_objects(
 class Annotations:
     """The ground truth of a COCO-format json, image by image."""
 
-    def __init__(self, json_file: str) -> None:
-        """Raises InputError for a file that is missing or holds no COCO annotations."""
-        try:
-            # COCO prints to stdout while it reads; stdout is for results.
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                self._coco = COCO(json_file)
-            self._ids = {
-                str(entry["file_name"]): entry["id"] for entry in self._coco.dataset["images"]
-            }
-            self.file_names = tuple(self._ids)
-            categories = sorted(self._coco.dataset["categories"], key=lambda each: each["id"])
-            self.names = tuple(str(each["name"]) for each in categories)
-            self._number = {each["id"]: number for number, each in enumerate(categories)}
-        except OSError as error:
-            raise InputError(f"{json_file}: cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise InputError(f"{json_file}: not a COCO instance file ({error!r}).") from error
+    def __init__(self, json_file: str, *, skip_bad: bool = False) -> None:
+        """skip_bad: leave out the entries that cannot be used.
 
-    def of(self, path: str | Path) -> Objects | None:
-        """The objects of an image by its file name, with or without folders; None if unknown."""
+        Raises InputError for a file that is missing or no COCO json, and without `skip_bad` for
+        every entry that cannot be used.
+        """
+        examined = examine(json_file, None, DRAWN)
+        if not examined.is_whole and not skip_bad:
+            raise InputError(f"{json_file}: {examined.problems()}; correct them.")
+        self.json_file = json_file
+        self._images = {str(entry["file_name"]): entry for entry in examined.usable("images")}
+        self.file_names = tuple(self._images)
+        categories = sorted(examined.content["categories"], key=lambda each: each["id"])
+        self.names = tuple(str(each["name"]) for each in categories)
+        self._number = {each["id"]: number for number, each in enumerate(categories)}
+        self._entries: dict[int, list[Mapping[str, Any]]] = {}
+        for entry in examined.usable("annotations"):
+            if not entry.get("iscrowd"):
+                self._entries.setdefault(entry["image_id"], []).append(entry)
+
+    def of(self, path: str | Path, size: tuple[int, int] | None = None) -> Objects | None:
+        """The objects of an image by its file name, with or without folders; None if unknown.
+
+        size: (height, width) of the picture. Raises InputError where the json says another size.
+        """
         path = Path(path)
         for depth in range(len(path.parts)):
-            key = "/".join(path.parts[depth:])
-            if key in self._ids:
-                return self._objects(self._ids[key])
+            image = self._images.get("/".join(path.parts[depth:]))
+            if image is None:
+                continue
+            said = image["height"], image["width"]
+            if size is not None and said != tuple(size):
+                raise InputError(
+                    f"{path}: {size[1]} x {size[0]} pixels, where the annotations say {said[1]} x "
+                    f"{said[0]}; correct the json."
+                )
+            return self._objects(image["id"], said)
         return None
 
-    def _objects(self, image_id: int) -> Objects:
-        entries = [e for e in self._coco.imgToAnns.get(image_id, []) if not e.get("iscrowd")]
+    def _objects(self, image_id: int, size: tuple[int, int]) -> Objects:
+        entries = self._entries.get(image_id, [])
         boxes = np.array([e["bbox"] for e in entries], float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # COCO's boxes are left, top, width, height
         masks = None
         if entries and all(e.get("segmentation") for e in entries):
-            masks = np.stack([self._mask(e) for e in entries])
+            masks = np.stack([_mask(e["segmentation"], size) for e in entries])
         classes = np.array([self._number[e["category_id"]] for e in entries], int)
         return Objects(boxes=boxes, classes=classes, masks=masks, names=self.names)
 
-    def _mask(self, entry: Mapping[str, Any]) -> np.ndarray:
-        mask: np.ndarray = self._coco.annToMask(entry).astype(bool)
-        return mask
+
+def _mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool: checked polygons or runs as pixels."""
+    if isinstance(segmentation, list):
+        # pycocotools would stop at a polygon of fewer than three corners, or take it for a box.
+        whole = [each for each in segmentation if len(each) >= 6 and len(each) % 2 == 0]
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(whole, *size))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *size)
+    mask: np.ndarray = coco_mask.decode(segmentation).astype(bool)
+    return mask

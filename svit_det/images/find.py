@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,25 +18,56 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """The given files, and the image files of the given folders, sorted; each once.
 
-    Raises InputError for a path that does not exist, a folder without images and a URL.
+    Raises InputError that names every path that does not exist, every folder without images and
+    every URL.
     """
+    return list(dict.fromkeys(all_found(images_at, inputs)))
+
+
+def all_found(find: Callable[[str | Path], list[Path]], inputs: Iterable[str | Path]) -> list[Path]:
+    """The files that `find` finds for each input. One InputError names all that it refuses."""
     found: list[Path] = []
+    refusals: list[str] = []
     for given in inputs:
-        if "://" in str(given):
-            raise InputError(f"{given}: a file is wanted, not a URL; download it first.")
-        path = Path(given)
-        if path.is_dir():
-            files = sorted(
-                p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-            )
-            if not files:
-                raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
-            found += files
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such image or folder.")
-    return list(dict.fromkeys(found))
+        try:
+            found += find(given)
+        except InputError as error:
+            refusals.append(str(error).removesuffix("."))
+    if refusals:
+        raise InputError("; ".join(dict.fromkeys(refusals)) + ".")
+    return found
+
+
+def refuse_url(given: str | Path) -> None:
+    """Raise InputError for an address: no pictures are fetched."""
+    if "://" in str(given):
+        raise InputError(f"{given}: a file is wanted, not a URL; download it first.")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted. Raises InputError for a folder that cannot be read."""
+    try:
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}).") from error
+
+
+def images_at(given: str | Path) -> list[Path]:
+    """The given file, or the image files of the given folder; refuses as `find_images` does."""
+    refuse_url(given)
+    path = Path(given)
+    if path.is_dir():
+        files = images_in(path)
+        if not files:
+            raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
+        return files
+    if not path.is_file():
+        raise InputError(f"{path}: no such image or folder.")
+    return [path]
 
 
 def spread_out(items: Sequence[Item], count: int) -> list[Item]:

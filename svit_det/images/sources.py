@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ import numpy as np
 from PIL import Image
 
 from svit_det.errors import InputError
-from svit_det.images.find import find_images
+from svit_det.images.find import IMAGE_SUFFIXES, all_found, images_at, images_in, refuse_url
 from svit_det.images.read import pixels_of, read_image
 from svit_det.images.video import VIDEO_SUFFIXES, frames_of
 
 ORDERS = ("RGB", "BGR")
+
+Failed = Callable[[str, InputError], object]
+"""Called with the name of a path or camera that cannot be used, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,26 @@ class Picture:
     """(height, width, 3) uint8 RGB. Raises InputError for a picture that cannot be read."""
 
 
-def pictures_of(source: Any, *, order: str | None = None) -> Iterator[Picture]:
+def find_sources(inputs: Iterable[str | Path]) -> list[str]:
+    """The files of pictures and films behind paths, folders and patterns; each once.
+
+    Raises InputError that names every path that does not exist, every folder without images, every
+    pattern that no file matches and every URL.
+    """
+    unique: dict[str, str] = {}
+    for path in all_found(_files_at, inputs):
+        unique.setdefault(os.path.abspath(path), str(path))
+    return list(unique.values())
+
+
+def is_film(path: str | Path) -> bool:
+    """Whether the file of this name is read as a film."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def pictures_of(
+    source: Any, *, order: str | None = None, failed: Failed | None = None
+) -> Iterator[Picture]:
     """Every picture of `source`, in order.
 
     `source`: the path of a picture, film or folder (the pictures in it), a pattern such as
@@ -38,51 +62,88 @@ def pictures_of(source: Any, *, order: str | None = None) -> Iterator[Picture]:
     one dimension more, or a list of any of these.
 
     order: "RGB" or "BGR", the order of channels in arrays and tensors; only the caller knows it.
+    failed: called for a film that cannot be read and, in a list, for a path or a camera that is not
+    there; the other pictures then follow. None: the first one raises InputError.
 
     Raises InputError for any other source, at the latest when the first picture is asked for.
     """
     if order not in (None, *ORDERS):
         raise InputError(f"order: no '{order}'; choose RGB or BGR.")
-    return _walk(source, order, "")
+    return _walk(source, order, "", failed)
 
 
-def _walk(source: Any, order: str | None, place: str) -> Iterator[Picture]:
+def _walk(source: Any, order: str | None, place: str, failed: Failed | None) -> Iterator[Picture]:
     if isinstance(source, (str, Path)):
-        yield from _at(str(source))
+        yield from _at(str(source), failed, alone=not place)
     elif isinstance(source, bool) or source is None:
         raise InputError(f"{source} is no picture; give a path, an array, an image or a list.")
     elif isinstance(source, int):
-        for name, frame in frames_of(source):
-            yield _held(name, frame)
+        yield from _frames(source, failed if place else None)
     elif isinstance(source, Image.Image):
         yield Picture(f"image{place}", lambda: pixels_of(source))
     elif isinstance(source, np.ndarray) or hasattr(source, "detach"):
         yield from _of_arrays(source, order, place)
     elif isinstance(source, Iterable):
         for number, each in enumerate(source):
-            yield from _walk(each, order, f"{place}[{number}]")
+            yield from _walk(each, order, f"{place}[{number}]", failed)
     else:
         raise InputError(
             f"A {type(source).__name__} is no picture; give a path, an array, an image or a list."
         )
 
 
-def _at(text: str) -> Iterator[Picture]:
-    """A path, a pattern of paths, or an address that is refused."""
-    if "://" in text:
-        raise InputError(f"{text}: a file is wanted, not a URL; download it first.")
-    paths = [text]
-    if any(sign in text for sign in "*?[") and not Path(text).exists():
-        paths = sorted(glob(text, recursive=True))
-        if not paths:
-            raise InputError(f"{text}: no file matches this pattern.")
+def _at(text: str, failed: Failed | None, *, alone: bool) -> Iterator[Picture]:
+    """The pictures at a path or pattern. Without others beside it, a missing one is an error."""
+    try:
+        paths = _files_at(text)
+    except InputError as error:
+        if failed is None or alone:
+            raise
+        failed(text, error)
+        return
     for path in paths:
-        if Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file():
-            for name, frame in frames_of(path):
-                yield _held(name, frame)
-            continue
-        for found in find_images([path]):
-            yield Picture(str(found), lambda found=found: read_image(found, "RGB"))  # type: ignore[misc]
+        if is_film(path):
+            yield from _frames(str(path), failed)
+        else:
+            yield Picture(str(path), partial(read_image, path, "RGB"))
+
+
+def _files_at(given: str | Path) -> list[Path]:
+    """The files at a path or pattern. Raises InputError where there are none."""
+    refuse_url(given)
+    text = str(given)
+    if not any(sign in text for sign in "*?[") or Path(text).exists():
+        return images_at(given)
+    paths = _matches(text)
+    if not paths:
+        raise InputError(f"{text}: no file matches this pattern.")
+    return paths
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files that match, and the image files of the folders that match; each once.
+
+    A pattern that ends in stars matches files of every kind; pictures and films are meant.
+    """
+    takes_all = not Path(pattern).name.strip("*")
+    found: dict[Path, None] = {}
+    for each in map(Path, sorted(glob(pattern, recursive=True))):
+        if each.is_dir():
+            found |= dict.fromkeys(images_in(each))
+        elif not takes_all or is_film(each) or each.suffix.lower() in IMAGE_SUFFIXES:
+            found[each] = None
+    return list(found)
+
+
+def _frames(source: str | int, failed: Failed | None) -> Iterator[Picture]:
+    """The frames of a film or of a camera."""
+    try:
+        for name, frame in frames_of(source):
+            yield _held(name, frame)
+    except InputError as error:
+        if failed is None:
+            raise
+        failed(source if isinstance(source, str) else f"camera {source}", error)
 
 
 def _held(name: str, pixels: np.ndarray) -> Picture:

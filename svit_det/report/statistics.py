@@ -40,6 +40,8 @@ class ObjectRow:
     size: str
     name: str
     kept: float
+    picture: str
+    """The name of the object's picture."""
 
 
 @dataclass(kw_only=True)
@@ -92,11 +94,24 @@ class ArmStatistics:
             usage = picture.object_usage(objects).mean(axis=1)
             areas = objects.areas(picture.size)
             self.objects += [
-                ObjectRow(size=size_of(int(area)), name=objects.name(index), kept=float(share))
+                ObjectRow(
+                    size=size_of(int(area)),
+                    name=objects.name(index),
+                    kept=float(share),
+                    picture=picture.name,
+                )
                 for index, (area, share) in enumerate(zip(areas, usage, strict=True))
                 if np.isfinite(share)
             ]
         return row
+
+    def drop(self, name: str) -> None:
+        """Forget the picture of this name, so that two models count the same pictures."""
+        lists: tuple[list[Any], ...] = (self._shares, self._on, self._off, self._counts, self.rows)
+        for index in [place for place, row in enumerate(self.rows) if row.name == name]:
+            for numbers in lists:
+                del numbers[index]
+        self.objects = [row for row in self.objects if row.picture != name]
 
     @property
     def shares(self) -> np.ndarray:

@@ -52,6 +52,19 @@ def judge(tmp_path):
     return run
 
 
+def test_entries_alone_without_their_images_or_a_number_of_classes(content, tmp_path):
+    path = tmp_path / "set.json"
+    demands = Demands(trained=False, evaluated=False, masks=False, num_classes=None)
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).unlink()
+    del content["annotations"][1]["bbox"]
+    path.write_text(json.dumps(content))
+    examined = examine(str(path), None, demands)
+    assert not examined.is_whole and "without 'bbox' (id 2)" in examined.problems()
+    assert [entry["id"] for entry in examined.usable("annotations")] == [1, 3, 4]
+    assert examined.usable("images") == content["images"]
+
+
 def test_a_good_set(judge, content):
     examined = judge(content)
     assert examined.is_whole and examined.findings.oddities() == []

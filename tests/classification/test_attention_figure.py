@@ -1,6 +1,7 @@
 """Figure 2: the command at toy size on generated pictures, and its drawing by hand."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,20 @@ def test_two_models_that_do_not_belong_together(trained, pictures, tmp_path):
     assert "sees pictures with INPUT.SIZE 12" in draw(dense, smaller, pictures, tmp_path / "x")
     assert "no such file" in draw(dense, "nowhere.pth", pictures, tmp_path / "x")
     assert "no such image or folder" in draw(dense, dense, ["nowhere.png"], tmp_path / "x")
+
+
+def test_no_sheet_replaces_what_is_there_or_what_is_read(pictures, tmp_path):
+    """Said before the models are read."""
+    (tmp_path / "0.png").write_text("mine")
+    assert "0.png is there already" in draw("gone.pth", "gone.pth", pictures, tmp_path)
+    assert (tmp_path / "0.png").read_text() == "mine"
+    own = tmp_path / "own"
+    own.mkdir()
+    picture = shutil.copy(pictures[0], own / "0.png")
+    before = (own / "0.png").read_bytes()
+    said = draw("gone.pth", "gone.pth", ["--overwrite", str(picture)], own)
+    assert "0.png is one of the files that are read" in said
+    assert (own / "0.png").read_bytes() == before
 
 
 def test_weights_say_what_they_go_back_to(tmp_path, monkeypatch):

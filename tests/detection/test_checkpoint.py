@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from detectron2.utils.file_io import PathManager
 from safetensors.torch import save_file
 
 from svit_det.detection.checkpoint import TokenCheckpointer
@@ -280,6 +281,18 @@ def test_broken_file(tiny_model, tmp_path, refuses, name):
 def test_missing_file_and_folder(tmp_path, refuses):
     assert "nowhere.pth: no such file" in refuses(tmp_path / "nowhere.pth")
     assert str(tmp_path) in refuses(tmp_path)
+
+
+ADDRESSES = ["https://example.org/w.pth", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_nothing_is_fetched(refuses, address, monkeypatch):
+    def fetch(*arguments, **options):
+        raise AssertionError("detectron2 was asked for an address")
+
+    monkeypatch.setattr(PathManager, "get_local_path", fetch)
+    assert f"MODEL.WEIGHTS {address}: a file is wanted, not a URL" in refuses(address)
 
 
 def test_a_refusal_does_not_spoil_the_next_load(tiny_model, tmp_path):

@@ -88,6 +88,18 @@ def test_bad_weights(weights, problem, tmp_path):
     assert "another architecture" in problem(silent, "MODEL.VIT.EMBED_DIM", 64)
 
 
+def test_untrained_gates_are_refused_unless_asked_for(weights, problem, tiny_config, caplog):
+    dense = weights("MODEL.TOKEN_POLICY.NAME", "Dense")
+    said = problem(dense)  # under the yaml's SViT
+    assert "has no trained weights for" in said and "--allow-untrained" in said
+    # What is refused next comes after the model was loaded.
+    assert "--opset 23" in problem(dense, "--allow-untrained", "--opset", 23)
+    caplog.clear()
+    export.load_model(tiny_config("MODEL.TOKEN_POLICY.NAME", "EViT"), str(dense))
+    said = [each.getMessage() for each in caplog.records if "class token" in each.getMessage()]
+    assert len(said) == 1 and "starts at random" in said[0]
+
+
 def test_bad_output(weights, problem, tmp_path):
     (tmp_path / "file").write_text("")
     said = problem(weights(), output=tmp_path / "file" / "below")
@@ -156,13 +168,35 @@ def test_a_missing_runtime_is_named(monkeypatch, module):
     check_runtimes(["pt2"])
 
 
-def test_nothing_half_written_stays(tmp_path):
-    """The second of two files cannot be written: the first one goes too, if it was not there."""
+@pytest.fixture
+def pair(tmp_path):
+    """Two finished files that belong together, and the folder that they go to."""
     made, output = tmp_path / "made", tmp_path / "exported"
     made.mkdir()
-    (made / "a.bin").write_text("new")
-    (made / "a.xml").write_text("new")
+    for name in ("a.bin", "a.xml"):
+        (made / name).write_text("new")
+    return made, output
+
+
+def test_nothing_half_written_stays(pair):
+    """The second of two files cannot be written: the first one goes too, if it was not there."""
+    made, output = pair
     (output / "a.xml").mkdir(parents=True)  # a folder stands in its place
     with pytest.raises(InputError, match=r"a\.xml: cannot be written"):
         export.publish(made, output, ["a.bin", "a.xml"])
     assert [path.name for path in output.iterdir()] == ["a.xml"]
+
+
+def test_old_files_stay_together(pair):
+    """The second of two files cannot be written: the first one is not replaced either."""
+    made, output = pair
+    output.mkdir()
+    for name in ("a.bin", "a.xml"):
+        (output / name).write_text("old")
+    (made / "a.xml").unlink()
+    with pytest.raises(InputError, match=r"a\.xml: cannot be written"):
+        export.publish(made, output, ["a.bin", "a.xml"])
+    assert {path.name: path.read_text() for path in output.iterdir()} == {
+        "a.bin": "old",
+        "a.xml": "old",
+    }

@@ -1,5 +1,7 @@
 """tools/figures.py: each figure of a tiny model, and what it refuses."""
 
+import shutil
+
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
@@ -60,6 +62,7 @@ def test_what_is_refused(refused, weights, tiny_yaml, discs, tmp_path):
     (tmp_path / "there.png").touch()
 
     def says(figure, *, config=tiny_yaml, models=1, given=(image,), output=tmp_path / "f.png"):
+        given = [*given, "--overwrite"] if output in given else given
         parts = [
             "--figure",
             figure,
@@ -75,3 +78,6 @@ def test_what_is_refused(refused, weights, tiny_yaml, discs, tmp_path):
     assert "2 pictures; figure 3 takes 1" in says("3", given=(image, discs / "images/val_1.png"))
     assert "give --overwrite" in says("4", output=tmp_path / "there.png")
     assert "name a .png" in says("4", output=tmp_path / "f.pdf")
+    own = shutil.copy(image, tmp_path / "own.png")
+    assert "own.png: is one of the files that are read" in says("4", given=(own,), output=own)
+    assert own.read_bytes() == image.read_bytes()

@@ -2,7 +2,10 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 from svit_det.weights.files import write_weights
@@ -66,6 +69,97 @@ def test_a_folder_with_a_corrupt_picture(fork_tool, weights, pictures, tmp_path)
 )
 def test_what_is_refused(refused, weights, arguments, message):
     assert message in refused("predict.py", "--weights", weights, *arguments)
+
+
+def test_all_that_is_missing_is_named_before_any_work(refused, pictures, tmp_path):
+    (tmp_path / "bare").mkdir()
+    given = (pictures / "a.png", "gone.png", tmp_path / "bare", "nowhere/*.png")
+    said = refused("predict.py", "--weights", "gone.pth", *given)  # the weights are not looked at
+    for each in ("gone.png: no such image", "bare: no images", "nowhere/*.png: no file matches"):
+        assert each in said
+    assert "gone.pth" not in said
+
+
+def test_a_broken_film_among_pictures(fork_tool, weights, pictures, tmp_path):
+    film, output = tmp_path / "broken.mp4", tmp_path / "out"
+    film.write_bytes(b"no film")
+    given = (pictures / "a.png", film, pictures / "c.png", pictures / "a.png")
+    run = fork_tool("predict.py", "--weights", weights, "--output", output, *given)
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = json.loads((output / "results.json").read_text())
+    assert [row["picture"] for row in said["pictures"]] == ["a.jpg", "c.jpg"]  # each once
+    assert [each["name"] for each in said["unread"]] == [str(film)]
+    assert said["stopped"] is None
+    assert len(COCO(str(output / "coco.json")).imgs) == 2
+
+
+@pytest.fixture
+def photos(discs, tmp_path):
+    """A folder of one's own JPEGs, a.jpg and b.jpg."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(discs / "images/val_1.png") as picture:
+        for name in ("a", "b"):
+            picture.save(folder / f"{name}.jpg")
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",)], ids=["", "overwrite"])
+def test_ones_own_photographs_are_never_replaced(refused, photos, more):
+    before = contents(photos)
+    given = ("--weights", "gone.pth", "--output", photos, *more, photos)
+    said = refused("predict.py", *given)  # before the weights are looked at
+    assert f"--output {photos}: a.jpg is one of the files that are read" in said
+    assert contents(photos) == before
+
+
+def test_a_file_that_is_no_input_is_replaced_if_asked_for(
+    fork_tool, refused, weights, photos, pictures, tmp_path
+):
+    output = photos
+    given = ("--weights", weights, "--output", output, pictures / "a.png")
+    before = contents(photos)
+    assert "a.jpg is there already; give --overwrite" in refused("predict.py", *given)
+    assert contents(photos) == before
+    run = fork_tool("predict.py", "--overwrite", *given)
+    assert run.returncode == 0, run.stdout + run.stderr
+    after = contents(photos)
+    assert after["a.jpg"] != before["a.jpg"] and after["b.jpg"] == before["b.jpg"]
+
+
+def test_a_frame_that_would_replace_a_file_stops_the_run(fork_tool, weights, tmp_path):
+    """The names of a film's pictures are known only as they come."""
+    film, output = tmp_path / "film.avi", tmp_path / "out"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for grey in (0, 90, 180):
+        writer.write(np.full((48, 64, 3), grey, np.uint8))
+    writer.release()
+    output.mkdir()
+    (output / "film.avi_000001.jpg").write_text("mine")
+    run = fork_tool("predict.py", "--weights", weights, "--output", output, film)
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert "film.avi_000001.jpg is there already; give --overwrite" in last
+    assert (output / "film.avi_000001.jpg").read_text() == "mine"
+    said = json.loads((output / "results.json").read_text())
+    assert [row["picture"] for row in said["pictures"]] == ["film.avi_000000.jpg"]
+    assert last.endswith(said["stopped"]) and (output / "coco.json").is_file()
+
+
+def test_a_run_that_must_stop_writes_what_it_has_done(fork_tool, weights, pictures, tmp_path):
+    output = tmp_path / "out"
+    (output / "c.jpg").mkdir(parents=True)  # a folder stands in its place
+    run = fork_tool("predict.py", "--weights", weights, "--output", output, "--overwrite", pictures)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(f"predict.py: {output / 'c.jpg'}: cannot be")
+    said = json.loads((output / "results.json").read_text())
+    assert [row["picture"] for row in said["pictures"]] == ["a.jpg"]
+    assert "c.jpg: cannot be written" in said["stopped"] and len(said["unread"]) == 1
+    assert len(COCO(str(output / "coco.json")).imgs) == 1
 
 
 def test_results_that_are_there_are_kept(refused, weights, pictures, tmp_path):

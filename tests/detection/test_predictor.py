@@ -85,6 +85,18 @@ def test_a_corrupt_picture_is_noted_and_the_others_are_done(predictor, discs, tm
         predictor(tmp_path)
 
 
+def test_a_broken_film_and_a_missing_picture_are_noted_too(predictor, discs, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    picture = discs / "images/val_1.png"
+    unread = []
+    found = predictor([picture, tmp_path / "broken.mp4", "gone.png", picture], unread=unread)
+    assert [each.name for each in found] == [str(picture)] * 2
+    assert [each.name for each in unread] == [str(tmp_path / "broken.mp4"), "gone.png"]
+    assert "not a film that can be read" in unread[0].reason
+    with pytest.raises(InputError, match="not a film that can be read"):
+        predictor([picture, tmp_path / "broken.mp4"])
+
+
 def test_a_picture_too_large_for_the_model_is_named(predictor, monkeypatch, discs):
     def fail(given):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")

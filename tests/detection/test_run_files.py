@@ -178,6 +178,15 @@ def test_overwrite_forgets_the_older_run(tiny_config, tmp_path):
     assert names(tmp_path) == ["notes.txt"]
 
 
+def test_a_run_that_begins_replaces_the_older_config_and_results(tiny_config, tmp_path):
+    for name in ("config.yaml", "results.json", "metrics.json"):
+        (tmp_path / name).write_text("old")
+    cfg = tiny_config("OUTPUT_DIR", tmp_path)
+    run_files.begin_results(cfg)
+    assert names(tmp_path) == ["config.yaml", "metrics.json"]
+    assert (tmp_path / "config.yaml").read_text() == cfg.dump()
+
+
 def test_only_the_disk_is_blamed_on_the_disk(tmp_path):
     said = r"^out: cannot be written \(No space left"
     with pytest.raises(InputError, match=said), said_about_the_disk("out"):

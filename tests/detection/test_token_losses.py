@@ -168,6 +168,8 @@ def test_a_teacher_from_a_file(gambling, tmp_path):
     assert torch.equal(teacher.trunk.pos_embed, before)
     with pytest.raises(InputError, match=r"MODEL\.WEIGHTS is empty; Gambler learns"):
         load_teacher(net, name, "")
+    with pytest.raises(InputError, match="a file is wanted, not a URL"):
+        load_teacher(net, name, "https://example.org/w.pth")
     torch.save({"model": {f"{name}.trunk.pos_embed": before}}, path)
     with pytest.raises(InputError, match=r"dense\.pth: not a whole dense model"):
         load_teacher(net, name, str(path))

@@ -109,6 +109,27 @@ def test_evaluation_of_what_was_trained_last(trained, tiny_yaml, fork_tool, tmp_
     assert (tmp_path / "copy/results.json").is_file()
 
 
+def test_a_refused_run_leaves_results_and_config_of_the_run_before(
+    trained, tiny_yaml, refused, tmp_path
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    before = {name: (folder / name).read_bytes() for name in ("results.json", "config.yaml")}
+    weights = folder / "model_final.pth"
+    for said, given in (
+        ("cannot go on with Random", ["--resume", "MODEL.TOKEN_POLICY.NAME", "Random"]),
+        ("another architecture", ["--resume", "MODEL.VIT.EMBED_DIM", 48]),
+        (
+            "another architecture",
+            ["--eval-only", "MODEL.WEIGHTS", weights, "MODEL.VIT.EMBED_DIM", 48],
+        ),
+        ("no such file", ["--overwrite", "MODEL.WEIGHTS", "nowhere.pth"]),
+    ):
+        arguments = ["--config-file", tiny_yaml, *given, "OUTPUT_DIR", folder]
+        assert said in refused("train_net.py", *arguments)
+        assert {name: (folder / name).read_bytes() for name in before} == before, given
+
+
 def test_another_budget_and_several_sets(trained, tiny_yaml, fork_tool, tmp_path):
     """The knob works from the command line; results are kept apart by set."""
     arguments = ["--config-file", tiny_yaml, "--eval-only"]
@@ -250,6 +271,8 @@ def test_no_config_file(refused):
         ([], ["DATASETS.COCO_FORMAT", "[['a', 'b']]"], "DATASETS.COCO_FORMAT"),
         ([], ["MODEL.TOKEN_POLICY.NAME", "SVT"], "MODEL.TOKEN_POLICY.NAME"),
         ([], ["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth: no such file"),
+        ([], ["MODEL.WEIGHTS", "detectron2://a.pkl"], "detectron2://a.pkl: a file is wanted, not"),
+        (["--eval-only"], ["MODEL.WEIGHTS", "https://e.org/w.pth"], "download it first"),
         (["--num-gpus", 3], [], "SOLVER.IMS_PER_BATCH 4"),
         (["--num-gpus", 0], [], "--num-gpus"),
         (["--eval-only"], ["MODEL.ROI_HEADS.NUM_CLASSES", 5], "NUM_CLASSES 5"),

@@ -68,6 +68,8 @@ def test_what_is_refused(refused, arguments, clip, tmp_path):
     assert "name a .mp4" in says(output=tmp_path / "out.avi")
     assert "may be written to" in says(output=clip / "out.mp4")
     same = tmp_path / "there.mp4"
-    assert "choose another name" in says("--overwrite", film=same, output=same)
+    assert "is one of the files that are read" in says("--overwrite", film=same, output=same)
+    gone = tmp_path / "gone.mp4"
+    assert "gone.mp4: no such film" in says("--overwrite", film=gone, output=same)
     assert "--every 0" in says("--every", 0) and "--panel 5" in says("--panel", 5)
     assert not (tmp_path / "made").exists()

@@ -86,7 +86,14 @@ def test_ground_truth_jpeg_and_the_full_scale(fork_tool, arguments, discs, tmp_p
 
 def test_annotations_that_are_none(refused, arguments, discs, tmp_path):
     (tmp_path / "list.json").write_text("[]")
-    for name, words in (("gone.json", "cannot be read"), ("list.json", "not a COCO instance")):
+    content = json.loads((discs / "val.json").read_text())
+    content["annotations"][0]["category_id"] = 9
+    (tmp_path / "nine.json").write_text(json.dumps(content))
+    for name, words in (
+        ("gone.json", "cannot be read"),
+        ("list.json", "not a COCO instance"),
+        ("nine.json", "1 of 7 annotations cannot be used: 1 annotation of a category that is not"),
+    ):
         options = ["--annotations", tmp_path / name, *arguments(discs / "images/val_0.png")]
         assert f"{name}: {words}" in refused("visualize_tokens.py", *options)
 
@@ -230,6 +237,41 @@ def test_results_that_are_there_are_replaced_if_asked_for(
         "again_keep_maps.png",
         "token_usage.json",
     ]
+
+
+@pytest.mark.parametrize("kind", ["keep_maps", "attention"])
+def test_no_drawing_of_an_earlier_run_is_replaced_in_silence(says, tmp_path, kind):
+    (tmp_path / "pictures").mkdir()
+    old = tmp_path / f"pictures/val_0_{kind}.png"
+    old.write_text("mine")
+    assert f"val_0_{kind}.png is there already; give --overwrite" in says()
+    assert old.read_text() == "mine"
+
+
+def test_an_input_is_never_replaced(refused, arguments, discs, tmp_path):
+    """Neither a picture nor the annotations."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    picture = shutil.copy(discs / "images/val_0.png", folder / "cell_keep_maps.png")
+    other = shutil.copy(discs / "images/val_1.png", folder / "cell.png")
+    annotations = shutil.copy(discs / "val.json", folder / "token_usage.json")
+    before = [Path(path).read_bytes() for path in (picture, other, annotations)]
+    said = refused("visualize_tokens.py", "--overwrite", *arguments(other, picture))
+    assert "cell_keep_maps.png is one of the files that are read" in said
+    more = ["--overwrite", "--annotations", annotations]
+    said = refused("visualize_tokens.py", *more, *arguments(other))
+    assert "token_usage.json is one of the files that are read" in said
+    assert [Path(path).read_bytes() for path in (picture, other, annotations)] == before
+
+
+def test_a_run_that_must_stop_writes_the_numbers_so_far(fork_tool, arguments, discs, tmp_path):
+    (tmp_path / "pictures/val_1_keep_maps.png").mkdir(parents=True)
+    given = arguments(discs / "images/val_0.png", discs / "images/val_1.png")
+    run = fork_tool("visualize_tokens.py", "--overwrite", *given)
+    assert run.returncode == 1
+    assert "val_1_keep_maps.png: cannot be written" in run.stderr.splitlines()[-1]
+    usage = json.loads((tmp_path / "pictures/token_usage.json").read_text())
+    assert list(usage) == [str(discs / "images/val_0.png")]
 
 
 # ------------------------------------------------------------------ weights know their config

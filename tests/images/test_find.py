@@ -17,6 +17,14 @@ def test_files_and_folders_each_image_once(tmp_path):
     assert find_images([folder / "b.PNG", str(folder), odd, odd]) == expected
 
 
+def test_everything_that_is_missing_is_named(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError) as refusal:
+        find_images([tmp_path / "x.png", tmp_path / "a.png", tmp_path / "y"])
+    missing = [f"{tmp_path / name}: no such image or folder" for name in ("x.png", "y")]
+    assert str(refusal.value) == "; ".join(missing) + "."
+
+
 def test_nothing_to_find(tmp_path):
     with pytest.raises(InputError, match=r"no images in this folder \(\.png, "):
         find_images([tmp_path])

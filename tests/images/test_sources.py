@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from svit_det.errors import InputError
+from svit_det.images import find_sources, pictures_of, read_image
 from svit_det.images import open as opening
-from svit_det.images import pictures_of, read_image
 from svit_det.images import read as reading
 
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -51,6 +51,31 @@ def test_paths_folders_patterns_and_lists(folder):
     assert names(f"{folder}/**/*.png") == [a, b, c]
     assert names([c, [folder / "a.png"]]) == [c, a]
     assert (pixels(a)[0] == PIXELS).all()
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/*", "*"])
+def test_a_pattern_yields_every_picture_once(folder, pattern):
+    """It matches folders and the files in them, and files that are no pictures."""
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "bare").mkdir()
+    wanted = [str(folder / name) for name in ("a.png", "b.png", "deep/c.png")]
+    assert sorted(names(f"{folder}/{pattern}")) == wanted
+
+
+def test_sources_are_files_each_once(folder, film, monkeypatch):
+    monkeypatch.chdir(folder)
+    given = [folder / "a.png", ".", f"{folder}/*.png", "film.avi", "./deep/../film.avi"]
+    assert find_sources(given) == [str(folder / "a.png"), "b.png", "film.avi"]
+
+
+def test_all_sources_that_are_missing_are_named_at_once(folder):
+    (folder / "bare").mkdir()
+    with pytest.raises(InputError) as refusal:
+        find_sources(["x.png", folder / "a.png", folder / "bare", "no/*.png", "https://e.org/y"])
+    said = str(refusal.value)
+    for each in ("x.png: no such image", "bare: no images in", "no/*.png: no file", "e.org/y: a"):
+        assert each in said
+    assert "a.png" not in said and said.count("\n") == 0
 
 
 def test_a_file_named_like_a_pattern_is_a_file(folder):
@@ -116,6 +141,24 @@ def test_a_broken_film_is_named(tmp_path, capfd):
     with pytest.raises(InputError, match="not a film that can be read"):
         names(path)
     assert capfd.readouterr().out == ""
+
+
+def test_what_fails_on_the_way_may_be_noted_instead(folder, film):
+    """The pictures behind it follow."""
+    (folder / "broken.mp4").write_bytes(b"no film")
+    (folder / "bare").mkdir()
+    a, b = str(folder / "a.png"), str(folder / "b.png")
+    broken, bare = str(folder / "broken.mp4"), str(folder / "bare")
+    noted = []
+    found = pictures_of(
+        [a, broken, ["x.png", bare], 99, b], failed=lambda name, error: noted.append((name, error))
+    )
+    assert [picture.name for picture in found] == [a, b]
+    assert [name for name, _ in noted] == [broken, "x.png", bare, "camera 99"]
+    assert all(isinstance(error, InputError) for _, error in noted)
+    for alone in ("x.png", 99):
+        with pytest.raises(InputError):
+            list(pictures_of(alone, failed=lambda name, error: None))
 
 
 def test_a_picture_too_large_to_read_is_named(folder, monkeypatch):

@@ -33,6 +33,17 @@ def picture(keep, box, *, found=True, name="a"):
 KEEP = [[[1, 1]], [[1, 0]], [[0, 1]]]
 
 
+def test_a_dropped_picture_does_not_count():
+    alone, both = ArmStatistics(label="x"), ArmStatistics(label="x")
+    alone.add(picture(KEEP, [0, 0, 8, 8], name="a"))
+    for name, keep in (("b", [[[1, 1]], [[1, 1]], [[1, 1]]]), ("a", KEEP)):
+        both.add(picture(keep, [0, 0, 8, 8], name=name))
+    assert finite(both.as_json()) != finite(alone.as_json())
+    both.drop("b")
+    both.drop("never added")
+    assert finite(both.as_json()) == finite(alone.as_json())
+
+
 def test_the_numbers_of_one_picture():
     row = ArmStatistics(label="x").add(picture(KEEP, [0, 0, 8, 8]))
     assert (row.found, row.kept, row.macs) == (1, pytest.approx(2 / 3), 0.25)
