@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from svit_det.classification.recipe import (
     policy_time,
     schedule_time,
 )
+from svit_det.classification.run_files import FINAL, LAST
 from svit_det.classification.step import TrainingStep
 from svit_det.classification.targets import Targets
 from svit_det.classification.weights import load_teacher, load_weights, read_state, save_weights
@@ -39,26 +39,6 @@ from svit_det.training.freezing import Freezing
 from svit_det.weights.files import write_checkpoint
 
 logger = logging.getLogger(__name__)
-
-LAST, FINAL = "last.pth", "model_final.pth"
-"""The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
-
-
-def check_unused(folder: Path) -> None:
-    """Refuse to begin in a folder that holds a training. Raises InputError."""
-    held = [name for name in (LAST, FINAL) if (folder / name).exists()]
-    if held:
-        raise InputError(
-            f"OUTPUT_DIR {folder}: holds a training already ({held[-1]}); go on with --resume, "
-            "begin anew with --overwrite, or name another folder."
-        )
-
-
-def clear(cfg: Any) -> None:
-    """Remove an earlier training from OUTPUT_DIR, less the weights that the new one began from."""
-    for path in (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)):
-        if os.path.realpath(path) != os.path.realpath(cfg.MODEL.WEIGHTS):
-            path.unlink(missing_ok=True)
 
 
 class Trainer:

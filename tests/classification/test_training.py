@@ -20,7 +20,8 @@ from svit_det.classification.recipe import (
     policy_time,
     schedule_time,
 )
-from svit_det.classification.trainer import FINAL, LAST, Trainer
+from svit_det.classification.run_files import FINAL, LAST
+from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import load_weights
 from svit_det.cli.train_classifier import main
 from svit_det.errors import InputError
