@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ from svit_det.classification.recipe import (
     schedule_time,
 )
 from svit_det.classification.run_files import FINAL, LAST
+from svit_det.classification.run_state import write_state
 from svit_det.classification.step import TrainingStep
 from svit_det.classification.targets import Targets
 from svit_det.classification.weights import load_teacher, load_weights, read_state, save_weights
 from svit_det.errors import InputError
 from svit_det.training.freezing import Freezing
-from svit_det.weights.files import write_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -138,17 +137,13 @@ class Trainer:
             self._seed(step)
             self.schedule.step(schedule_time(solver, step, self.steps_per_epoch))
             time = policy_time(solver, step, self.steps_per_epoch)
-            losses, record, told = self.step(images, labels, time=time, times=self.times)
+            losses, record, told = self.step(
+                images, labels, number=step, time=time, times=self.times
+            )
             if self.ema is not None:
                 self.ema.update(self.net)
             if diary.is_due(number, self.steps_per_epoch):
-                total = float(torch.stack([*losses.values()]).sum())
-                if not math.isfinite(total):
-                    raise InputError(
-                        f"The loss is {total} at step {step}: lower SOLVER.BASE_LR, or set "
-                        "SOLVER.CLIP_NORM 1.0."
-                    )
-                bar.set_postfix(loss=f"{total:.3f}")
+                bar.set_postfix(loss=f"{float(torch.stack([*losses.values()]).sum()):.3f}")
                 rate = self.optimizer.param_groups[0]["lr"]
                 diary.trained(step, losses, record, told, rate)
 
@@ -190,7 +185,7 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.ema.module.state_dict()
-        write_checkpoint(state, Path(self.cfg.OUTPUT_DIR) / LAST)
+        write_state(state, Path(self.cfg.OUTPUT_DIR) / LAST)
 
     def resume(self) -> None:
         """Go on from the last checkpoint in OUTPUT_DIR, or begin where there is none.

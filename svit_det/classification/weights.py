@@ -14,6 +14,7 @@ from svit_det import __version__
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError
 from svit_det.training.distillation import dense_teacher
+from svit_det.training.finite import not_finite, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint, write_weights
 
 logger = logging.getLogger(__name__)
@@ -127,17 +128,32 @@ def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
 def save_weights(
     model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str] | None = None
 ) -> None:
-    """Write the weights with their description, whole or not at all."""
-    write_checkpoint({"model": model.state_dict(), DESCRIPTION: describe(cfg, classes)}, path)
+    """Write the weights with their description, whole or not at all. Raises InputError.
+
+    Numbers that are not finite are refused; an older file at `path` then stays.
+    """
+    weights = model.state_dict()
+    _check_written(weights, path)
+    write_checkpoint({"model": weights, DESCRIPTION: describe(cfg, classes)}, path)
 
 
 def export_weights(model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str]) -> None:
-    """Write the weights with their description; real numbers in half precision, to save space."""
+    """Write the weights as `save_weights` does; real numbers in half precision, to save space."""
     weights = {
         name: value.cpu().half() if value.is_floating_point() else value.cpu()
         for name, value in model.state_dict().items()
     }
+    _check_written(weights, path)
     write_weights(weights, path, description=describe(cfg, classes))
+
+
+def _check_written(weights: Mapping[str, Tensor], path: Path) -> None:
+    bad = not_finite(weights)
+    if bad:
+        raise InputError(
+            f"{path}: not written, because numbers are not finite in {some_of(bad)}; train anew "
+            "with a lower SOLVER.BASE_LR."
+        )
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_a_step_of_training_by_each_yaml(name, small, tmp_path):
     images, labels, _ = next(iter(trainer.loader))
     time = trainer.times // 2  # past the frozen epochs and the first group's agent
     trainer.schedule.step(cfg.SOLVER.EPOCHS // 2)
-    losses, _, _ = trainer.step(images, labels, time=time, times=trainer.times)
+    losses, _, _ = trainer.step(images, labels, number=0, time=time, times=trainer.times)
     assert "loss_class" in losses and all(loss.isfinite() for loss in losses.values())
     assert ("loss_logits" in losses) == (cfg.SOLVER.LOGIT_DISTILL_WEIGHT > 0)
     assert ("loss_distillation" in losses) == (name in ("dynamic_vit_s", "spvit_s"))
