@@ -14,8 +14,9 @@ from svit_det import __version__
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError
 from svit_det.training.distillation import dense_teacher
-from svit_det.training.finite import not_finite, some_of
+from svit_det.training.finite import check_finite, not_finite, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint, write_weights
+from svit_det.weights.kinds import check_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,15 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
 
     For training, a policy that the file lacks and heads for another number of classes start as
     initialised; otherwise such a file is refused. A policy in the file that the model lacks is left
-    out. Raises InputError that names the file and the weight that does not fit.
+    out. Raises InputError that names the file and the weight that does not fit, is not finite, or
+    is of another kind.
     """
     if not Path(path).is_file():
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()
+    check_finite(given, source=path)
+    check_kinds(ours, given, source=path)
     fresh = _fresh(model, given, ours, path, for_training=for_training)
     left = [name for name in given if name not in ours and name.startswith(POLICY)]
     wanted = {name: value for name, value in given.items() if name not in (*left, *fresh)}

@@ -44,6 +44,13 @@ def some_of(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
+def check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights from a file with numbers that are not finite. Raises InputError."""
+    bad = not_finite(weights)
+    if bad:
+        raise InputError(f"{source}: holds numbers that are not finite in {some_of(bad)}.")
+
+
 def check_losses(losses: Mapping[str, Tensor], *, step: int) -> None:
     """Refuse losses that are not finite; call this before the optimiser uses their gradients.
 
