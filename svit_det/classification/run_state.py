@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable
 from svit_det.training.finite import not_finite, optimizer_tensors, some_of
-from svit_det.weights.files import write_checkpoint
+from svit_det.weights.files import read_checkpoint, write_checkpoint
+from svit_det.weights.forms import is_weights
+
+PARTS = {"optimizer": dict, "scaler": dict, "epoch": int, "steps_per_epoch": int, "config": str}
+"""The kinds of what a checkpoint holds beside the weights."""
+ANEW = "begin anew with --overwrite, or name another OUTPUT_DIR"
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
@@ -25,6 +30,31 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
             "or with SOLVER.CLIP_NORM 1.0."
         )
     write_checkpoint(state, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint to resume from; nothing in the file is executed. Raises InputError."""
+    try:
+        state = read_checkpoint(str(path))
+    except InputError as error:
+        reason = error.message.removeprefix(f"{printable(path)}: ").partition(";")[0].rstrip(".")
+        raise _refusal(path, reason) from error
+    missing = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
+    averaged = state.get("ema")
+    if averaged is not None and not (isinstance(averaged, dict) and is_weights(averaged)):
+        missing.append("averaged weights")
+    if not missing and not isinstance(state["optimizer"].get("state"), dict):
+        missing.append("state of an optimiser")
+    if missing:
+        raise _refusal(path, f"it holds no {missing[0]}")
+    bad = _not_finite(state)
+    if bad:
+        raise _refusal(path, f"it holds numbers that are not finite in {some_of(bad)}")
+    return state
+
+
+def _refusal(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: not a checkpoint to resume from: {reason}; {ANEW}.")
 
 
 def _not_finite(state: Mapping[str, Any]) -> list[str]:

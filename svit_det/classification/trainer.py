@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ from svit_det.classification.recipe import (
     schedule_time,
 )
 from svit_det.classification.run_files import FINAL, LAST
-from svit_det.classification.run_state import write_state
+from svit_det.classification.run_state import ANEW, read_state, write_state
 from svit_det.classification.step import TrainingStep
 from svit_det.classification.targets import Targets
-from svit_det.classification.weights import load_teacher, load_weights, read_state, save_weights
+from svit_det.classification.weights import (
+    load_teacher,
+    load_weights,
+    load_whole,
+    save_weights,
+)
 from svit_det.errors import InputError
 from svit_det.training.freezing import Freezing
 
@@ -205,11 +211,21 @@ class Trainer:
             )
         if state.get("steps_per_epoch") != self.steps_per_epoch:
             raise InputError(f"{path}: the training set had another size then; start a new run.")
-        self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
+        self._restore(state, path)
+
+    def _restore(self, state: Mapping[str, Any], path: Path) -> None:
+        """Take over what a checkpoint holds. Raises InputError for parts of another model."""
+        load_whole(self.net, state["model"], source=str(path))
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            load_whole(self.ema.module, state.get("ema", {}), source=f"{path}, averaged weights")
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its optimiser's state is of other parameters; {ANEW}."
+            ) from error
+        if state["scaler"]:  # empty where it was written without loss scaling
+            self.step.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]
 
 

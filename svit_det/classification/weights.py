@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from svit_det import __version__
@@ -109,6 +108,15 @@ def _check(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: str) -
 _ENDS = ("weight", "bias")
 
 
+def load_whole(model: TokenClassifier, given: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights that must be the model's own, all of them. Raises InputError."""
+    ours = model.state_dict()
+    check_finite(given, source=source)
+    check_kinds(ours, given, source=source)
+    _check(given, ours, source)
+    model.load_state_dict(dict(given))
+
+
 def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
     """A frozen copy of `model` under the policy Dense, with the weights of the file `path`.
 
@@ -158,17 +166,3 @@ def _check_written(weights: Mapping[str, Tensor], path: Path) -> None:
             f"{path}: not written, because numbers are not finite in {some_of(bad)}; train anew "
             "with a lower SOLVER.BASE_LR."
         )
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint to resume from; nothing in it is executed."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: not a checkpoint to resume from ({reason.rstrip('.')})."
-        ) from error
-    if not isinstance(state, dict) or not {"model", "optimizer", "epoch", "config"} <= set(state):
-        raise InputError(f"{path}: not a checkpoint to resume from; start without --resume.")
-    return state

@@ -115,4 +115,4 @@ def test_a_broken_checkpoint_to_resume_from(a_yaml, small, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pth").write_bytes(b"nothing")
     said = main(["--config-file", a_yaml, "--resume", *small()])
-    assert "last.pth: not a checkpoint to resume from" in said
+    assert "last.pth: not a checkpoint to resume from: not a file of plain weights" in said
