@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from svit_det.classification.keys import GROUPS
 from svit_det.config.declared import add_keys, group_at
 from svit_det.config.policy import check_policies, token_policy_config
-from svit_det.config.reading import check_device, merge_file, refuse_unused
+from svit_det.config.reading import check_device, merge_file, naming_the_source, refuse_unused
 from svit_det.errors import InputError
 
 
@@ -31,9 +31,11 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
     value of the wrong kind or outside its interval, and a key that the policy does not use.
     """
     cfg = default_config()
-    named = merge_file(cfg, path, options)
-    check_config(cfg)
-    refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)
+    sources: dict[str, str] = {}
+    named = merge_file(cfg, path, options, sources)
+    with naming_the_source(sources):
+        check_config(cfg)
+        refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)
     return cfg
 
 
