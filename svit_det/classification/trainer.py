@@ -31,7 +31,7 @@ from svit_det.classification.recipe import (
     schedule_time,
 )
 from svit_det.classification.run_files import FINAL, LAST
-from svit_det.classification.run_state import ANEW, read_state, write_state
+from svit_det.classification.run_state import ANEW, check_resume, read_state, write_state
 from svit_det.classification.step import TrainingStep
 from svit_det.classification.targets import Targets
 from svit_det.classification.weights import (
@@ -186,31 +186,33 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "epoch": self.epoch,
-            "config": self.cfg.dump(),
-            "steps_per_epoch": self.steps_per_epoch,
+            **self._identity(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.module.state_dict()
         write_state(state, Path(self.cfg.OUTPUT_DIR) / LAST)
 
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same in a resumed training."""
+        return {
+            "config": self.cfg.dump(),
+            "processes": self.where.count,
+            "images": len(self.images),
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+
     def resume(self) -> None:
         """Go on from the last checkpoint in OUTPUT_DIR, or begin where there is none.
 
-        Raises InputError for a checkpoint of another config, or of a set of another size.
+        Raises InputError for a checkpoint of another config, of a set of another size, or of
+        another number of processes.
         """
         path = Path(self.cfg.OUTPUT_DIR) / LAST
         if not path.is_file():
             logger.info("%s: nothing to resume, the training begins.", path)
             return
         state = read_state(path)
-        other = changed_keys(state["config"], self.cfg.dump())
-        if other:
-            raise InputError(
-                f"{path}: was trained with another {other[0]}; resume with the same settings, or "
-                "name another OUTPUT_DIR."
-            )
-        if state.get("steps_per_epoch") != self.steps_per_epoch:
-            raise InputError(f"{path}: the training set had another size then; start a new run.")
+        check_resume(path, state, self._identity())
         self._restore(state, path)
 
     def _restore(self, state: Mapping[str, Any], path: Path) -> None:
@@ -227,19 +229,6 @@ class Trainer:
         if state["scaler"]:  # empty where it was written without loss scaling
             self.step.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]
-
-
-MAY_CHANGE = ("DEVICE:", "NUM_WORKERS:", "OUTPUT_DIR:", "ROOT:", "CHECKPOINT_EPOCHS:")
-"""Keys that do not change the result of a training."""
-
-
-def changed_keys(before: str, after: str) -> list[str]:
-    """The keys, by their last part, that differ between two dumped configs."""
-    lines = [
-        {line.strip() for line in text.splitlines() if not line.strip().startswith(MAY_CHANGE)}
-        for text in (before, after)
-    ]
-    return sorted({line.partition(":")[0] for line in lines[1] - lines[0]})
 
 
 def in_parallel(

@@ -97,7 +97,8 @@ def test_a_resume_with_other_settings_is_refused(a_yaml, small):
     options = small(SOLVER__EPOCHS=1)
     trained(a_yaml, options)
     other = Trainer(load_config(a_yaml, [*options, "SOLVER.BASE_LR", "1e-3"]), HERE, CPU)
-    with pytest.raises(InputError, match="was trained with another BASE_LR"):
+    said = r"last\.pth: a training with SOLVER\.BASE_LR 1e-05 cannot go on with 0\.001; set it back"
+    with pytest.raises(InputError, match=said):
         other.resume()
 
 
