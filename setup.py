@@ -46,8 +46,8 @@ setup(
         "Typing :: Typed",
     ],
     license="Apache-2.0",
-    # The second says under which terms the weights are that come along.
-    license_files=["LICENSE", "configs/demo/WEIGHTS.md"],
+    # Under which terms the weights are that come along.
+    license_files=["LICENSE", "configs/demo/WEIGHTS.md", "configs/digits/WEIGHTS.md"],
     packages=[*find_packages(include=["svit_det", "svit_det.*"]), *CONFIG_PACKAGES],
     package_dir={CONFIGS: "configs"},
     package_data={

@@ -23,6 +23,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
     "configs/demo/WEIGHTS.md": "weights.md",
+    "configs/digits/WEIGHTS.md": "weights_digits.md",
     "datasets/README.md": "datasets.md",
 }
 """Where a page stands in the repository, and under docs/ in the site."""

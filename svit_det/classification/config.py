@@ -11,8 +11,9 @@ from fvcore.common.config import CfgNode
 from svit_det.classification.keys import GROUPS
 from svit_det.config.declared import add_keys, group_at
 from svit_det.config.policy import check_policies, token_policy_config
-from svit_det.config.reading import check_device, merge_file, refuse_unused
+from svit_det.config.reading import check_device, merge_file, naming_the_source, refuse_unused
 from svit_det.errors import InputError
+from svit_det.settings import Setting, checked
 
 
 def default_config() -> CfgNode:
@@ -31,9 +32,11 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
     value of the wrong kind or outside its interval, and a key that the policy does not use.
     """
     cfg = default_config()
-    named = merge_file(cfg, path, options)
-    check_config(cfg)
-    refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)
+    sources: dict[str, str] = {}
+    named = merge_file(cfg, path, options, sources)
+    with naming_the_source(sources):
+        check_config(cfg)
+        refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)
     return cfg
 
 
@@ -41,6 +44,7 @@ def check_config(cfg: CfgNode) -> None:
     """Raise InputError, naming the key, for a value that cannot be used."""
     for name, group in GROUPS.items():
         group_at(cfg, name, group)
+    checked("OUTPUT_DIR", cfg.OUTPUT_DIR, Setting("", str))
     check_policies(cfg.MODEL.TOKEN_POLICY)
     check_device(cfg.MODEL.DEVICE)
     token_policy_config(cfg.MODEL.TOKEN_POLICY)
@@ -54,14 +58,6 @@ def _check_sizes(cfg: Any) -> None:
             f"INPUT.SIZE: {size} pixels do not divide into patches of {patch} "
             "(MODEL.VIT.PATCH_SIZE)."
         )
-    for key, values, count in (
-        ("MEAN", cfg.INPUT.MEAN, 3),
-        ("STD", cfg.INPUT.STD, 3),
-        ("SCALE", cfg.INPUT.SCALE, 2),
-        ("RATIO", cfg.INPUT.RATIO, 2),
-    ):
-        if len(values) != count:
-            raise InputError(f"INPUT.{key}: {list(values)} must be {count} numbers.")
     for key, (low, high) in (("SCALE", cfg.INPUT.SCALE), ("RATIO", cfg.INPUT.RATIO)):
         if low > high:
             raise InputError(f"INPUT.{key}: {low} is above {high}; the least comes first.")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from svit_det.classification.folder import LabelledImages
 from svit_det.errors import InputError
 from svit_det.images import read_image
+from svit_det.settings import shown
 
 READABLE = -1
 """Stands instead of an unreadable image's number where the image could be read."""
@@ -28,11 +30,7 @@ READABLE = -1
 
 def train_transform(given: Any) -> Callable[[Image.Image], Tensor]:
     """timm's training transforms by the node INPUT: crop, flip, RandAugment, random erasing."""
-    if given.RAND_AUGMENT and not given.RAND_AUGMENT.startswith("rand"):
-        raise InputError(
-            f"INPUT.RAND_AUGMENT: '{given.RAND_AUGMENT}' does not begin with rand, as timm's word "
-            "for RandAugment does."
-        )
+    _check_word(given.RAND_AUGMENT)
     return create_transform(
         given.SIZE,
         is_training=True,
@@ -47,6 +45,18 @@ def train_transform(given: Any) -> Callable[[Image.Image], Tensor]:
         re_prob=given.ERASE,
         re_mode="pixel",
     )
+
+
+def _check_word(word: str) -> None:
+    """Refuse a RAND_AUGMENT that timm does not read; timm itself raises nearly anything."""
+    try:
+        if word:
+            rand_augment_transform(word, {})
+    except (AssertionError, ValueError) as error:
+        raise InputError(
+            f"INPUT.RAND_AUGMENT: {shown(word)} is no word of timm's for RandAugment, as "
+            "'rand-m9-mstd0.5-inc1' is one."
+        ) from error
 
 
 def test_transform(given: Any) -> Callable[[Image.Image], Tensor]:

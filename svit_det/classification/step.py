@@ -17,6 +17,7 @@ from svit_det.classification.targets import Targets, task_losses
 from svit_det.policies import TaskLosses
 from svit_det.tokens import PassRecord
 from svit_det.training.collectives import mean_over_processes
+from svit_det.training.finite import check_losses
 from svit_det.training.freezing import Freezing
 from svit_det.training.greedy import RandomState, greedy_pass
 
@@ -51,11 +52,13 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scales)
 
     def __call__(
-        self, images: Tensor, labels: Tensor, *, time: int, times: int
+        self, images: Tensor, labels: Tensor, *, number: int, time: int, times: int
     ) -> tuple[dict[str, Tensor], PassRecord, dict[str, Tensor | float]]:
-        """Update the weights once; `time` of `times` is the step on the policy's clock.
+        """Update the weights once, at step `number` of the training.
 
-        Returns the losses, the record and the policy's metrics of the pass.
+        `time` of `times` is the step on the policy's clock. Returns the losses, the record and the
+        policy's metrics of the pass. Raises InputError for a loss that is not finite, before any
+        weight changes.
         """
         policy = self.net.trunk.policy
         policy.set_step(time, times)
@@ -73,7 +76,7 @@ class TrainingStep:
         if teaching is not None:
             task = replace(task, teacher=teaching)
         losses = {**task.named, **policy.losses(record, task)}
-        self._update(torch.stack([*losses.values()]).sum(), time)
+        self._update(losses, number, time)
         with torch.no_grad():
             told = policy.metrics(record, task)
             policy.track(record, mean_over_processes)
@@ -99,9 +102,11 @@ class TrainingStep:
         own = self._task(outputs, targets, None)
         return replace(task, greedy=replace(own, record=record))
 
-    def _update(self, loss: Tensor, time: int) -> None:
+    def _update(self, losses: Mapping[str, Tensor], number: int, time: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(torch.stack([*losses.values()]).sum()).backward()
+        # After the backward pass: to ask earlier would keep a GPU waiting for its next work.
+        check_losses(losses, step=number)
         self.freezing.clear_gradients(time)
         if self.solver.CLIP_NORM:
             self.scaler.unscale_(self.optimizer)

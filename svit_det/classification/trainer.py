@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +30,20 @@ from svit_det.classification.recipe import (
     policy_time,
     schedule_time,
 )
+from svit_det.classification.run_files import FINAL, LAST
+from svit_det.classification.run_state import ANEW, check_resume, read_state, write_state
 from svit_det.classification.step import TrainingStep
 from svit_det.classification.targets import Targets
-from svit_det.classification.weights import load_teacher, load_weights, read_state, save_weights
+from svit_det.classification.weights import (
+    load_teacher,
+    load_weights,
+    load_whole,
+    save_weights,
+)
 from svit_det.errors import InputError
 from svit_det.training.freezing import Freezing
-from svit_det.weights.files import write_checkpoint
 
 logger = logging.getLogger(__name__)
-
-LAST, FINAL = "last.pth", "model_final.pth"
-"""The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
-
-
-def check_unused(folder: Path) -> None:
-    """Refuse to begin in a folder that holds a training. Raises InputError."""
-    held = [name for name in (LAST, FINAL) if (folder / name).exists()]
-    if held:
-        raise InputError(
-            f"OUTPUT_DIR {folder}: holds a training already ({held[-1]}); go on with --resume, "
-            "begin anew with --overwrite, or name another folder."
-        )
-
-
-def clear(cfg: Any) -> None:
-    """Remove an earlier training from OUTPUT_DIR, less the weights that the new one began from."""
-    for path in (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)):
-        if os.path.realpath(path) != os.path.realpath(cfg.MODEL.WEIGHTS):
-            path.unlink(missing_ok=True)
 
 
 class Trainer:
@@ -158,17 +143,13 @@ class Trainer:
             self._seed(step)
             self.schedule.step(schedule_time(solver, step, self.steps_per_epoch))
             time = policy_time(solver, step, self.steps_per_epoch)
-            losses, record, told = self.step(images, labels, time=time, times=self.times)
+            losses, record, told = self.step(
+                images, labels, number=step, time=time, times=self.times
+            )
             if self.ema is not None:
                 self.ema.update(self.net)
             if diary.is_due(number, self.steps_per_epoch):
-                total = float(torch.stack([*losses.values()]).sum())
-                if not math.isfinite(total):
-                    raise InputError(
-                        f"The loss is {total} at step {step}: lower SOLVER.BASE_LR, or set "
-                        "SOLVER.CLIP_NORM 1.0."
-                    )
-                bar.set_postfix(loss=f"{total:.3f}")
+                bar.set_postfix(loss=f"{float(torch.stack([*losses.values()]).sum()):.3f}")
                 rate = self.optimizer.param_groups[0]["lr"]
                 diary.trained(step, losses, record, told, rate)
 
@@ -205,50 +186,49 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "epoch": self.epoch,
-            "config": self.cfg.dump(),
-            "steps_per_epoch": self.steps_per_epoch,
+            **self._identity(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.module.state_dict()
-        write_checkpoint(state, Path(self.cfg.OUTPUT_DIR) / LAST)
+        write_state(state, Path(self.cfg.OUTPUT_DIR) / LAST)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same in a resumed training."""
+        return {
+            "config": self.cfg.dump(),
+            "processes": self.where.count,
+            "images": len(self.images),
+            "steps_per_epoch": self.steps_per_epoch,
+        }
 
     def resume(self) -> None:
         """Go on from the last checkpoint in OUTPUT_DIR, or begin where there is none.
 
-        Raises InputError for a checkpoint of another config, or of a set of another size.
+        Raises InputError for a checkpoint of another config, of a set of another size, or of
+        another number of processes.
         """
         path = Path(self.cfg.OUTPUT_DIR) / LAST
         if not path.is_file():
             logger.info("%s: nothing to resume, the training begins.", path)
             return
         state = read_state(path)
-        other = changed_keys(state["config"], self.cfg.dump())
-        if other:
-            raise InputError(
-                f"{path}: was trained with another {other[0]}; resume with the same settings, or "
-                "name another OUTPUT_DIR."
-            )
-        if state.get("steps_per_epoch") != self.steps_per_epoch:
-            raise InputError(f"{path}: the training set had another size then; start a new run.")
-        self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
+        check_resume(path, state, self._identity())
+        self._restore(state, path)
+
+    def _restore(self, state: Mapping[str, Any], path: Path) -> None:
+        """Take over what a checkpoint holds. Raises InputError for parts of another model."""
+        load_whole(self.net, state["model"], source=str(path))
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            load_whole(self.ema.module, state.get("ema", {}), source=f"{path}, averaged weights")
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its optimiser's state is of other parameters; {ANEW}."
+            ) from error
+        if state["scaler"]:  # empty where it was written without loss scaling
+            self.step.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]
-
-
-MAY_CHANGE = ("DEVICE:", "NUM_WORKERS:", "OUTPUT_DIR:", "ROOT:", "CHECKPOINT_EPOCHS:")
-"""Keys that do not change the result of a training."""
-
-
-def changed_keys(before: str, after: str) -> list[str]:
-    """The keys, by their last part, that differ between two dumped configs."""
-    lines = [
-        {line.strip() for line in text.splitlines() if not line.strip().startswith(MAY_CHANGE)}
-        for text in (before, after)
-    ]
-    return sorted({line.partition(":")[0] for line in lines[1] - lines[0]})
 
 
 def in_parallel(

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from svit_det import __version__
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError
 from svit_det.training.distillation import dense_teacher
+from svit_det.training.finite import check_finite, not_finite, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint, write_weights
+from svit_det.weights.kinds import check_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,15 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
 
     For training, a policy that the file lacks and heads for another number of classes start as
     initialised; otherwise such a file is refused. A policy in the file that the model lacks is left
-    out. Raises InputError that names the file and the weight that does not fit.
+    out. Raises InputError that names the file and the weight that does not fit, is not finite, or
+    is of another kind.
     """
     if not Path(path).is_file():
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()
+    check_finite(given, source=path)
+    check_kinds(ours, given, source=path)
     fresh = _fresh(model, given, ours, path, for_training=for_training)
     left = [name for name in given if name not in ours and name.startswith(POLICY)]
     wanted = {name: value for name, value in given.items() if name not in (*left, *fresh)}
@@ -104,6 +108,15 @@ def _check(given: Mapping[str, Tensor], ours: Mapping[str, Tensor], path: str) -
 _ENDS = ("weight", "bias")
 
 
+def load_whole(model: TokenClassifier, given: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights that must be the model's own, all of them. Raises InputError."""
+    ours = model.state_dict()
+    check_finite(given, source=source)
+    check_kinds(ours, given, source=source)
+    _check(given, ours, source)
+    model.load_state_dict(dict(given))
+
+
 def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
     """A frozen copy of `model` under the policy Dense, with the weights of the file `path`.
 
@@ -127,28 +140,29 @@ def load_teacher(model: TokenClassifier, path: str) -> TokenClassifier:
 def save_weights(
     model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str] | None = None
 ) -> None:
-    """Write the weights with their description, whole or not at all."""
-    write_checkpoint({"model": model.state_dict(), DESCRIPTION: describe(cfg, classes)}, path)
+    """Write the weights with their description, whole or not at all. Raises InputError.
+
+    Numbers that are not finite are refused; an older file at `path` then stays.
+    """
+    weights = model.state_dict()
+    _check_written(weights, path)
+    write_checkpoint({"model": weights, DESCRIPTION: describe(cfg, classes)}, path)
 
 
 def export_weights(model: TokenClassifier, path: Path, cfg: Any, classes: Iterable[str]) -> None:
-    """Write the weights with their description; real numbers in half precision, to save space."""
+    """Write the weights as `save_weights` does; real numbers in half precision, to save space."""
     weights = {
         name: value.cpu().half() if value.is_floating_point() else value.cpu()
         for name, value in model.state_dict().items()
     }
+    _check_written(weights, path)
     write_weights(weights, path, description=describe(cfg, classes))
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint to resume from; nothing in it is executed."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _check_written(weights: Mapping[str, Tensor], path: Path) -> None:
+    bad = not_finite(weights)
+    if bad:
         raise InputError(
-            f"{path}: not a checkpoint to resume from ({reason.rstrip('.')})."
-        ) from error
-    if not isinstance(state, dict) or not {"model", "optimizer", "epoch", "config"} <= set(state):
-        raise InputError(f"{path}: not a checkpoint to resume from; start without --resume.")
-    return state
+            f"{path}: not written, because numbers are not finite in {some_of(bad)}; train anew "
+            "with a lower SOLVER.BASE_LR."
+        )

@@ -11,7 +11,6 @@ from OUTPUT_DIR/last.pth; the result is that of an uninterrupted training.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,10 @@ from svit_det.classification.config import load_config
 from svit_det.classification.evaluation import Evaluation, evaluate
 from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
+from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes, joined
-from svit_det.classification.trainer import Trainer, check_unused, clear
+from svit_det.classification.run_files import check_folder, clear, write_config
+from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
@@ -66,10 +67,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
     with joined(cfg.MODEL.DEVICE) as (where, device):
-        if not (args.eval_only or args.resume or args.overwrite):
-            check_unused(Path(cfg.OUTPUT_DIR))
-        _prepare_folder(cfg, where)
-        found = (_evaluate if args.eval_only else _train)(cfg, args, where, device)
+        check_folder(cfg, begins=not (args.eval_only or args.resume or args.overwrite))
+        log = RunLog(where)
+        found = (_evaluate if args.eval_only else _train)(cfg, args, where, device, log)
         if not where.is_first:
             return None
         result = found.as_dict()
@@ -79,46 +79,37 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _train(
-    cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device
+    cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device, log: RunLog
 ) -> Evaluation:
     trainer = Trainer(cfg, where, device)
     if args.resume:
         trainer.resume()
     elif args.overwrite and where.is_first:
         clear(cfg)  # now that the new training has all that it needs
+    _begin(cfg, where, log)
     return trainer.train()
 
 
 def _evaluate(
-    cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device
+    cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device, log: RunLog
 ) -> Evaluation:
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
     model = build_classifier(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
+    _begin(cfg, where, log)
     found = evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
     if args.export and where.is_first:
         export_weights(model, Path(args.export), cfg, images.classes)
     return found
 
 
-def _prepare_folder(cfg: Any, where: Processes) -> None:
-    folder = Path(cfg.OUTPUT_DIR)
-    if not where.is_first:
-        logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(cfg.dump())
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(folder / "log.txt")],
-        force=True,
-    )
+def _begin(cfg: Any, where: Processes, log: RunLog) -> None:
+    """Write the run's first files, now that nothing refuses the run any more."""
+    if where.is_first:
+        write_config(cfg)
+    log.keep_in(Path(cfg.OUTPUT_DIR))
 
 
 def summary(found: Evaluation, folder: Path) -> str:

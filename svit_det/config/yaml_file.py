@@ -36,6 +36,20 @@ def read_yaml(path: str, sources: dict[str, str] | None = None) -> dict[str, Any
     return _read(path, {} if sources is None else sources, above=())
 
 
+def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
+    """The plain values of a config that stands in another file, such as a file of weights.
+
+    The limits are those of `read_yaml`; such a config has no bases. Raises InputError that names
+    `source`.
+    """
+    if len(text) > MOST_BYTES:
+        raise InputError(f"{source}: a config of more than {MOST_BYTES:,} bytes cannot be meant.")
+    values = _parse(text, source)
+    if BASE in values:
+        raise InputError(f"{source}: a config inside another file names no {BASE}.")
+    return values
+
+
 def _read(path: str, sources: dict[str, str], *, above: tuple[str, ...]) -> dict[str, Any]:
     if "\0" in path:
         raise InputError(f"{shown(path)}: no file has a null byte in its name.")
@@ -81,7 +95,10 @@ def _merge(new: dict[str, Any], old: dict[str, Any], path: str, prefix: str = ""
 
 def _values(path: str) -> dict[str, Any]:
     """The values of one file, without its bases."""
-    text = _text(path)
+    return _parse(_text(path), path)
+
+
+def _parse(text: str, path: str) -> dict[str, Any]:
     try:
         loader = _ShallowLoader(text)
         node = loader.get_single_node()

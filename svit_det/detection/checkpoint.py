@@ -13,10 +13,10 @@ from torch import nn
 from svit_det.errors import InputError
 from svit_det.files import write_whole
 from svit_det.shipped import find_weights, refuse_url
-from svit_det.training.finite import not_finite, optimizer_tensors, some_of
+from svit_det.training.finite import check_finite, not_finite, optimizer_tensors, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
 from svit_det.weights.foreign import check_file
-from svit_det.weights.kinds import other_kinds
+from svit_det.weights.kinds import check_kinds
 from svit_det.weights.match import (
     CLASS_TOKEN,
     OtherClasses,
@@ -148,9 +148,7 @@ class TokenCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights = checkpoint["model"]
-        bad = not_finite(weights)
-        if bad:
-            raise InputError(f"{self._path}: holds numbers that are not finite in {some_of(bad)}.")
+        check_finite(weights, source=self._path)
         if self._check_resume is not None and "trainer" in checkpoint and "trainer" in self._states:
             self._check_resume(self._path, checkpoint)
         shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
@@ -162,11 +160,7 @@ class TokenCheckpointer(DetectionCheckpointer):
             raise InputError(
                 f"{self._path}: these weights are of another architecture: {'; '.join(problems)}."
             )
-        wrong = other_kinds(self.model.state_dict(), weights)
-        if wrong:
-            raise InputError(
-                f"{self._path}: {'; '.join(wrong[:2])}; nothing is cast, so store the model's kind."
-            )
+        check_kinds(self.model.state_dict(), weights, source=self._path)
         if other is not None:
             self._check_classes(other, resumes=not self._states.isdisjoint(checkpoint))
         untrained = [

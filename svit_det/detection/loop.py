@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,8 +12,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from svit_det.detection.interrupts import stop_if_asked
-from svit_det.errors import InputError
-from svit_det.training.finite import some_of
+from svit_det.training.finite import check_losses
 
 
 def run_steps(trainer: TrainerBase, start: int, stop: int) -> None:
@@ -53,16 +51,7 @@ class _StopsWhereNotFinite:
     iter: int
 
     def _write_metrics(self, loss_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
-        bad = [
-            f"{name} is {value.detach().item()}"
-            for name, value in loss_dict.items()
-            if not math.isfinite(value.detach().item())
-        ]
-        if bad:
-            raise InputError(
-                f"Step {self.iter} of the training: {some_of(bad)}; its weights were not changed "
-                "and its last checkpoint stays. Look at the data, or lower SOLVER.BASE_LR."
-            )
+        check_losses(loss_dict, step=self.iter)
         super()._write_metrics(loss_dict, *args, **kwargs)  # type: ignore[misc]
 
 

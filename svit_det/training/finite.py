@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from svit_det.errors import InputError
 
 
 def not_finite(values: Mapping[str, Tensor]) -> list[str]:
@@ -39,3 +42,24 @@ def some_of(names: list[str]) -> str:
     """The first three names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+def check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights from a file with numbers that are not finite. Raises InputError."""
+    bad = not_finite(weights)
+    if bad:
+        raise InputError(f"{source}: holds numbers that are not finite in {some_of(bad)}.")
+
+
+def check_losses(losses: Mapping[str, Tensor], *, step: int) -> None:
+    """Refuse losses that are not finite; call this before the optimiser uses their gradients.
+
+    Raises InputError that names the step of the training and each such loss.
+    """
+    numbers = {name: value.detach().item() for name, value in losses.items()}
+    bad = [f"{name} is {number}" for name, number in numbers.items() if not math.isfinite(number)]
+    if bad:
+        raise InputError(
+            f"Step {step} of the training: {some_of(bad)}; its weights were not changed and its "
+            "last checkpoint stays. Look at the data, or lower SOLVER.BASE_LR."
+        )

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from svit_det.errors import InputError
+
 
 def kind_of(value: Tensor) -> str:
     """The kind of a tensor's numbers; precisions of one kind may be cast into each other."""
@@ -24,3 +26,12 @@ def other_kinds(model: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> lis
         for name, value in model.items()
         if name in given and kind_of(given[name]) != kind_of(value)
     ]
+
+
+def check_kinds(model: Mapping[str, Tensor], given: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights from a file that would be cast into another kind. Raises InputError."""
+    wrong = other_kinds(model, given)
+    if wrong:
+        raise InputError(
+            f"{source}: {'; '.join(wrong[:2])}; nothing is cast, so store the model's kind."
+        )

@@ -82,6 +82,12 @@ def test_an_unknown_key_and_a_wrong_value(a_yaml, small):
     assert "SOLVER.EMA_DECAY: 2.0 must lie in" in refusal(a_yaml, small(SOLVER__EMA_DECAY=2.0))
 
 
+@pytest.mark.parametrize("word", ["augmix-m5", "rand-x5", "rand-n2.5", "randy-m9", "rand-m-5"])
+def test_a_word_that_is_none_of_rand_augment(a_yaml, small, word):
+    said = refusal(a_yaml, small(INPUT__RAND_AUGMENT=word))
+    assert said.startswith(f"INPUT.RAND_AUGMENT: '{word}' is no word of timm's")
+
+
 def test_a_key_that_the_policy_does_not_use(a_yaml, small):
     said = refusal(a_yaml, [*small(), "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7]"])
     assert "MODEL.TOKEN_POLICY.KEEP_RATIOS is set" in said or "KEEP_RATIOS" in said
@@ -115,4 +121,4 @@ def test_a_broken_checkpoint_to_resume_from(a_yaml, small, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pth").write_bytes(b"nothing")
     said = main(["--config-file", a_yaml, "--resume", *small()])
-    assert "last.pth: not a checkpoint to resume from" in said
+    assert "last.pth: not a checkpoint to resume from: not a file of plain weights" in said

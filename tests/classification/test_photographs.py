@@ -41,7 +41,7 @@ def test_only_what_the_recipe_names_learns(name, small, tmp_path):
     trainer = Trainer(cfg, Processes(), torch.device("cpu"))
     before = {key: value.clone() for key, value in trainer.net.named_parameters()}
     images, labels, _ = next(iter(trainer.loader))
-    trainer.step(images, labels, time=0, times=trainer.times)
+    trainer.step(images, labels, number=0, time=0, times=trainer.times)
     learns = RECIPES[name][-1]
     for key, value in trainer.net.named_parameters():
         # No gradient was even computed for what stands still.
@@ -55,6 +55,6 @@ def test_the_whole_trunk_may_stand_still_and_the_head_learn(small, a_yaml):
     cfg = load_config(a_yaml, small(SOLVER__FROZEN="['trunk']"))
     trainer = Trainer(cfg, Processes(), torch.device("cpu"))
     images, labels, _ = next(iter(trainer.loader))
-    trainer.step(images, labels, time=0, times=trainer.times)
+    trainer.step(images, labels, number=0, time=0, times=trainer.times)
     with_gradient = {key for key, value in trainer.net.named_parameters() if value.grad is not None}
     assert with_gradient == {"norm.weight", "norm.bias", "head.weight", "head.bias"}

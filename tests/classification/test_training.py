@@ -1,5 +1,6 @@
 """Trainings on generated images: the same after an interruption and in two processes; warm-ups."""
 
+import math
 import os
 import socket
 import subprocess
@@ -20,7 +21,8 @@ from svit_det.classification.recipe import (
     policy_time,
     schedule_time,
 )
-from svit_det.classification.trainer import FINAL, LAST, Trainer
+from svit_det.classification.run_files import FINAL, LAST
+from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import load_weights
 from svit_det.cli.train_classifier import main
 from svit_det.errors import InputError
@@ -95,7 +97,8 @@ def test_a_resume_with_other_settings_is_refused(a_yaml, small):
     options = small(SOLVER__EPOCHS=1)
     trained(a_yaml, options)
     other = Trainer(load_config(a_yaml, [*options, "SOLVER.BASE_LR", "1e-3"]), HERE, CPU)
-    with pytest.raises(InputError, match="was trained with another BASE_LR"):
+    said = r"last\.pth: a training with SOLVER\.BASE_LR 1e-05 cannot go on with 0\.001; set it back"
+    with pytest.raises(InputError, match=said):
         other.resume()
 
 
@@ -243,6 +246,42 @@ def test_a_policy_and_a_head_for_other_classes_may_start_fresh_in_training(
         load_weights(model, str(path), for_training=False)
     with pytest.raises(InputError, match="another number of classes than 7"):
         load_weights(classifier(num_classes=7), str(path), for_training=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["head.bias", "trunk.policy.budget.kept_share"])
+def test_weights_that_are_not_finite_are_not_loaded(classifier, make_policy, tmp_path, name, value):
+    weights = classifier(make_policy("SViT")).state_dict()
+    weights[name][0] = value
+    torch.save({"model": weights}, tmp_path / "bad.pth")
+    for model in (classifier(make_policy("SViT")), classifier()):  # also a part that is left out
+        before = model.head.weight.clone()
+        with pytest.raises(InputError) as refused:
+            load_weights(model, str(tmp_path / "bad.pth"), for_training=True)
+        assert str(refused.value) == (
+            f"{tmp_path}/bad.pth: holds numbers that are not finite in {name}."
+        )
+        assert torch.equal(model.head.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(torch.bool, "true or false"), (torch.int64, "whole numbers"), (torch.cfloat, "complex")],
+)
+def test_weights_of_another_kind_are_not_cast(classifier, tmp_path, kind, said):
+    weights = classifier().state_dict()
+    weights["head.weight"] = weights["head.weight"].to(kind)
+    torch.save({"model": weights}, tmp_path / "bad.pth")
+    with pytest.raises(InputError) as refused:
+        load_weights(classifier(), str(tmp_path / "bad.pth"), for_training=True)
+    assert str(refused.value).startswith(f"{tmp_path}/bad.pth: head.weight holds {said}")
+    assert str(refused.value).endswith("; nothing is cast, so store the model's kind.")
+
+
+def test_half_precision_is_of_the_same_kind(classifier, tmp_path):
+    weights = {name: value.half() for name, value in classifier().state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "half.pth")
+    load_weights(classifier(), str(tmp_path / "half.pth"), for_training=False)
 
 
 def test_a_teacher_of_another_width_is_refused(a_yaml, small, tiny_trunk, tmp_path):

@@ -24,8 +24,9 @@ from svit_det import __version__
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     *("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CITATION.cff"),
-    *("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "requirements.txt"),
-    *("svit_det", "configs", "tools", "examples"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", "mkdocs.yml"),
+    *("requirements.txt", "requirements.lock"),
+    *("svit_det", "configs", "tools", "examples", "docs"),
 )
 WITHOUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
@@ -79,6 +80,29 @@ def svit_det(installed, tmp_path):
     return call
 
 
+def terms_of_weights():
+    """The page of each folder with weights, under configs/."""
+    weights = (ROOT / "configs").rglob("*.safetensors")
+    return {(path.parent / "WEIGHTS.md").relative_to(ROOT).as_posix() for path in weights}
+
+
+def test_every_folder_with_weights_says_their_terms():
+    """Beside the weights, in the package's licence files and on the site."""
+    assert len(terms_of_weights()) == 2
+    packaging, site = ((ROOT / name).read_text() for name in ("setup.py", "docs/outside_pages.py"))
+    for path in terms_of_weights():
+        text = (ROOT / path).read_text()
+        assert all(each.name in text for each in (ROOT / path).parent.glob("*.safetensors"))
+        assert "Apache-2.0" in text and f'"{path}"' in packaging and f'"{path}"' in site
+
+
+def test_a_source_distribution_is_asked_to_hold_every_page_and_list():
+    manifest = (ROOT / "MANIFEST.in").read_text().split()
+    pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}  # that one always comes
+    lists = {path.name for path in ROOT.glob("requirements.*")}
+    assert pages | lists | {"mkdocs.yml", "docs", "examples", "Makefile"} <= set(manifest)
+
+
 @pytest.mark.long
 def test_the_distributions_hold_what_ships(distributions):
     source, wheel = distributions
@@ -90,13 +114,21 @@ def test_the_distributions_hold_what_ships(distributions):
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert shipped | {"CITATION.cff", "LICENSE", "tools/train_net.py"} <= names
+    assert {name for name in SOURCES if (ROOT / name).is_file()} <= names
+    tracked = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("docs", "examples")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert tracked and tracked <= names
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         info = f"svit_det-{__version__}.dist-info"
         about = message_from_string(archive.read(f"{info}/METADATA").decode())
     assert {f"svit_det/{name}" for name in shipped} | {"svit_det/py.typed"} <= names
     assert not {name for name in names if name.startswith(("tools", "tests", "configs"))}
-    assert f"{info}/licenses/configs/demo/WEIGHTS.md" in names
+    assert {f"{info}/licenses/{path}" for path in terms_of_weights()} <= names
     assert about["Version"] == __version__ and about["License"] == "Apache-2.0"
     assert about["Description-Content-Type"] == "text/markdown"
     assert about.get_payload().lstrip().startswith("# svit_det")

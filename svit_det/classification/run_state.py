@@ -1,0 +1,123 @@
+"""The state that a checkpoint holds of its training, so that a resumed one is the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from svit_det.classification.config import default_config
+from svit_det.config.yaml_file import parse_yaml
+from svit_det.errors import InputError, printable
+from svit_det.settings import shown
+from svit_det.training.finite import not_finite, optimizer_tensors, some_of
+from svit_det.weights.files import read_checkpoint, write_checkpoint
+from svit_det.weights.forms import is_weights
+
+PARTS = {"optimizer": dict, "scaler": dict, "epoch": int, "steps_per_epoch": int, "config": str}
+"""The kinds of what a checkpoint holds beside the weights."""
+COUNTS = {
+    "processes": "the number of processes",
+    "images": "the number of training images",
+    "steps_per_epoch": "the number of steps an epoch",
+}
+"""Numbers beside the config that must be the same in a resumed training. With another number of
+processes, images would be mixed with others, and policies that sample would draw anew."""
+MAY_CHANGE = frozenset(
+    {
+        *("MODEL.DEVICE", "DATA.ROOT", "DATA.NUM_WORKERS"),
+        *("SOLVER.CHECKPOINT_EPOCHS", "OUTPUT_DIR"),
+    }
+)
+"""Keys that do not change the result of a training."""
+ANEW = "begin anew with --overwrite, or name another OUTPUT_DIR"
+
+
+def write_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint to resume from, whole or not at all. Raises InputError.
+
+    Numbers that are not finite are refused: the last good checkpoint then stays.
+    """
+    bad = _not_finite(state)
+    if bad:
+        step = state["epoch"] * state["steps_per_epoch"] - 1
+        raise InputError(
+            f"{path}: not written after step {step}, because numbers are not finite in "
+            f"{some_of(bad)}; the last checkpoint stays. Train anew with a lower SOLVER.BASE_LR, "
+            "or with SOLVER.CLIP_NORM 1.0."
+        )
+    write_checkpoint(state, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint to resume from; nothing in the file is executed. Raises InputError."""
+    try:
+        state = read_checkpoint(str(path))
+    except InputError as error:
+        reason = error.message.removeprefix(f"{printable(path)}: ").partition(";")[0].rstrip(".")
+        raise _refusal(path, reason) from error
+    missing = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
+    averaged = state.get("ema")
+    if averaged is not None and not (isinstance(averaged, dict) and is_weights(averaged)):
+        missing.append("averaged weights")
+    if not missing and not isinstance(state["optimizer"].get("state"), dict):
+        missing.append("state of an optimiser")
+    if missing:
+        raise _refusal(path, f"it holds no {missing[0]}")
+    bad = _not_finite(state)
+    if bad:
+        raise _refusal(path, f"it holds numbers that are not finite in {some_of(bad)}")
+    return state
+
+
+def check_resume(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a checkpoint of another training.
+
+    `before` and `now`: the config as text under "config", and the numbers that `COUNTS` names.
+    Raises InputError that names the file and the first difference.
+    """
+    settings = settings_of(before["config"], source=f"the config in {path}")
+    changes = changed(settings, settings_of(now["config"], source="this run's config"))
+    for key, name in COUNTS.items():
+        if key in before and before[key] != now[key]:  # older checkpoints lack some
+            changes.append((name, before[key], now[key]))
+    if changes:
+        what, old, new = changes[0]
+        raise InputError(
+            f"{path}: a training with {what} {shown(old)} cannot go on with {shown(new)}; set it "
+            "back, or begin anew in another OUTPUT_DIR."
+        )
+
+
+def settings_of(config: str, *, source: str) -> dict[str, Any]:
+    """The values of a config by their full keys; a key that the text lacks has its default.
+
+    Raises InputError, naming `source`, for text that is not a plain config.
+    """
+    defaults = dict(_leaves(parse_yaml(default_config().dump(), source="the defaults")))
+    return defaults | dict(_leaves(parse_yaml(config, source=source)))
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Key, old value and new value for each key that changes the result and is not as it was."""
+    keys = [key for key in {**now, **before} if key not in MAY_CHANGE]
+    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+
+
+def _refusal(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: not a checkpoint to resume from: {reason}; {ANEW}.")
+
+
+def _not_finite(state: Mapping[str, Any]) -> list[str]:
+    """The names of weights, averaged weights and optimiser's numbers that are not finite."""
+    averaged = {f"{name} (averaged)": value for name, value in (state.get("ema") or {}).items()}
+    optimizer = optimizer_tensors(state["optimizer"])
+    return not_finite({**state["model"], **averaged, **optimizer})

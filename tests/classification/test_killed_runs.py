@@ -1,0 +1,203 @@
+"""SIGKILL anywhere: the resumed training ends bit for bit where the uninterrupted one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parents[2]
+LAST, FINAL, RESULTS = "last.pth", "model_final.pth", "results.json"
+
+# Imports once; for each line of JSON a fork of it becomes the training, with a fault built in.
+SERVER = """
+import json, os, signal, sys, traceback
+import svit_det.cli.train_classifier as tool
+
+def become(order):
+    try:
+        exec(order["fault"], {"__name__": "fault"})
+        return tool.main(order["arguments"])
+    except BaseException:
+        return traceback.format_exc()
+
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(300)  # should the tests themselves be killed
+        said = os.open(order["said"], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(said, stream)
+        problem = become(order)
+        print(problem, flush=True)
+        os._exit(problem is not None)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+AT = """
+import os, signal
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+def at(owner, name, count, act=None):
+    old, seen = getattr(owner, name), []
+    def new(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == count:
+            (act or (lambda *a, **k: kill()))(*args, **kwargs)
+        return old(*args, **kwargs)
+    setattr(owner, name, new)
+"""
+HALF = """
+import io
+import svit_det.weights.files as files
+def half(content, file):
+    whole = io.BytesIO(); save(content, whole)
+    file.write(whole.getvalue()[: whole.tell() // 2]); file.flush(); kill()
+save = files.torch.save
+at(files.torch, "save", {}, half)
+"""
+# A training of three epochs with three steps each; files are renamed in this order: config.yaml,
+# then last.pth and results.json of each epoch, then model_final.pth and results.json.
+POINTS = {
+    "before the first checkpoint": 'import torch\nat(torch.optim.AdamW, "step", 2)',
+    "inside the first checkpoint's write": HALF.format(1),
+    "inside the second checkpoint's write": HALF.format(2),
+    "between a checkpoint and its rename": 'import svit_det.files as f\nat(f.os, "replace", 4)',
+    "between two checkpoints": 'import torch\nat(torch.optim.AdamW, "step", 8)',
+    "between a checkpoint and its evaluation": """
+from svit_det.classification.trainer import Trainer
+at(Trainer, "evaluate", 2)
+""",
+    "before the last evaluation": """
+from svit_det.classification.trainer import Trainer
+at(Trainer, "evaluate", 3)
+""",
+    "inside the write of the trained weights": HALF.format(4),
+    "before the results are written": 'import svit_det.files as f\nat(f.os, "replace", 9)',
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Runs trainings: `run(arguments, fault)` returns the exit status and what was said."""
+    own = {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    said = tmp_path_factory.mktemp("said") / "said.txt"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        env=os.environ | own,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
+        def run(arguments, fault=""):
+            order = {"arguments": arguments, "fault": fault, "said": str(said)}
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline()), said.read_text()
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture
+def training(a_yaml, small):
+    """Factory: the command line of a training under SViT, whose gates and masks are drawn."""
+
+    def arguments(folder, *flags):
+        options = small(
+            MODEL__TOKEN_POLICY__NAME="SViT",
+            SOLVER__EPOCHS=3,
+            SOLVER__EMA_DECAY=0.5,
+            SOLVER__BASE_LR=0.05,
+            OUTPUT_DIR=folder,
+        )
+        return ["--config-file", a_yaml, *flags, *options]
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def known():
+    """The result of the training that nothing stops, and its seconds; made by the first test."""
+    return {}
+
+
+@pytest.fixture
+def whole(server, training, known, tmp_path_factory):
+    """(folder, seconds) of the training that nothing stops."""
+    if not known:
+        folder, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
+        status, said = server(training(folder))
+        assert status == 0, said
+        known |= {"folder": folder, "seconds": time.monotonic() - begin}
+    return known["folder"], known["seconds"]
+
+
+def assert_same(first, second, where):
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for number, (one, other) in enumerate(zip(first, second)):
+            assert_same(one, other, f"{where}/{number}")
+    elif isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype and torch.equal(first, second), where
+    elif isinstance(first, str) and "OUTPUT_DIR:" in first:  # the config
+        one, other = (
+            [line for line in text.splitlines() if not line.startswith("OUTPUT_DIR:")]
+            for text in (first, second)
+        )
+        assert one == other, where
+    else:
+        assert first == second, where
+
+
+def assert_ends_alike(resumed, whole):
+    for name in (LAST, FINAL):
+        first, second = (torch.load(each / name, weights_only=True) for each in (resumed, whole))
+        assert_same(first, second, name)
+    first, second = (json.loads((each / RESULTS).read_text()) for each in (resumed, whole))
+    for results in (first, second):
+        results.pop("images_per_second")
+    assert_same(first, second, RESULTS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(server, training, whole, tmp_path, point):
+    folder = tmp_path / "killed"
+    status, said = server(training(folder), AT + POINTS[point])
+    assert status == -signal.SIGKILL, said
+    if (folder / LAST).exists():  # whole, whenever it is there
+        torch.load(folder / LAST, weights_only=True)
+    status, said = server(training(folder, "--resume"))
+    assert status == 0, said
+    assert_ends_alike(folder, whole[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(3))
+def test_killed_at_any_time(server, training, whole, tmp_path, number):
+    seconds = random.Random(number).uniform(0, whole[1])
+    fault = f"""
+import os, signal, time
+victim = os.getpid()
+if os.fork() == 0:
+    time.sleep({seconds})
+    os.kill(victim, signal.SIGKILL)
+    os._exit(0)
+"""
+    status, said = server(training(tmp_path / "killed"), fault)
+    assert status in (-signal.SIGKILL, 0), said
+    status, said = server(training(tmp_path / "killed", "--resume"))
+    assert status == 0, said
+    assert_ends_alike(tmp_path / "killed", whole[0])

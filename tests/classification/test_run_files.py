@@ -1,0 +1,92 @@
+"""The folder of a training: a run that is refused changes nothing in it; files are whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from svit_det.classification.config import load_config
+from svit_det.classification.run_files import FINAL, LAST, write_config
+from svit_det.cli.train_classifier import main
+from svit_det.errors import InputError
+
+
+@pytest.fixture
+def trained(a_yaml, small, tmp_path):
+    """A folder in which a training of one epoch has ended."""
+    assert main(["--config-file", a_yaml, *small(SOLVER__EPOCHS=1)]) is None
+    return tmp_path / "run"
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+REFUSED = {
+    "a folder in use": ((), {}, "holds a training already"),
+    "another rate": (("--resume",), {"SOLVER__BASE_LR": 1e-3}, "SOLVER.BASE_LR"),
+    "a head too small": (("--overwrite",), {"MODEL__NUM_CLASSES": 2}, "the head has 2"),
+    "nothing to evaluate": (("--eval-only",), {}, "MODEL.WEIGHTS is empty"),
+    "no such weights": (("--eval-only",), {"MODEL__WEIGHTS": "none.pth"}, "no such file"),
+    "no such images": (("--eval-only",), {"DATA__ROOT": "nowhere"}, "no folder val"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_run_changes_nothing(case, a_yaml, small, trained):
+    flags, changed, said = REFUSED[case]
+    if case == "no such images":
+        changed = {**changed, "MODEL__WEIGHTS": trained / FINAL}
+    before = content_of(trained)
+    options = small(SOLVER__EPOCHS=1, **changed)
+    assert said in main(["--config-file", a_yaml, *flags, *options])
+    assert content_of(trained) == before
+
+
+def test_a_refused_run_makes_no_folder(a_yaml, small, tmp_path):
+    assert main(["--config-file", a_yaml, *small(MODEL__NUM_CLASSES=2)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_logged_before_the_run_began_is_kept(a_yaml, small, trained, tmp_path):
+    """That the weights of another head start anew is said before the folder is written to."""
+    content = torch.load(trained / FINAL, weights_only=True)
+    content["model"]["head.weight"] = content["model"]["head.weight"][:2]
+    content["model"]["head.bias"] = content["model"]["head.bias"][:2]
+    torch.save(content, tmp_path / "two.pth")
+    new = {"MODEL__WEIGHTS": tmp_path / "two.pth", "OUTPUT_DIR": tmp_path / "new"}
+    assert main(["--config-file", a_yaml, *small(SOLVER__EPOCHS=1, **new)]) is None
+    log = (tmp_path / "new/log.txt").read_text()
+    assert log.count("head.weight and 1 more starts as initialised") == 1
+    assert log.index("starts as initialised") < log.index("epoch 1: top-1")
+
+
+def test_a_config_is_written_whole_or_not_at_all(a_yaml, small, trained, monkeypatch):
+    before = (trained / "config.yaml").read_bytes()
+    cfg = load_config(a_yaml, small(SOLVER__SEED=8))
+
+    def half(path, text):
+        path.write_bytes(text.encode()[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", half)
+        with pytest.raises(InputError, match=r"config\.yaml: cannot be written"):
+            write_config(cfg)
+    assert (trained / "config.yaml").read_bytes() == before
+    write_config(cfg)
+    assert "SEED: 8" in (trained / "config.yaml").read_text()
+    assert {path.name for path in trained.iterdir()} >= {LAST, FINAL}
+    assert not [path for path in trained.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--overwrite",)])
+def test_a_folder_that_cannot_be_made(flags, a_yaml, small, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    said = main(["--config-file", a_yaml, *flags, *small()])
+    assert said.startswith(f"OUTPUT_DIR {tmp_path / 'run'}: cannot be written")
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_no_name_of_a_folder(a_yaml, small):
+    assert main(["--config-file", a_yaml, *small(OUTPUT_DIR='""')]).startswith("OUTPUT_DIR is empt")
