@@ -11,8 +11,10 @@
 #
 # PYTHON=python3    the Python that makes the environment, 3.10 or newer
 # VENV=.venv        the environment; an existing one may be named, a conda environment too, as in
-#                   make test VENV=$CONDA_PREFIX. In one that was not made here nothing is replaced:
-#                   its detectron2 and its torch are kept, and only what is missing is added.
+#                   make test VENV=$CONDA_PREFIX. In one that was not made here no version is pinned:
+#                   what is missing is added, and its detectron2, its OpenCV and a torch from 2.7 on
+#                   are kept. pip replaces what is older than setup.py asks for, and setuptools 82
+#                   and newer.
 # REQUIREMENTS=requirements.txt   the versions that were tested together; empty for whatever fits
 # JOBS=2            how many tests run at once, with one thread each
 PYTHON ?= python3

@@ -33,11 +33,11 @@ def resized(image, *size):
 def prepared(image, about):
     """(height, width, 3) RGB -> the graph's input, and the picture's (height, width) inside it."""
     sides, whole = np.array(image.shape[:2]), about["size"]
-    inside = scaled(sides, about["shorter_side"] / min(sides), about["longest_side"] / max(sides))
+    inside = size_at_test_time(sides, about["shorter_side"], about["longest_side"])
     if whole is None:
         whole = [-(-side // about["size_divisor"]) * about["size_divisor"] for side in inside]
     elif inside != tuple(whole):
-        inside = scaled(sides, *(np.array(whole) / sides))
+        inside = rounded(sides * min(np.array(whole) / sides))
         print(f"{sides[1]} x {sides[0]} pixels, resized to fit into {whole[1]} x {whole[0]}")
     canvas = np.full((*whole, 3), about["mean"], np.float32)
     order = 1 if about["channels"] == "RGB" else -1
@@ -45,8 +45,24 @@ def prepared(image, about):
     return np.ascontiguousarray(canvas.transpose(2, 0, 1)[None]), inside
 
 
-def scaled(sides, *factors):
-    return tuple(np.maximum((sides * min(factors) + 0.5).astype(int), 1).tolist())
+def size_at_test_time(sides, shorter, longest):
+    """The (height, width) that the detector was tested at, in the steps of detectron2's rule.
+
+    In one step with the smaller of two factors some halves would be rounded the other way.
+    """
+    new = np.where(sides == min(sides), shorter, sides * (shorter / min(sides)))
+    return rounded(new * min(longest / max(new), 1))
+
+
+def rounded(sides):
+    return tuple(np.maximum((sides + 0.5).astype(int), 1).tolist())
+
+
+def decoded(picture):
+    """(height, width, 3) uint8 BGR, turned upright; transparency and bits above eight are lost."""
+    if (bgr := cv2.imread(picture, cv2.IMREAD_COLOR)) is None:
+        sys.exit(f"run_onnx.py: {picture} is no picture that can be read.")
+    return bgr
 
 
 def pasted(logits, box, *size):
@@ -61,8 +77,7 @@ def pasted(logits, box, *size):
 def main(model, picture, result, least=0.5):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["svit_det"])
-    if (bgr := cv2.imread(picture, cv2.IMREAD_COLOR)) is None:
-        sys.exit(f"run_onnx.py: {picture} is no picture that can be read.")
+    bgr = decoded(picture)
     size, drawn = bgr.shape[:2], bgr.copy()
     given, inside = prepared(bgr[..., ::-1], about["input"])
     boxes, *found, keep = session.run(about["outputs"], {"image": given})

@@ -93,28 +93,6 @@ def test_what_writes_files_has_output(options):
         assert "--output" in options[name], name
 
 
-# These go on with what is there, or replace what they made themselves, and say so.
-GOES_ON = {
-    *("compare", "compare-classifiers", "demo", "demo-classification", "device-checks"),
-    "prepare-photographs",
-}
-
-
-def test_results_are_replaced_only_when_asked(options):
-    """Each command has the option; its own test has the refusal."""
-    for name, own in options.items():
-        if "--output" in own:
-            assert ("--overwrite" in own) == (name not in GOES_ON), name
-
-
-@pytest.mark.parametrize("name", ["benchmark", "benchmark-classifier"])
-def test_measurements_are_not_replaced_in_silence(name, tmp_path, capsys):
-    (tmp_path / "results.json").write_text("hours")
-    assert main([name, "--output", str(tmp_path)]) == 1
-    assert "results.json is there already; give --overwrite." in capsys.readouterr().err
-    assert (tmp_path / "results.json").read_text() == "hours"
-
-
 def test_train_has_the_options_of_detectron2(options):
     assert {"--config-file", "--eval-only"} | DETECTRON2 <= set(options["train"])
     others = {word for name in NAMES if name not in ("train", "classify") for word in options[name]}

@@ -12,9 +12,12 @@ import stat
 import zipfile
 from collections import Counter
 from pathlib import Path
+from textwrap import shorten
 
 from svit_det.errors import InputError
 
+LONGEST_REASON = 120
+"""Characters of a reader's own words; some list every kind of number that the format knows."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -72,7 +75,7 @@ def _reason(error: BaseException) -> str:
     if asked:
         return f"it asks for {asked.group(1)}, which is code or an object of Python's"
     if type(error).__module__.startswith("safetensors"):
-        return " ".join(str(error).split()).rstrip(".")
+        return shorten(str(error).rstrip("."), LONGEST_REASON, placeholder=" ...")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, MemoryError):

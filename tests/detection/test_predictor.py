@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -196,19 +197,71 @@ def test_coco_json_can_be_read_as_annotations_and_as_results(predictor, discs, t
         assert annotation["category_id"] in (1, 2)
 
 
-def test_supervision(predictor, discs, monkeypatch):
+@dataclass(kw_only=True)
+class Detections:
+    """Takes what supervision's class of this name takes, and refuses what that one would misread.
+
+    As its page says: xyxy (n, 4), mask (n, H, W), confidence (n,), class_id (n,), tracker_id (n,)
+    and data, all arrays of NumPy.
+    """
+
+    xyxy: np.ndarray
+    mask: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    class_id: np.ndarray | None = None
+    tracker_id: np.ndarray | None = None
+    data: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        assert type(self.xyxy) is np.ndarray and self.xyxy.dtype.kind == "f"
+        count = len(self.xyxy)
+        assert self.xyxy.shape == (count, 4)
+        for name, kind in (("confidence", "f"), ("class_id", "i")):
+            value = getattr(self, name)
+            assert type(value) is np.ndarray and value.dtype.kind == kind, name
+            assert value.shape == (count,), name
+        if self.mask is not None:
+            assert type(self.mask) is np.ndarray and self.mask.dtype == bool
+            assert self.mask.ndim == 3 and len(self.mask) == count
+        assert self.tracker_id is None and self.data == {}
+
+
+@pytest.fixture
+def supervision(monkeypatch):
+    """A stand-in for the package, which the tests do not ask for."""
+    stand_in = types.ModuleType("supervision")
+    stand_in.Detections = Detections
+    monkeypatch.setitem(sys.modules, "supervision", stand_in)
+
+
+def test_supervision(predictor, discs, supervision):
+    (found,) = predictor(discs / "images/val_1.png")
+    theirs, ours = found.to_supervision(min_score=0.0), found.instances
+    assert len(ours) == 5 and theirs.mask.shape == (5, 48, 72)
+    assert theirs.xyxy.tolist() == ours.pred_boxes.tensor.tolist()
+    assert theirs.confidence.tolist() == ours.scores.tolist()
+    assert theirs.class_id.tolist() == ours.pred_classes.tolist()
+    assert np.array_equal(theirs.mask, ours.pred_masks.numpy())
+    least = float(ours.scores.sort(descending=True).values[1])
+    some = found.to_supervision(min_score=least)
+    assert some.confidence.tolist() == [s for s in ours.scores.tolist() if s >= least]
+    assert len(some.xyxy) == len(some.mask) < 5
+    nothing = found.to_supervision(min_score=1.1)
+    assert nothing.xyxy.shape == (0, 4) and nothing.mask.shape == (0, 48, 72)
+
+
+def test_boxes_alone_for_supervision(predictor, discs, supervision):
+    (found,) = predictor(discs / "images/val_1.png")
+    found.instances.remove("pred_masks")
+    theirs = found.to_supervision(min_score=0.0)
+    assert theirs.mask is None and len(theirs.xyxy) == len(found.instances)
+
+
+def test_supervision_that_is_missing(predictor, discs, monkeypatch):
     (found,) = predictor(discs / "images/val_1.png")
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(InputError, match="pip install supervision"):
         found.to_supervision()
-    stand_in = types.ModuleType("supervision")
-    stand_in.Detections = lambda **fields: fields
-    monkeypatch.setitem(sys.modules, "supervision", stand_in)
-    fields = found.to_supervision(min_score=0.0)
-    count = len(found.instances)
-    assert fields["xyxy"].shape == (count, 4) and fields["confidence"].shape == (count,)
-    assert fields["class_id"].dtype == int
-    assert fields["mask"].shape == (count, 48, 72) and fields["mask"].dtype == bool
 
 
 def test_detectron2s_own_predictor_finds_the_same(tiny_config, weights, predictor, discs):

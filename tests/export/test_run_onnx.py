@@ -1,4 +1,7 @@
-"""examples/run_onnx.py: without PyTorch, and its preprocessing is ours to the pixel."""
+"""The steps of examples/run_onnx.py: its resizing, its padding, its pasted masks.
+
+tests/detection/test_run_onnx_input.py compares its whole input with ours.
+"""
 
 import importlib.util
 from pathlib import Path

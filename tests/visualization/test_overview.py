@@ -1,9 +1,12 @@
 """Detections on a picture, and the row of annotations, detections and heat map."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from svit_det.visualization import Objects, draw_objects, draw_overview
+from svit_det.visualization.canvas import text_size
 from svit_det.visualization.object_drawing import labels_of, object_colours
 from svit_det.visualization.overview import row
 
@@ -44,16 +47,23 @@ def test_a_class_has_one_colour_and_one_class_has_many():
 
 
 def test_ground_truth_stands_first(picture_of, keep_of, texts):
-    picture = picture_of(
-        keep_of(4, [[4, 1]]), patch=16, found=objects(1), annotated=objects(2, scores=False)
-    )
+    # Large enough to cover most of its token, so that the shares on objects are there.
+    found = replace(objects(1), boxes=np.array([[1.0, 1.0, 15.0, 15.0]]))
+    annotated = objects(2, scores=False)
+    picture = picture_of(keep_of(4, [[4, 1]]), patch=16, found=found, annotated=annotated)
     drawn = draw_overview(picture, side=300)
     captions = [text for text in texts if "object" in text or "detection" in text]
     assert captions == [
         "2 annotated objects",
         "1 detection",
         "62 % of all block runs; on objects 100 %, off 25 %",
-    ] or captions[:2] == ["2 annotated objects", "1 detection"]
+    ]
+    text, size = text_size(2 * 300), (150, 300)
+    lowest = drawn[-text - size[0] : -text]
+    for place, each in enumerate((annotated, found)):
+        left = text + place * (size[1] + text)
+        wanted = draw_objects(picture.image, each, size, text=text)
+        np.testing.assert_array_equal(lowest[:, left : left + size[1]], wanted)
     assert 3 * 300 < drawn.shape[1] < 3 * 300 + 250
 
 

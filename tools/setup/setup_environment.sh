@@ -5,7 +5,7 @@
 #
 # An environment made here gets the pinned versions of REQUIREMENTS, and on the Linux and Python that
 # they were tested with the very files whose hashes stand in the .lock beside it. One that somebody else made
-# keeps every version it has: pinning would replace a torch built for that machine's GPU.
+# keeps every version that setup.py allows: pinning would replace a torch built for that machine's GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=$1 venv=$2 requirements=${3:-}
@@ -61,7 +61,7 @@ if [ -n "$requirements" ] && [ -e "$mark" ]; then
         fail "installing $requirements failed (is there a network? The versions were tested with" \
             "Python 3.11; with another one, make setup REQUIREMENTS= takes whatever fits)"
 else
-    echo "[2/4] Installing what is missing, keeping every version that is there"
+    echo "[2/4] Installing what is missing or older than setup.py asks for"
     # First what the source packages among the requirements are built with.
     pip_install "setuptools<82" wheel || fail "installing setuptools failed (is there a network?)"
     opencv=()

@@ -1,0 +1,141 @@
+"""What examples/run_onnx.py gives to a file is what our Predictor gives to the model.
+
+From a picture's file to the normalised and padded tensor: decoding, size, resizing, order of
+channels, padding and normalisation. PNG has one decoding. JPEG is decoded by OpenCV there and by
+Pillow here: the wheels of both bring libjpeg-turbo, whose results were equal in every pixel of the
+versions in requirements.txt. Another build may round its inverse transform otherwise.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from PIL import Image
+
+from svit_det.detection import Predictor
+from svit_det.export.backbone import BackboneGraph
+from svit_det.export.metadata import describe
+from svit_det.images import read_image
+from svit_det.vit import find_token_net
+from svit_det.weights.files import write_weights
+
+PROJECT = Path(__file__).resolve().parents[2]
+LEVELS = 2
+"""The largest difference, of 255 levels, between two decoders of one JPEG."""
+# A side of the third one becomes 46.5 pixels.
+SIZES = ((48, 72), (97, 61), (372, 1024), (64, 64), (31, 100))
+
+
+@pytest.fixture(scope="module")
+def example():
+    path = PROJECT / "examples/run_onnx.py"
+    spec = importlib.util.spec_from_file_location("run_onnx", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Factory: a picture of smooth noise as a file, `stored(size, suffix, turned=False)`."""
+
+    def make(size, suffix, *, turned=False):
+        coarse = np.random.default_rng(7).integers(
+            0, 256, (size[0] // 5 + 2, size[1] // 5 + 2, 3), dtype=np.uint8
+        )
+        image = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        if turned:
+            exif[0x0112] = 6  # to be shown turned by a quarter
+        path = tmp_path / f"{size[0]}_{size[1]}{suffix}"
+        image.save(path, exif=exif)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def given(example, tiny_config, tiny_model, tmp_path):
+    """Factory: one file as (theirs, ours), each (1, 3, height, width), normalised and padded."""
+
+    def make(path, channels="RGB"):
+        options = ("INPUT.FORMAT", channels)
+        weights = tmp_path / "model.pth"
+        write_weights(tiny_model(*options).state_dict(), weights)
+        predictor = Predictor(weights, cfg=tiny_config(*options), allow_untrained=True)
+        about = input_of(predictor)
+        image, inside = example.prepared(example.decoded(str(path))[..., ::-1], about)
+        theirs = BackboneGraph(predictor.model).scale(torch.from_numpy(image))
+        asked = predictor.model_input(read_image(path, "RGB"))
+        assert inside == tuple(asked["image"].shape[1:])
+        return theirs, predictor.model.preprocess_image([asked]).tensor
+
+    return make
+
+
+def input_of(predictor):
+    """The part of an exported file's metadata that says what goes in, as the file carries it."""
+    cfg, model = predictor.cfg, predictor.model
+    about = describe(
+        model,
+        find_token_net(model),
+        part="detector",
+        outputs=[],
+        size=(0, 0),
+        batch=1,
+        divisor=model.backbone.size_divisibility,
+        dynamic_size=True,
+        fixed_count=False,
+        image_format=cfg.INPUT.FORMAT,
+        sides=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+        said={},
+        opset=18,
+        topk=True,
+    )
+    return json.loads(json.dumps(about))["input"]
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_the_whole_input_of_a_png_is_ours(given, stored, channels):
+    for size in SIZES:
+        theirs, ours = given(stored(size, ".png"), channels)
+        assert torch.equal(theirs, ours), size
+
+
+def test_a_turned_png_is_turned(given, stored):
+    theirs, ours = given(stored((97, 61), ".png", turned=True))
+    assert theirs.shape[2] < theirs.shape[3] and torch.equal(theirs, ours)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_jpeg_is_ours_within_the_decoders_difference(example, given, stored, turned):
+    for size in SIZES:
+        path = stored(size, ".jpg", turned=turned)
+        here, there = read_image(path, "RGB"), example.decoded(str(path))[..., ::-1]
+        assert here.shape == there.shape
+        assert np.abs(here.astype(int) - there.astype(int)).max() <= LEVELS
+        theirs, ours = given(path)
+        # Resizing rounds to one more level; then pixels are divided by deviations of 57 and more.
+        assert (theirs - ours).abs().max() <= (LEVELS + 1) / 57
+
+
+def test_the_size_is_that_of_detectron2s_rule(example):
+    """Every eleventh size, and widths of 1024 and 512, where sides end in a half."""
+    rule = T.ResizeShortestEdge.get_output_shape
+    wide = [*range(1, 1400, 11), 512, 1024]
+    for sides in ((800, 1333), (256, 256), (64, 128)):
+        for height in range(1, 900, 11):
+            for width in wide:
+                wanted = tuple(max(side, 1) for side in rule(height, width, *sides))
+                found = example.size_at_test_time(np.array([height, width]), *sides)
+                assert found == wanted, (height, width, sides)
+
+
+def test_a_file_that_is_no_picture_is_named(example, tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    with pytest.raises(SystemExit, match=r"a\.png is no picture that can be read"):
+        example.decoded(str(tmp_path / "a.png"))
