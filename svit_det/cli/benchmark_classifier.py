@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_config_file(parser, "which classifier", default="configs/imagenet/svit_s.yaml")
     add_weights(parser, "trained weights; default: random")
-    add("--image-folder", help="pictures to run on, instead of noise")
+    add("--image-folder", help="pictures to run on, or class folders of them, instead of noise")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of unequal lengths")
     add("--batch-sizes", type=int, nargs="+", help="default: 1 to 32, on a GPU to 512")
     add("--batches", type=int, help="random batches of each size; default: 5, on a GPU 30")
@@ -178,10 +178,17 @@ def batches_of(cfg: Any, args: argparse.Namespace, size: int) -> list[Tensor]:
         shape = (size, 3, pixels, pixels)
         return [torch.randn(shape, generator=generator) for _ in range(args.batches)]
     wanted = size * args.batches
-    paths = islice(cycle(spread_out(find_images([args.image_folder]), wanted)), wanted)
+    paths = islice(cycle(spread_out(pictures_in(args.image_folder), wanted)), wanted)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (cfg.INPUT.MEAN, cfg.INPUT.STD))
     images = []
     for path in paths:
         image = cover(read_image(path, "RGB"), (pixels, pixels)).transpose(2, 0, 1)
         images.append((torch.from_numpy(image.copy()).float() / 255 - mean) / std)
     return list(torch.stack(images).split(size))
+
+
+def pictures_in(folder: str) -> list[Path]:
+    """The pictures of a folder, or of its class folders where it has ImageNet's layout."""
+    place = Path(folder)
+    classes = sorted(each for each in place.iterdir() if each.is_dir()) if place.is_dir() else []
+    return find_images(classes or [place])

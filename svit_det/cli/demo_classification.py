@@ -1,10 +1,10 @@
-"""Runs the shipped classifiers on digits: accuracy, cost, and the tokens that run.
+"""Runs the shipped classifiers on digits: accuracy, cost, the tokens that run, and speed.
 
     make demo-classification          or: python tools/demo_classification.py
 
 The models are the dense model and SViT, which was fine-tuned from the dense model. The digits are
 1,000 that neither model was trained on. The command writes the supplementary's table 1 for this
-set, heat maps over digits, and all numbers as JSON.
+set, heat maps over digits, its figure 1 for small batches, and all numbers as JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from svit_det.classification.loading import val_loader
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.classification.processes import Processes
 from svit_det.classification.tables import row_of, table_1
+from svit_det.cli import benchmark_classifier
 from svit_det.cli.options import add_output
 from svit_det.images import read_image, spread_out
 from svit_det.results import write_json
@@ -36,6 +37,8 @@ from svit_det.visualization.overview import row
 
 MODELS = ("dense", "svit")
 NUM_PICTURES, IN_A_ROW, SIDE = 10, 5, 224
+SPEED = "--batch-sizes 1 2 4 8 --batches 3 --repeats 3 --plot --overwrite"
+"""What figure 1 is measured over here: seconds instead of the supplementary's hours."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,10 +71,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     content = {
         "machine": describe_machine("cpu"),
         "rows": [row.as_dict() for row in rows],
+        "speed": measure_speed(Path(data) / last[0].DATA.VAL, output / "speed")["throughput"],
     }
     write_json(output / "results.json", content)
     print(f"Heat maps: {pictures}   all figures: {output}/results.json")
     return content
+
+
+def measure_speed(pictures: Path, output: Path) -> dict[str, Any]:
+    """Images per second over batch sizes, dense beside SViT in each way of unequal lengths."""
+    words = ["--config-file", "digits/compare/svit", "--weights", get_weights_file("digits/svit")]
+    words += ["--image-folder", str(pictures), "--output", str(output), *SPEED.split()]
+    args = benchmark_classifier.build_parser().parse_args(words)
+    args.argv = words
+    return benchmark_classifier.run(args)
 
 
 @torch.no_grad()
