@@ -105,4 +105,4 @@ def test_the_tool_measures_a_classifier(tmp_path, capsys):
         (["--weights", "no.pth"], "no.pth"),
         (["--image-folder", str(tmp_path / "nowhere")], "nowhere"),
     ):
-        assert said in main([*start, *wrong])
+        assert said in main([*start, "--overwrite", *wrong])

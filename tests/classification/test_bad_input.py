@@ -91,8 +91,8 @@ def test_a_word_that_is_none_of_rand_augment(a_yaml, small, word):
 def test_a_key_that_the_policy_does_not_use(a_yaml, small):
     said = refusal(a_yaml, [*small(), "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7]"])
     assert said.startswith(
-        "MODEL.TOKEN_POLICY.KEEP_RATIOS is set, but Dense does not use it: remove it, or choose a "
-        "policy that does ("
+        "On the command line: MODEL.TOKEN_POLICY.KEEP_RATIOS is set, but Dense does not use it: "
+        "remove it, or choose a policy that does ("
     )
     users = said.rpartition("(")[2].removesuffix(").").split(", ")
     assert {"EViT", "SViT"} <= set(users) and not {"Dense", "AViT"} & set(users)
