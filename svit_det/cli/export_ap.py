@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +29,17 @@ REDUCED = ("onnx", "openvino")
 """The formats that also have a reduced precision."""
 
 
-def ap_rows() -> Iterator[str]:
-    """Rows with the AP of the shipped models, and of their exported files."""
+def ap_rows(shipped: Sequence[str] = SHIPPED, options: Sequence[str] = ()) -> Iterator[str]:
+    """Head and rows with the AP of shipped models, and of their exported files.
+
+    `options`: KEY, VALUE, ... overrides of their configs, such as another test set.
+    """
     columns = ["model", *FORMATS, "onnx, int8", "openvino, bfloat16"]
     yield f"| `nuclei_val`, box / mask AP | {' | '.join(columns)} |"
     yield "|---" * (1 + len(columns)) + "|"
-    for name in tqdm(SHIPPED, desc="shipped", unit="model"):
-        cfg = load_config(str(ROOT / f"configs/demo/{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+    for name in tqdm(shipped, desc="shipped", unit="model"):
+        overrides = ["MODEL.DEVICE", "cpu", *options]
+        cfg = load_config(str(ROOT / f"configs/demo/{name}.yaml"), overrides)
         prepare_datasets(cfg, training=False)
         model = build_model(cfg).eval()
         TokenCheckpointer(model).load(str(ROOT / f"configs/demo/{name}.safetensors"))
@@ -52,10 +56,12 @@ def exported_arms(cfg: CfgNode, model: nn.Module, folder: Path) -> list[nn.Modul
     pictures = calibration_pictures(cfg, None, size=size, batch=1)
     reduced = replace(exact, formats=REDUCED, int8=pictures, bf16=True)
     arms: list[nn.Module] = []
+    source: Path | None = None
     for number, wanted in enumerate((exact, reduced)):
         place = folder / str(number)
         place.mkdir()
-        export_files(model, wanted, place)
+        export_files(model, wanted, place, source=source)
+        source = place / f"detector{FORMATS['onnx'][-1]}"
         ends = [FORMATS[name][-1] for name in wanted.formats]
         arms += [ExportedDetector(place / f"detector{end}") for end in ends]
     return arms

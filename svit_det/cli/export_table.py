@@ -185,12 +185,17 @@ def row_of(
     return f"| {label} | {network} | {kept} | {' | '.join(cells)} |"
 
 
-def open_rows(pictures: Sequence[Tensor]) -> Iterator[str]:
-    """Rows as in `parity_rows`, with open height and width, for the policies in `OPEN`."""
+def open_rows(
+    pictures: Sequence[Tensor],
+    *,
+    policies: Sequence[str] = OPEN,
+    networks: Sequence[str] = tuple(NETWORKS),
+) -> Iterator[str]:
+    """Head and rows as in `parity_rows`, with open height and width, for these policies."""
     yield from PARITY_HEAD
-    for policy in tqdm(OPEN, desc="open sizes", unit="policy"):
+    for policy in tqdm(policies, desc="open sizes", unit="policy"):
         for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
-            for network in NETWORKS:
+            for network in networks:
                 model = toy_model(policy, options, network, pictures)
                 cells = [cell_or_reason(model, name, pictures, open_sizes=True) for name in FORMATS]
                 yield row_of(model, policy, options, network, cells)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from svit_det.errors import InputError
 from svit_det.export.backbone import BackboneGraph, example_image
+from svit_det.export.bounds import too_far
 from svit_det.export.checks import Parity, check_refused, compare
 from svit_det.export.detector import DetectorGraph
 from svit_det.export.formats import (
@@ -33,8 +34,6 @@ from svit_det.export.runtimes import check_runtimes
 from svit_det.vit import TokenNet, find_token_net
 
 PARTS = {"detector": DetectorGraph, "backbone": BackboneGraph}
-MOST = 1e-2
-"""The largest difference from the model that counts as rounding, on maps and in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +81,12 @@ class Exported:
     """The comparison of each format with the model."""
 
 
-def export_files(model: nn.Module, wanted: Wanted, folder: Path) -> Exported:
+def export_files(
+    model: nn.Module, wanted: Wanted, folder: Path, *, source: Path | None = None
+) -> Exported:
     """Write the files of `wanted` into `folder` and check each on other pictures and sizes.
 
+    `source`: an ONNX file in float32 of the same model and size, which need not be made again.
     Raises InputError where the model or a format cannot be exported, or a package is missing.
     """
     check_runtimes(wanted.formats)
@@ -115,6 +117,8 @@ def export_files(model: nn.Module, wanted: Wanted, folder: Path) -> Exported:
         topk=wanted.topk,
     )
     files = _Files(program, net.trunk.policy, folder / wanted.part, metadata, wanted)
+    if source is not None:
+        shutil.copyfile(source, files.source)
     parity = {name: _checked(files.write(name), graph, wanted, divisor) for name in wanted.formats}
     files.source.unlink(missing_ok=True)
     return Exported(metadata, parity)
@@ -179,10 +183,10 @@ def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Pari
     more = made_up_pictures(wanted.size, 4, batch + 1)
     check_refused(run, more, file=path.name, what="another number of pictures")
     parity = compare(graph, run, images)
-    exact = about["precision"] == FLOAT
-    if not parity.finite or (exact and not (parity.same_kept and parity.difference <= MOST)):
+    problem = too_far(parity, about["precision"])
+    if problem is not None:
         raise InputError(
-            f"{path.name} does not compute what the model computes ({parity}), so that it is not "
+            f"{path.name} does not compute what the model computes ({problem}), so that it is not "
             "written; choose another of --formats."
         )
     return parity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +15,48 @@ from svit_det.export.running import Run
 
 
 @dataclass(frozen=True)
+class Apart:
+    """How far one output of an exported file is from the model's."""
+
+    most: float = 0.0
+    """The largest difference of any number; inf where shapes differ, and where the file gives
+    numbers that are not finite."""
+    scale: float = 1.0
+    """The size of the model's largest number, or 1 where that is smaller."""
+
+    @property
+    def share(self) -> float:
+        """The largest difference as a share of the largest number."""
+        return self.most / self.scale
+
+    def and_of(self, found: np.ndarray, wanted: np.ndarray) -> Apart:
+        """The same over one more picture."""
+        if found.shape != wanted.shape or not np.isfinite(found).all():
+            return Apart(np.inf, self.scale)
+        if not found.size:
+            return self
+        wanted = wanted.astype(np.float64)
+        most, scale = np.abs(found - wanted).max(), np.abs(wanted).max()
+        return Apart(max(self.most, float(most)), max(self.scale, float(scale)))
+
+
+@dataclass(frozen=True)
 class Parity:
     """The differences between an exported file and the model."""
 
-    difference: float
-    """The largest difference over the maps, or over the detections; inf where shapes differ, and
-    where the file gives numbers that are not finite."""
+    apart: Mapping[str, Apart]
+    """By output: the maps, or the numbers of the detections."""
     alike: float
     """Share of all decisions (of every block about every token) that agree with the model."""
     counts: tuple[int, ...]
     """Tokens that each block of the exported file kept of the last picture."""
     finite: bool = True
     """All numbers of the file are finite."""
+
+    @property
+    def difference(self) -> float:
+        """The largest difference of all outputs."""
+        return max((each.most for each in self.apart.values()), default=0.0)
 
     @property
     def same_kept(self) -> bool:
@@ -47,23 +77,19 @@ class Parity:
 @torch.no_grad()
 def compare(graph: nn.Module, run: Run, images: Iterable[Tensor]) -> Parity:
     """Compare the exported file `run` with its module `graph`, run eagerly, on some pictures."""
-    at = graph.outputs.index(KEEP_MAPS)
-    difference, alike, finite, kept = 0.0, [], True, np.zeros((1, 0, 1, 1))
+    apart = {name: Apart() for name in graph.outputs if name != KEEP_MAPS}
+    alike, finite, kept = [], True, np.zeros((1, 0, 1, 1))
     for image in images:
-        wanted = [each.numpy() for each in graph(image)]
-        found = run(image)
-        kept, wanted_kept = found.pop(at), wanted.pop(at)
+        wanted = dict(zip(graph.outputs, [each.numpy() for each in graph(image)], strict=True))
+        found = dict(zip(graph.outputs, run(image), strict=True))
+        kept, wanted_kept = found[KEEP_MAPS], wanted[KEEP_MAPS]
         same = kept.shape == wanted_kept.shape
         alike.append(float((kept == wanted_kept).mean()) if same else 0.0)
-        for one, other in zip(found, wanted, strict=True):
-            finite &= bool(np.isfinite(one).all())
-            if one.shape != other.shape or not finite:
-                difference = float("inf")
-            elif one.size:
-                apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
-                difference = max(difference, float(apart.max()))
+        for name, so_far in apart.items():
+            finite &= bool(np.isfinite(found[name]).all())
+            apart[name] = so_far.and_of(found[name], wanted[name])
     counts = tuple(kept[0].sum(axis=(1, 2)).tolist())
-    return Parity(difference, sum(alike) / len(alike), counts, finite)
+    return Parity(apart, sum(alike) / len(alike), counts, finite)
 
 
 def check_refused(run: Run, images: Tensor, *, file: str, what: str) -> None:

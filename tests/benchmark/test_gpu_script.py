@@ -23,9 +23,17 @@ def test_the_whole_script(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (written,) = tmp_path.glob("*_cpu_checks.json")
     files = json.loads(written.read_text())["files"]
-    assert {"device_checks", "t_float32", "training"} == {Path(name).parts[0] for name in files}
-    parts = {row["part"] for found in files.values() for row in found.get("rows", [])}
-    assert parts == {"blocks", "backbone", "detector", "training"}
+    folders = {Path(name).parts[0] for name in files}
+    assert folders == {"device_checks", "t_float32", "s_bfloat16", "training_t", "training_s"}
+    for name, found in files.items():
+        parts = [row["part"] for row in found.get("rows", [])]
+        if name.startswith("training"):
+            assert parts == ["training"]
+        elif not name.startswith("device_checks"):
+            assert found["dtype"] == Path(name).parts[0].partition("_")[2]
+            whole = ["detector"] if found["dtype"] == "float32" else []
+            assert parts == ["blocks", "backbone", *whole]
+    assert " passed" in done.stdout.partition("== device_checks")[0]  # the laws
 
 
 def test_a_step_that_fails_is_named(tmp_path):
@@ -37,4 +45,27 @@ def test_a_step_that_fails_is_named(tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert "failed: device_checks t_float32 training collect" in done.stdout
+    steps = "laws device_checks t_float32 s_bfloat16 training_t training_s collect"
+    assert f"failed: {steps}\n" in done.stdout
+
+
+def test_the_steps_fit_into_eight_minutes(tmp_path):
+    """On a GPU, with a `timeout` that notes its seconds and runs nothing."""
+    noted, instead = tmp_path / "seconds", tmp_path / "bin/timeout"
+    instead.parent.mkdir()
+    instead.write_text(f'#!/bin/sh\necho "$1 $*" >> "{noted}"\n')
+    instead.chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if name != "TOY"}
+    path = f"{instead.parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", ROOT / "benchmarks/gpu.sh", tmp_path / "output"],
+        env={**clean, "DEVICE": "cuda", "PATH": path},
+        capture_output=True,
+        check=True,
+    )
+    calls = noted.read_text().splitlines()
+    assert sum(int(call.split()[0]) for call in calls) <= 470
+    trained = [call for call in calls if "--parts training" in call]
+    assert ["configs/svit_t" in call for call in trained] == [True, False]
+    assert all("--batch-sizes 1 4" in call for call in trained)
+    assert sum("--dtype bfloat16" in call for call in calls) == 2

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from svit_det import __version__
+from svit_det.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
@@ -171,13 +172,83 @@ def test_weights_that_ship_see_a_picture(svit_det, tmp_path):
     assert again == result
 
 
+@pytest.fixture
+def disc(tmp_path):
+    """A picture of one bright disc, in the folder that the commands run in."""
+    rows, columns = np.mgrid[:256, :256]
+    inside = (rows - 90) ** 2 + (columns - 120) ** 2 < 14**2
+    Image.fromarray((inside * 200).astype(np.uint8)).save(tmp_path / "disc.png")
+
+
 @pytest.mark.long
-def test_an_own_set_is_evaluated_and_weights_are_converted(svit_det, tmp_path):
+def test_a_picture_is_predicted_and_reported(svit_det, disc, tmp_path):
+    given = ("--json", "--weights", "demo/svit")
+    result = svit_det("predict", *given, "--output", "predicted", "disc.png")
+    assert [row["name"] for row in result["pictures"]] == ["disc.png"] and not result["unread"]
+    files = {path.name for path in (tmp_path / "predicted").iterdir()}
+    assert files == {"disc.jpg", "coco.json", "results.json"}
+    found = json.loads((tmp_path / "predicted/coco.json").read_text())
+    assert [each["file_name"] for each in found["images"]] == ["disc.png"]
+
+    numbers = svit_det("report", *given, "demo/dense", "--output", "page.html", "disc.png")
+    assert [arm["label"] for arm in numbers["arms"]] == ["svit", "dense"]
+    assert json.loads((tmp_path / "page.json").read_text()) == numbers
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and "disc.png" in page
+
+
+@pytest.mark.long
+def test_a_backbone_is_exported(svit_det, tmp_path):
+    given = ("--json", "--weights", "demo/svit", "--size", "64", "96", "--budget", "0.5")
+    only = ("--part", "backbone", "--formats", "onnx")
+    result = svit_det("export", *given, *only, "--output", "exported")
+    assert result["files"] == ["backbone.onnx"]
+    assert result["about"]["policy"] == "SViT" and result["about"]["input"]["size"] == [64, 96]
+    assert [path.name for path in (tmp_path / "exported").iterdir()] == result["files"]
+
+
+@pytest.mark.long
+def test_blocks_are_timed(svit_det, tmp_path):
+    once = ("--images", "1", "--repeats", "1", "--warmup", "0", "--threads", "1", "--no-memory")
+    toy = ("--parts", "blocks", "--tokens", "4", "6", "--batch-sizes", "1", "--device", "cpu")
+    timed = svit_det("benchmark", "--json", "--config-file", "plain_svit_t", *once, *toy)
+    assert [row["part"] for row in timed["rows"]] == ["blocks"]
+    assert json.loads((tmp_path / "output/benchmark/results.json").read_text()) == timed
+
+
+HELP_OF_ALL = """
+import contextlib, io, json, sys
+from svit_det.cli.commands import COMMANDS
+from svit_det.cli.program import main
+said = {}
+for name in COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            main([name, "--help"])
+        except SystemExit as ending:
+            said[name] = [ending.code or 0, printed.getvalue()]
+modules = [sys.modules["svit_det.cli." + command.module].__file__ for command in COMMANDS.values()]
+print(json.dumps([said, modules]))
+"""
+
+
+@pytest.mark.long
+def test_every_command_has_its_help(svit_det, installed, tmp_path):
+    """In one process, because every command imports torch."""
+    done = run([sys.executable, "-c", HELP_OF_ALL], folder=tmp_path, env=svit_det.environment)
+    said, modules = json.loads(done.stdout)
+    assert set(said) == set(COMMANDS)
+    for name, (status, text) in said.items():
+        assert status == 0 and text.startswith(f"usage: svit-det {name} "), name
+    assert all(Path(module).is_relative_to(installed) for module in modules)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+def test_an_own_set_is_evaluated_and_weights_are_converted(svit_det, disc, tmp_path):
     """One picture with one disc, under names that only the wheel can resolve."""
     (tmp_path / "pictures").mkdir()
-    rows, columns = np.mgrid[:256, :256]
-    disc = (rows - 90) ** 2 + (columns - 120) ** 2 < 14**2
-    Image.fromarray((disc * 200).astype(np.uint8)).save(tmp_path / "pictures/disc.png")
+    (tmp_path / "disc.png").rename(tmp_path / "pictures/disc.png")
     corners = [106, 90, 120, 76, 134, 90, 120, 104]
     content = {
         "images": [{"id": 1, "file_name": "disc.png", "height": 256, "width": 256}],
