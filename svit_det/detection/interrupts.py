@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -54,6 +56,24 @@ class Interrupt:
         if self._again is not None:
             self._again.cancel()
             self._again = None
+
+
+def let_go(stop: BaseException) -> None:
+    """Remove what the frames of an interrupted run hold, in silence.
+
+    An object that was interrupted while it was made, such as a loader of images, complains when
+    it is removed.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda what: None
+    try:
+        error: BaseException | None = stop
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def stop_if_asked() -> None:

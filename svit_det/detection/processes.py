@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from svit_det.detection.interrupts import remembering_interrupts
+from svit_det.detection.interrupts import let_go, remembering_interrupts
 from svit_det.errors import InputError
 
 PATIENCE = 4
@@ -108,11 +108,14 @@ def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.N
             )
     except KeyboardInterrupt as stop:
         end_children()
+        let_go(stop)
         raise KeyboardInterrupt("--resume goes on from the last checkpoint") from stop
     except (InputError, ProcessRaisedException, ProcessExitedException, RuntimeError) as problem:
         sentence = what_was_said(problem)
         if sentence is None:
             raise
+        # A process that loads images would otherwise write to a pipe that nobody reads any more.
+        end_children((signal.SIGTERM, signal.SIGKILL))
         raise InputError(sentence) from problem
 
 
@@ -141,14 +144,16 @@ def what_was_said(problem: Exception) -> str | None:
     return str(problem) if isinstance(problem, InputError) else None
 
 
-def end_children() -> None:
-    """End the processes that this process started: wait, then Ctrl-C, then terminate, then kill.
+def end_children(
+    numbers: Sequence[int] = (0, signal.SIGINT, signal.SIGTERM, signal.SIGKILL),
+) -> None:
+    """End the processes that this process started, by these signals in turn; 0 only waits.
 
     A terminal's Ctrl-C has reached these processes too. A process that gets a signal while it
     writes a file removes the unfinished file first.
     """
     children = multiprocessing.active_children()
-    for number in (0, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    for number in numbers:
         end = time.monotonic() + PATIENCE
         for child in children:
             if child.pid and child.is_alive():

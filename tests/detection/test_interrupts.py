@@ -7,7 +7,12 @@ from contextlib import suppress
 
 import pytest
 
-from svit_det.detection.interrupts import Interrupt, remembering_interrupts, stop_if_asked
+from svit_det.detection.interrupts import (
+    Interrupt,
+    let_go,
+    remembering_interrupts,
+    stop_if_asked,
+)
 
 
 class Interrupting:
@@ -74,3 +79,23 @@ def test_other_exceptions_are_printed_as_ever(capfd):
     with remembering_interrupts():
         Raising()
     assert "ValueError: news" in capfd.readouterr().err
+
+
+def test_half_made_objects_are_removed_in_silence(capfd):
+    removed = []
+
+    class Half:
+        def __init__(self):
+            raise KeyboardInterrupt
+
+        def __del__(self):
+            removed.append(self)
+            raise AttributeError("half")
+
+    try:
+        Half()
+    except KeyboardInterrupt as stop:
+        let_go(stop)
+        assert removed
+    removed.clear()
+    assert capfd.readouterr().err == ""
