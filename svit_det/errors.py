@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and a refusal that many places share."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ def printable(text: object) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
     )
+
+
+def refuse_url(given: object, *, name: str = "") -> None:
+    """Raise InputError for an address, detectron2's own included: nothing is fetched.
+
+    `name`: the option or key that the address was given for, if there is one.
+    """
+    if "://" in str(given):
+        what = f"{name} {given}" if name else str(given)
+        raise InputError(f"{what}: a file is wanted, not a URL; download it first.")
 
 
 def _rebuild(message: str, setting: str | None) -> InputError:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from svit_det.errors import InputError
+
+
+def try_writing(folder: Path) -> None:
+    """Try whether files can be made in the folder, or in the nearest folder above that is there.
+
+    A nameless file is written, because rights are not enough: a disk may be full or mounted for
+    reading. Raises OSError, with the folder that was tried as its `filename`.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        error.filename = str(nearest)
+        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path, PurePosixPath
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 
 YAML = ".yaml"
 WEIGHTS = ".safetensors"
@@ -62,12 +62,6 @@ def existing_weights(weights: str, *, name: str = "--weights") -> str:
     if not Path(path).is_file():
         raise InputError(f"{name} {weights}: no such file.")
     return path
-
-
-def refuse_url(weights: str, *, name: str) -> None:
-    """Raise InputError for an address, detectron2's own included: no weights are fetched."""
-    if "://" in weights:
-        raise InputError(f"{name} {weights}: a file is wanted, not a URL; download it first.")
 
 
 def config_folder() -> Path:

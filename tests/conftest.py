@@ -40,11 +40,13 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config):
-    """A skip is a failure unless skips.py, beside this file, allows it."""
-    spec = importlib.util.spec_from_file_location("skips", Path(__file__).with_name("skips.py"))
-    skips = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(skips)
-    config.pluginmanager.register(skips)
+    """Two files beside this one: skips.py allows skips, and shared.py has more fixtures."""
+    for name in ("skips", "shared"):
+        path = Path(__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config.pluginmanager.register(module)
 
 
 EMBED_DIM = 24

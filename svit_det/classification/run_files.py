@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from svit_det.errors import InputError
-from svit_det.files import write_whole
+from svit_det.files import try_writing, write_whole
+from svit_det.training.run_folder import refuse_held, remove_all_but
 
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
@@ -23,24 +22,16 @@ def check_folder(cfg: Any, *, begins: bool) -> None:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
     folder = Path(cfg.OUTPUT_DIR)
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        try_writing(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
-    held = [name for name in (LAST, FINAL) if (folder / name).exists()]
-    if held and begins:
-        raise InputError(
-            f"OUTPUT_DIR {folder}: holds a training already ({held[-1]}); go on with --resume, "
-            "begin anew with --overwrite, or name another folder."
-        )
+    if begins:
+        refuse_held(folder, [name for name in (LAST, FINAL) if (folder / name).exists()])
 
 
 def clear(cfg: Any) -> None:
     """Remove an earlier training from OUTPUT_DIR, less the weights that the new one began from."""
-    for path in (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)):
-        if os.path.realpath(path) != os.path.realpath(cfg.MODEL.WEIGHTS):
-            path.unlink(missing_ok=True)
+    remove_all_but(cfg.MODEL.WEIGHTS, (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)))
 
 
 def write_config(cfg: Any) -> None:

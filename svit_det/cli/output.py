@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from svit_det.errors import InputError
+from svit_det.files import try_writing
 
 Place = tuple[int, int]
 """The device and the number of a file's content on it."""
@@ -90,13 +90,11 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
 
 
 def _check_folder(folder: Path, output: Path) -> None:
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        # Write a file, because rights are not enough: a disk may be full or mounted for reading.
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        try_writing(folder)
     except OSError as error:
         raise InputError(
-            f"--output {output}: cannot be written, {nearest} is no folder that may be written to "
+            f"--output {output}: cannot be written, {error.filename} is no folder that may be "
+            f"written to "
             f"({error.strerror})."
         ) from error

@@ -34,9 +34,9 @@ from svit_det.detection.run_files import (
 )
 from svit_det.detection.token_usage import check_usage
 from svit_det.detection.trainer import TokenTrainer
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.results import write_json
-from svit_det.shipped import find_config, find_weights, refuse_url
+from svit_det.shipped import find_config, find_weights
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from detectron2.data import DatasetCatalog
 from torch import nn
 
 from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
 from svit_det.comparison.loading import KEEP_RATIO, load
+from svit_det.detection.datasets import pictures_of_set
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.errors import InputError
 from svit_det.images import read_image, spread_out
@@ -103,8 +103,7 @@ def read_at_cost(
 
 def _training_images(predictor: TokenPredictor) -> list[Path]:
     """A few pictures, spread evenly over the training set."""
-    paths = [each["file_name"] for each in DatasetCatalog.get(predictor.cfg.DATASETS.TRAIN[0])]
-    return spread_out([Path(path) for path in paths], NUM_IMAGES)
+    return spread_out(pictures_of_set(predictor.cfg.DATASETS.TRAIN[0]), NUM_IMAGES)
 
 
 def _network_input(predictor: TokenPredictor, path: Path) -> torch.Tensor:

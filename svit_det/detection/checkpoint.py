@@ -10,9 +10,9 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.files import write_whole
-from svit_det.shipped import find_weights, refuse_url
+from svit_det.shipped import find_weights
 from svit_det.training.finite import check_finite, not_finite, optimizer_tensors, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint
 from svit_det.weights.foreign import check_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -86,6 +87,11 @@ def register_datasets(cfg: CfgNode) -> None:
             cleaned = cleaned_file(cfg.OUTPUT_DIR, name)
             use = cfg.DATASETS.SKIP_BAD and cleaned.is_file()
             _read_from(name, str(cleaned) if use else original_json(name))
+
+
+def pictures_of_set(name: str) -> list[Path]:
+    """The picture files of a registered set, in its order."""
+    return [Path(each["file_name"]) for each in DatasetCatalog.get(name)]
 
 
 def original_json(name: str) -> str:

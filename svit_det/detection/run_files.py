@@ -23,8 +23,9 @@ from detectron2.utils.events import EventWriter, get_event_storage
 from detectron2.utils.logger import setup_logger
 
 from svit_det.errors import InputError
-from svit_det.files import write_whole
+from svit_det.files import try_writing, write_whole
 from svit_det.results import finite
+from svit_det.training.run_folder import refuse_held, remove_all_but
 
 LAST = "last_checkpoint"
 RESULTS = "results.json"
@@ -46,16 +47,12 @@ def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool 
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        try_writing(place)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
-    if held and not (resume or overwrite or evaluates):
-        raise InputError(
-            f"OUTPUT_DIR {folder}: holds a training already ({held[-1]}); go on with --resume, "
-            "begin anew with --overwrite, or name another folder."
-        )
+    if not (resume or overwrite or evaluates):
+        refuse_held(folder, held)
 
 
 def clear_folder(cfg: CfgNode) -> None:
@@ -63,10 +60,7 @@ def clear_folder(cfg: CfgNode) -> None:
 
     The weights with which the new training begins stay.
     """
-    begun_from = os.path.realpath(cfg.MODEL.WEIGHTS)
-    for path in _of_a_run(Path(cfg.OUTPUT_DIR)):
-        if os.path.realpath(path) != begun_from:
-            path.unlink(missing_ok=True)
+    remove_all_but(cfg.MODEL.WEIGHTS, _of_a_run(Path(cfg.OUTPUT_DIR)))
 
 
 def _of_a_run(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ them suppresses the others in a single step, and they suppress no other box."""
 
 
 def survives_nms(boxes: Tensor, scores: Tensor, counts: Tensor, threshold: float) -> Tensor:
-    """(R,) bool: the boxes among those that count, `counts` (R,), that survive suppression.
+    """(R,) bool: the boxes that suppression leaves, of the boxes whose `counts` (R,) is true.
 
     The number of survivors depends on the image, but no shape depends on it.
     """

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 
 Item = TypeVar("Item")
 
@@ -36,12 +36,6 @@ def all_found(find: Callable[[str | Path], list[Path]], inputs: Iterable[str | P
     if refusals:
         raise InputError("; ".join(dict.fromkeys(refusals)) + ".")
     return found
-
-
-def refuse_url(given: str | Path) -> None:
-    """Raise InputError for an address: no pictures are fetched."""
-    if "://" in str(given):
-        raise InputError(f"{given}: a file is wanted, not a URL; download it first.")
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from svit_det.errors import InputError
-from svit_det.images.find import IMAGE_SUFFIXES, all_found, images_at, images_in, refuse_url
+from svit_det.errors import InputError, refuse_url
+from svit_det.images.find import IMAGE_SUFFIXES, all_found, images_at, images_in
 from svit_det.images.read import pixels_of, read_image
 from svit_det.images.video import VIDEO_SUFFIXES, frames_of
 

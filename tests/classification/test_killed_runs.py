@@ -186,16 +186,9 @@ def test_killed_at(server, training, whole, tmp_path, point):
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(3))
-def test_killed_at_any_time(server, training, whole, tmp_path, number):
+def test_killed_at_any_time(server, training, whole, tmp_path, number, killed_after):
     seconds = random.Random(number).uniform(0, whole[1])
-    fault = f"""
-import os, signal, time
-victim = os.getpid()
-if os.fork() == 0:
-    time.sleep({seconds})
-    os.kill(victim, signal.SIGKILL)
-    os._exit(0)
-"""
+    fault = killed_after(seconds)
     status, said = server(training(tmp_path / "killed"), fault)
     assert status in (-signal.SIGKILL, 0), said
     status, said = server(training(tmp_path / "killed", "--resume"))

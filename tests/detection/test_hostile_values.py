@@ -1,7 +1,7 @@
 """No key, ours or detectron2's, takes in silence what cannot be meant: a fuzz over every key."""
 
 import math
-from functools import cache, reduce
+from functools import cache
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
@@ -12,12 +12,7 @@ from svit_det.detection.config_file import check_config, default_config
 from svit_det.detection.ranges import EXPECTED, leaves, ranges
 from svit_det.errors import InputError
 
-NAN, INF = math.nan, math.inf
-THREE = [NAN, -7, [[10**12]]]
-TWENTY = [
-    *(INF, -INF, 10**12, 1e300, -1e300, 10**400, 1 << 20_000, 2.5, True, None),
-    *("", "a word", "nan", [], [NAN], [-7], [None], [["x"]], {"A": 1}, [{}]),
-]
+NAN = math.nan
 MAY_BE_NEGATIVE = {
     *("SEED", "GLOBAL.HACK", "MODEL.PIXEL_MEAN", "MODEL.ANCHOR_GENERATOR.ANGLES"),
     *("MODEL.RPN.BOUNDARY_THRESH", "MODEL.RPN.CONV_DIMS", "MODEL.RPN.IOU_LABELS"),
@@ -31,7 +26,6 @@ MAY_BE_NEGATIVE = {
 """Where a number below 0 means something."""
 MAY_BE_INFINITE = {"SOLVER.CLIP_GRADIENTS.NORM_TYPE"}
 """detectron2 documents it: the largest of the gradients."""
-MAY_BE_ANY_LIST = {"DATASETS.TRAIN", "DATASETS.TEST", "SOLVER.NO_WEIGHT_DECAY"}
 
 
 @cache
@@ -48,69 +42,22 @@ def stock():
 KEYS = [key for key, _ in leaves(stock())]
 
 
-def place(cfg, key):
-    """The node that holds a key, and its last part."""
-    *nodes, last = key.split(".")
-    return reduce(getattr, nodes, cfg), last
-
-
-def flat(value):
-    if isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from flat(entry)
-    else:
-        yield value
-
-
-def is_sane(key, value):
-    """Whether the number, or the list of numbers, is of an order that a run can mean."""
-    numbers = [x for x in flat(value) if isinstance(x, (int, float))]
-    if key in MAY_BE_INFINITE:
-        return all(number > 0 for number in numbers)
-    lowest = -1e9 if key in MAY_BE_NEGATIVE else 0
-    return all(lowest <= number <= 2e9 for number in numbers)
-
-
-def try_value(key, value):
-    """Merge and check; the config is as before afterwards."""
-    cfg = stock()
-    node, last = place(cfg, key)
-    before = node[last]
-    nested = reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)
-    try:
-        merge_values(cfg, nested, source="wrong.yaml")
-        check_config(cfg)
-        return node[last]
-    finally:
-        node[last] = before
-
-
-def check_key(key, values):
-    default = place(stock(), key)[0][key.split(".")[-1]]
-    for value in values:
-        try:
-            taken = try_value(key, value)
-        except InputError as refusal:
-            said = str(refusal)
-            assert key in said and "\n" not in said and len(said) < 600, (value, said)
-            continue
-        assert is_sane(key, taken), value
-        assert taken is not None or default is None, value
-        kinds = {type(entry) for entry in flat(default) if entry is not None}
-        if kinds and kinds != {int, float}:
-            allowed = {int, float} if kinds & {int, float} else kinds
-            assert {type(entry) for entry in flat(taken)} <= allowed | {type(None)}, value
+@pytest.fixture(scope="module")
+def keys(hostile):
+    return hostile(
+        stock(), check_config, may_be_negative=MAY_BE_NEGATIVE, may_be_infinite=MAY_BE_INFINITE
+    )
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_three_hostile_values(key):
-    check_key(key, THREE)
+def test_three_hostile_values(key, keys):
+    keys.check_key(key, keys.THREE)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
-def test_twenty_more(key):
-    check_key(key, TWENTY)
+def test_twenty_more(key, keys):
+    keys.check_key(key, keys.TWENTY)
 
 
 # ------------------------------------------------------------------ the declarations are complete
@@ -124,10 +71,10 @@ def ours():
     }
 
 
-def test_every_number_has_a_range():
+def test_every_number_has_a_range(keys):
     declared = ranges() | ours()
     for key, default in leaves(stock()):
-        numbers = [x for x in flat(default) if type(x) in (int, float)]
+        numbers = [x for x in keys.flat(default) if type(x) in (int, float)]
         if numbers:
             assert declared[key].interval, key
     for key, about in declared.items():
@@ -145,14 +92,14 @@ def test_every_range_is_of_a_key_that_is_there_and_holds_its_default():
 
 
 @pytest.mark.parametrize("value", [[["bbox", "AP", 38.5, 0.2]], []])
-def test_expected_results(value):
-    assert try_value(EXPECTED, value) == value
+def test_expected_results(value, keys):
+    assert keys.try_value(EXPECTED, value) == value
 
 
 @pytest.mark.parametrize("value", [[["bbox", "AP", NAN, 0.2]], [["bbox", "AP"]], [[1, 2, 3, 4]]])
-def test_expected_results_refused(value):
+def test_expected_results_refused(value, keys):
     with pytest.raises(InputError, match=EXPECTED):
-        try_value(EXPECTED, value)
+        keys.try_value(EXPECTED, value)
 
 
 # ------------------------------------------------------------------ what must go together

@@ -240,16 +240,9 @@ def test_killed_at(server, tiny_yaml, whole, tmp_path, point):
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(10))
-def test_killed_at_any_time(server, tiny_yaml, whole, tmp_path, number):
+def test_killed_at_any_time(server, tiny_yaml, whole, tmp_path, number, killed_after):
     seconds = random.Random(number).uniform(0.0, whole[1])
-    fault = f"""
-import os, signal, time
-victim = os.getpid()
-if os.fork() == 0:
-    time.sleep({seconds})
-    os.kill(victim, signal.SIGKILL)
-    os._exit(0)
-"""
+    fault = killed_after(seconds)
     assert server(tmp_path, options(tiny_yaml), fault) in (-signal.SIGKILL, 0)
     assert server(tmp_path, ["--resume", *options(tiny_yaml)]) == 0, (
         tmp_path / "stderr"

@@ -6,7 +6,6 @@ Pillow here: the wheels of both bring libjpeg-turbo, whose results were equal in
 versions in requirements.txt. Another build may round its inverse transform otherwise.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -30,15 +29,6 @@ LEVELS = 2
 SIZES = ((48, 72), (97, 61), (372, 1024), (64, 64), (31, 100))
 
 
-@pytest.fixture(scope="module")
-def example():
-    path = PROJECT / "examples/run_onnx.py"
-    spec = importlib.util.spec_from_file_location("run_onnx", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def stored(tmp_path):
     """Factory: a picture of smooth noise as a file, `stored(size, suffix, turned=False)`."""
@@ -59,7 +49,7 @@ def stored(tmp_path):
 
 
 @pytest.fixture
-def given(example, tiny_config, tiny_model, tmp_path):
+def given(run_onnx, tiny_config, tiny_model, tmp_path):
     """Factory: one file as (theirs, ours), each (1, 3, height, width), normalised and padded."""
 
     def make(path, channels="RGB"):
@@ -68,7 +58,7 @@ def given(example, tiny_config, tiny_model, tmp_path):
         write_weights(tiny_model(*options).state_dict(), weights)
         predictor = Predictor(weights, cfg=tiny_config(*options), allow_untrained=True)
         about = input_of(predictor)
-        image, inside = example.prepared(example.decoded(str(path))[..., ::-1], about)
+        image, inside = run_onnx.prepared(run_onnx.decoded(str(path))[..., ::-1], about)
         theirs = BackboneGraph(predictor.model).scale(torch.from_numpy(image))
         asked = predictor.model_input(read_image(path, "RGB"))
         assert inside == tuple(asked["image"].shape[1:])
@@ -112,10 +102,10 @@ def test_a_turned_png_is_turned(given, stored):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_jpeg_is_ours_within_the_decoders_difference(example, given, stored, turned):
+def test_a_jpeg_is_ours_within_the_decoders_difference(run_onnx, given, stored, turned):
     for size in SIZES:
         path = stored(size, ".jpg", turned=turned)
-        here, there = read_image(path, "RGB"), example.decoded(str(path))[..., ::-1]
+        here, there = read_image(path, "RGB"), run_onnx.decoded(str(path))[..., ::-1]
         assert here.shape == there.shape
         assert np.abs(here.astype(int) - there.astype(int)).max() <= LEVELS
         theirs, ours = given(path)
@@ -123,7 +113,7 @@ def test_a_jpeg_is_ours_within_the_decoders_difference(example, given, stored, t
         assert (theirs - ours).abs().max() <= (LEVELS + 1) / 57
 
 
-def test_the_size_is_that_of_detectron2s_rule(example):
+def test_the_size_is_that_of_detectron2s_rule(run_onnx):
     """Every eleventh size, and widths of 1024 and 512, where sides end in a half."""
     rule = T.ResizeShortestEdge.get_output_shape
     wide = [*range(1, 1400, 11), 512, 1024]
@@ -131,11 +121,11 @@ def test_the_size_is_that_of_detectron2s_rule(example):
         for height in range(1, 900, 11):
             for width in wide:
                 wanted = tuple(max(side, 1) for side in rule(height, width, *sides))
-                found = example.size_at_test_time(np.array([height, width]), *sides)
+                found = run_onnx.size_at_test_time(np.array([height, width]), *sides)
                 assert found == wanted, (height, width, sides)
 
 
-def test_a_file_that_is_no_picture_is_named(example, tmp_path):
+def test_a_file_that_is_no_picture_is_named(run_onnx, tmp_path):
     (tmp_path / "a.png").write_text("text")
     with pytest.raises(SystemExit, match=r"a\.png is no picture that can be read"):
-        example.decoded(str(tmp_path / "a.png"))
+        run_onnx.decoded(str(tmp_path / "a.png"))

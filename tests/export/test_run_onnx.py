@@ -3,7 +3,6 @@
 tests/detection/test_run_onnx_input.py compares its whole input with ours.
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,6 @@ ABOUT = {
 }
 
 
-@pytest.fixture(scope="module")
-def example():
-    path = PROJECT / "examples/run_onnx.py"
-    spec = importlib.util.spec_from_file_location("run_onnx", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def pixels():
     """Factory: a picture of noise."""
@@ -38,24 +28,24 @@ def pixels():
 
 
 @pytest.mark.parametrize("new", [(96, 144), (32, 48), (21, 32), (7, 11), (64, 96), (101, 151)])
-def test_a_resize_is_pillows_to_the_pixel(example, pixels, new):
+def test_a_resize_is_pillows_to_the_pixel(run_onnx, pixels, new):
     image = pixels(64, 96)
     theirs = np.asarray(Image.fromarray(image).resize(new[::-1], Image.Resampling.BILINEAR))
-    assert np.array_equal(example.resized(image, *new), theirs)
+    assert np.array_equal(run_onnx.resized(image, *new), theirs)
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
-def test_another_size_is_resized_padded_and_said(example, pixels, capsys, channels):
+def test_another_size_is_resized_padded_and_said(run_onnx, pixels, capsys, channels):
     about = ABOUT | {"size": [64, 64], "channels": channels}
-    given, inside = example.prepared(pixels(80, 160), about)
+    given, inside = run_onnx.prepared(pixels(80, 160), about)
     assert given.shape == (1, 3, 64, 64) and inside == (32, 64)
     assert "resized to fit into 64 x 64" in capsys.readouterr().out
     assert (given[0, :, 32:] == np.array(about["mean"])[:, None, None]).all()
-    first = example.resized(pixels(80, 160), 32, 64)[0, 0]
+    first = run_onnx.resized(pixels(80, 160), 32, 64)[0, 0]
     assert given[0, :, 0, 0].tolist() == (first if channels == "RGB" else first[::-1]).tolist()
 
 
-def test_a_mask_is_pasted_as_by_grid_sample(example):
+def test_a_mask_is_pasted_as_by_grid_sample(run_onnx):
     torch.manual_seed(0)
     logits, box = torch.randn(28, 28), torch.tensor([3.3, -4.0, 40.7, 22.5])
     rows, columns = torch.arange(30) + 0.5, torch.arange(36) + 0.5
@@ -65,5 +55,5 @@ def test_a_mask_is_pasted_as_by_grid_sample(example):
     wanted = torch.nn.functional.grid_sample(
         logits.sigmoid()[None, None], places, align_corners=False
     )
-    ours = example.pasted(logits.numpy(), box.numpy(), 30, 36)
+    ours = run_onnx.pasted(logits.numpy(), box.numpy(), 30, 36)
     assert np.abs(ours - wanted[0, 0].numpy()).max() < 1e-5

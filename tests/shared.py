@@ -1,0 +1,111 @@
+"""Fixtures that files of several folders share; conftest.py registers this module."""
+
+import importlib.util
+import math
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+from svit_det.config.reading import merge_values
+from svit_det.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def run_onnx():
+    """The example examples/run_onnx.py, as a module."""
+    spec = importlib.util.spec_from_file_location("run_onnx", PROJECT / "examples/run_onnx.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def killed_after():
+    """Factory: code that kills the process that runs it after so many seconds."""
+    return """
+import os, signal, time
+victim = os.getpid()
+if os.fork() == 0:
+    time.sleep({})
+    os.kill(victim, signal.SIGKILL)
+    os._exit(0)
+""".format
+
+
+# ------------------------------------------------------------------ hostile values of config keys
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    """How a key of a config is tried with values that cannot be meant."""
+    return Hostile
+
+
+class Hostile:
+    """Tries the keys of `stock`, a config that `check` lets pass."""
+
+    THREE = (math.nan, -7, [[10**12]])
+    TWENTY = (
+        *(math.inf, -math.inf, 10**12, 1e300, -1e300, 10**400, 1 << 20_000, 2.5, True, None),
+        *("", "a word", "nan", [], [math.nan], [-7], [None], [["x"]], {"A": 1}, [{}]),
+    )
+
+    def __init__(self, stock, check, *, may_be_negative=(), may_be_infinite=()):
+        self.stock, self.check = stock, check
+        self.may_be_negative, self.may_be_infinite = may_be_negative, may_be_infinite
+
+    @classmethod
+    def flat(cls, value):
+        """The entries of nested lists, or the value itself."""
+        if isinstance(value, (list, tuple)):
+            for entry in value:
+                yield from cls.flat(entry)
+        else:
+            yield value
+
+    def place(self, key):
+        """The node that holds a key, and the last part of the key."""
+        *nodes, last = key.split(".")
+        return reduce(getattr, nodes, self.stock), last
+
+    def try_value(self, key, value):
+        """Merge and check; the config is as before afterwards."""
+        node, last = self.place(key)
+        before = node[last]
+        nested = reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)
+        try:
+            merge_values(self.stock, nested, source="wrong.yaml")
+            self.check(self.stock)
+            return node[last]
+        finally:
+            node[last] = before
+
+    def is_sane(self, key, value):
+        """Whether the number, or the list of numbers, is of an order that a run can mean."""
+        numbers = [x for x in self.flat(value) if isinstance(x, (int, float))]
+        if key in self.may_be_infinite:
+            return all(number > 0 for number in numbers)
+        lowest = -1e9 if key in self.may_be_negative else 0
+        return all(lowest <= number <= 2e9 for number in numbers)
+
+    def check_key(self, key, values):
+        """Each value is refused in a line that names the key, or its kind and size can be meant."""
+        node, last = self.place(key)
+        default = node[last]
+        for value in values:
+            try:
+                taken = self.try_value(key, value)
+            except InputError as refusal:
+                said = str(refusal)
+                assert key in said and "\n" not in said and len(said) < 600, (value, said)
+                continue
+            assert self.is_sane(key, taken), value
+            assert taken is not None or default is None, value
+            kinds = {type(entry) for entry in self.flat(default) if entry is not None}
+            if kinds and kinds != {int, float}:
+                allowed = {int, float} if kinds & {int, float} else kinds
+                found = {type(entry) for entry in self.flat(taken)}
+                assert found <= allowed | {type(None)}, value
