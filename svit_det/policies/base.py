@@ -158,7 +158,7 @@ class TokenPolicy(nn.Module):
     shows_attention: ClassVar[bool] = False
     """The scores of all blocks are the class token's attention, so that a picture may show them."""
     takes_any_key: ClassVar[bool] = False
-    """Config keys that the policy does not use may be set. It can so stand in for another one."""
+    """Config keys that the policy does not use may be set. The policy can so replace another."""
     needs_class_token: bool = False
     needs_greedy_pass: bool = False
     """`losses` compares with a second pass that decides as at inference (self-critical)."""
