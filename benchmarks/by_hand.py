@@ -126,7 +126,7 @@ def operations() -> Table:
     """Torch operations of a pass of ViT-S's blocks over 196 tokens.
 
     *all* is every event that torch's profiler sees, operations inside of operations too; *outer*
-    has those that our code calls.
+    has the operations that our code calls.
     """
     shape, lines = TrunkShape(embed_dim=384, depth=12, num_heads=6), []
     for name in sorted(POLICY_REGISTRY.names()):
