@@ -252,9 +252,12 @@ class BlockInProgress:
         return self._key_value
 
     def _cheap_to_join(self, keys: _Keys) -> bool:
-        """Whether the queries of all keys are projected with keys and values, before it is known which
-        rows attend. Not in a graph, whose number of rows may vary, not on other devices, and not
-        where rows only fill up a shape, because such a row may attend without being a key."""
+        """Whether the queries of all keys are projected with keys and values.
+
+        It is not known yet then which rows attend. Not in a graph, whose number of rows may vary,
+        not on other devices, and not where rows only fill up a shape, because such a row may attend
+        without being a key.
+        """
         if self.heads is not None or keys.rows.valid is not None or torch.compiler.is_compiling():
             return False
         rows, width = keys.normed.shape
