@@ -52,6 +52,8 @@ class BlockRecord:
     joined: bool = False
     """The queries of all keys were projected together with keys and values, those of tokens that
     then did not attend included."""
+    asked_again: bool = False
+    """None of those queries served: another executor arranged the rows that attended."""
     heads: int | None = None
     """Number of attention heads computed for each image that attended, whether or not their output
     counts. None: all."""

@@ -70,6 +70,7 @@ def run_block(
         looked_at_all=view.looked_at_all,
         own_class_query=view.own_class_query,
         joined=view.joined,
+        asked_again=view.asked_again,
         heads=view.heads,
         keys_again=view.keys_again,
     )

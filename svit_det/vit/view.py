@@ -19,8 +19,6 @@ JOINED_MACS = 12_000_000
 layer and one more norm for the rows that attend. `python benchmarks/by_hand.py joined` measures
 both on another machine."""
 
-_NO_KEY = "A row attends that is no key; before_attention may only narrow the selection."
-
 
 @dataclass(frozen=True)
 class _Keys:
@@ -48,7 +46,7 @@ class BlockInProgress:
         self.own_class_query = False
         self.keys_again = False
         self.looked_at_all = False
-        self.joined = False
+        self.joined = self.asked_again = False
         self.heads: int | None = None
         self._block = block
         self._all_normed: tuple[Tensor, Tensor] | None = None
@@ -154,9 +152,9 @@ class BlockInProgress:
                 key, value = self._project_keys()
             else:
                 key, value = attn.project(keys.normed, 1, 3, channels).unbind(1)
-            if self.joined and channels is None:
-                query = self._queries_of(queries, alike)
-            else:
+            query = self._queries_of(queries, alike) if self.joined and channels is None else None
+            if query is None:
+                self.asked_again = self.joined
                 normed = keys.normed if alike else self._block.norm1(tokens)
                 query = attn.project(normed, 0, 1, channels)[:, 0]
         return attn(
@@ -264,19 +262,21 @@ class BlockInProgress:
         rows, width = keys.normed.shape
         return keys.normed.device.type == "cpu" and rows * width**2 <= JOINED_MACS
 
-    def _queries_of(self, queries: Rows, alike: bool) -> Tensor:
-        """(T', h, d) the queries of the rows `queries`, out of those of all keys."""
-        assert self._every_query is not None
-        if alike:
-            return self._every_query
+    def _queries_of(self, queries: Rows, alike: bool) -> Tensor | None:
+        """(T', h, d) the queries of the rows `queries`, out of those of all keys.
+
+        None: another executor arranged these rows, and rows that are no keys may be among them.
+        """
         index, among = queries.layout.index, self._opened().rows.layout.index
-        if index is None:
-            raise RuntimeError(_NO_KEY)
+        if alike or self._every_query is None:
+            return self._every_query
+        if index is None or queries.valid is not None:
+            return None
         if among is not None:
             places = torch.searchsorted(among, index)
             if not torch.equal(among.index_select(0, places.clamp_(max=len(among) - 1)), index):
                 raise RuntimeError(
-                    "A row attends that is no key: before_attention may only narrow."
+                    "A row attends that is no key; before_attention may only narrow the selection."
                 )
             index = places
         return self._every_query.index_select(0, index)
