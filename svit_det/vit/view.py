@@ -152,11 +152,12 @@ class BlockInProgress:
                 key, value = self._project_keys()
             else:
                 key, value = attn.project(keys.normed, 1, 3, channels).unbind(1)
-            query = self._queries_of(queries, alike) if self.joined and channels is None else None
-            if query is None:
+            asked = self._queries_of(queries, alike) if self.joined and channels is None else None
+            if asked is None:
                 self.asked_again = self.joined
                 normed = keys.normed if alike else self._block.norm1(tokens)
-                query = attn.project(normed, 0, 1, channels)[:, 0]
+                asked = attn.project(normed, 0, 1, channels)[:, 0]
+            query = asked
         return attn(
             query,
             key,
