@@ -87,7 +87,8 @@ def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> T
     """
     # In double precision on every device: thousands of rounding errors add up.
     ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1, stable=True)
-    ascending = ascending.nan_to_num(posinf=0.0)
+    # Not by nan_to_num, which OpenVINO 2026.4 computes otherwise.
+    ascending = ascending.masked_fill(ascending == float("inf"), 0)
     total = ascending.cumsum(dim=1)
     lowest, highest = total[:, :1], total[:, -1:]
     start = torch.where(total > lowest, total, highest).amin(dim=1, keepdim=True)
