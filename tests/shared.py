@@ -16,7 +16,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def run_onnx():
     """The example examples/run_onnx.py, as a module."""
-    spec = importlib.util.spec_from_file_location("run_onnx", PROJECT / "examples/run_onnx.py")
+    return _module("examples/run_onnx.py")
+
+
+@pytest.fixture(scope="module")
+def outside_pages():
+    """The hook docs/outside_pages.py, as a module."""
+    return _module("docs/outside_pages.py")
+
+
+def _module(path):
+    """A file of the project that is in no package, as a module of its own."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, PROJECT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

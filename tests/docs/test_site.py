@@ -1,6 +1,5 @@
 """The documentation builds as a site without a warning, and a reader's browser asks nobody else."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,17 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def outside_pages():
-    spec = importlib.util.spec_from_file_location("outside_pages", ROOT / "docs/outside_pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def relinked(outside_pages, markdown, source, repo_url=None):

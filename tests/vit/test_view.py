@@ -140,6 +140,18 @@ def test_a_small_block_projects_everything_at_once(
     assert_close(together.tokens, alone.tokens, **TOLERANCE)
 
 
+def test_rows_of_another_executor_ask_anew(run, a_state, calls):
+    """Masked computes all 14 rows, and 8 of these are no keys of the 6 that Packed has gathered."""
+
+    def blend(view, state, selection):
+        view.value_norms()
+        return state, Selection(keep=FEWER, gate=FEWER.float())
+
+    after = run(a_state(1), Looking(Selection(keep=SOME), before=blend))
+    assert calls["qkv"] == [(6, 0, 3), (14, 0, 1)]
+    assert after.history[0].joined and after.history[0].asked_again
+
+
 def test_a_row_that_attends_must_be_a_key(run, a_state):
     """Taking another row's query would be a wrong result without a word."""
 
