@@ -3,6 +3,7 @@
 
     python benchmarks/by_hand.py sampling       grid_sample against table rows, forward, backward
     python benchmarks/by_hand.py masking        moving rows against a key mask, by share kept
+    python benchmarks/by_hand.py joined         queries of all keys against those of some rows
     SVIT_DET_ALLOCATOR=system python benchmarks/by_hand.py allocator     and without the variable
     python benchmarks/by_hand.py operations     torch operations of a pass, policy by policy
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from svit_det.adapter.sampling import sample_maps, sample_rows
@@ -38,6 +40,7 @@ from svit_det.policies import POLICY_REGISTRY, TrunkShape, build_policy
 from svit_det.policies.dense import Dense
 from svit_det.results import write_json
 from svit_det.vit import Execution, Masked, Packed, build_trunk
+from svit_det.vit.layers import Block
 
 SAMPLED = {  # images, levels, queries, heads, channels of a head, points
     "S, extractor at 800 x 1333": (1, [(50, 84)], 22050, 6, 64, 4),
@@ -103,6 +106,32 @@ def masking() -> Table:
     return ["", "tokens", *(f"keep {share}" for share in SHARES)], lines
 
 
+def joined() -> Table:
+    """Milliseconds: queries with keys and values at once / for nine tenths of the rows alone."""
+    lines: list[list[Any]] = []
+    for size, (width, heads) in SIZES.items():
+        block = build_trunk(policy=Dense(), embed_dim=width, num_heads=heads, depth=1).block(0)
+        for count in (64, 128, 256, 512, 1024):
+            index = torch.arange(round(0.9 * count))
+            ways = {"at once": partial(_at_once, block), "alone": partial(_alone, block)}
+            with torch.no_grad():
+                pair = _medians(ways, (torch.randn(count, width), index), repeats=40)
+            lines.append([size, count, f"{count * width**2 / 1e6:.1f}", *pair])
+    return ["", "keys", "million multiply-adds", *ways], lines
+
+
+def _at_once(block: Block, given: tuple[Tensor, Tensor]) -> None:
+    rows, index = given
+    query, *_ = block.attn.project(block.norm1(rows), 0, 3).unbind(1)
+    query.index_select(0, torch.searchsorted(torch.arange(len(rows)), index))
+
+
+def _alone(block: Block, given: tuple[Tensor, Tensor]) -> None:
+    rows, index = given
+    block.attn.project(block.norm1(rows), 1, 3)
+    block.attn.project(block.norm1(rows.index_select(0, index)), 0, 1)
+
+
 def allocator() -> Table:
     """Seconds and page faults of four pictures through the S detector, and the process's peak."""
     from detectron2.modeling import build_model
@@ -152,7 +181,7 @@ def _medians(
     return [f"{each.median:.2f} ({each.low:.2f}-{each.high:.2f})" for each in spreads]
 
 
-MEASUREMENTS = {each.__name__: each for each in (sampling, masking, allocator, operations)}
+MEASUREMENTS = {each.__name__: each for each in (sampling, masking, joined, allocator, operations)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -166,4 +195,6 @@ if __name__ == "__main__":
     if args.output is not None:
         command = shlex.join(["python", *sys.argv])
         machine = describe_machine("cpu")
-        write_json(args.output, {"command": command, "machine": machine, "head": head, "rows": lines})
+        write_json(
+            args.output, {"command": command, "machine": machine, "head": head, "rows": lines}
+        )

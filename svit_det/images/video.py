@@ -41,7 +41,7 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def open_capture(source: str | Path | int) -> Any:
-    """OpenCV's capture of a film or a camera, opened or not, without OpenCV's and ffmpeg's messages.
+    """OpenCV's capture of a film or a camera, opened or not; OpenCV and ffmpeg print nothing.
 
     The caller says what could not be read, and releases the capture.
     """

@@ -81,21 +81,18 @@ def inverse_transform_sample(score: Tensor, among: Tensor, num_points: int) -> T
 
     F is the cumulative distribution over the scores in ascending order; it is 0 at the weakest
     token and 1 at the strongest. `num_points` points are spread evenly from the first value of F
-    above 0 to 1, and each point picks the token whose F is nearest. Where F cannot be formed (a
-    single token, or scores that are all 0) all of `among` are kept.
+    above 0 to 1, and each point picks the token whose F is nearest. F is not formed: the same
+    comparisons are made between sums of scores. Where F could not be formed (a single token, or
+    scores that are all 0) all of `among` are kept.
     """
     # In double precision on every device: thousands of rounding errors add up.
     ascending, order = score.double().masked_fill(~among, float("inf")).sort(dim=1, stable=True)
-    ascending = ascending.masked_fill(ascending == float("inf"), 0)
+    ascending = ascending.nan_to_num(posinf=0.0)
     total = ascending.cumsum(dim=1)
     lowest, highest = total[:, :1], total[:, -1:]
-    undecidable = highest == lowest
-    distribution = (total - lowest) / (highest - lowest).masked_fill(undecidable, 1)
-    start = distribution.masked_fill(distribution == 0, 1).amin(dim=1, keepdim=True)
-    steps = torch.linspace(0, 1, num_points, dtype=start.dtype, device=start.device)
-    grid = start + steps * (1 - start)
-    between = (distribution[:, 1:] + distribution[:, :-1]) / 2
-    nearest = torch.searchsorted(between, grid)
-    picked = torch.zeros_like(among).scatter_(1, nearest, True)
-    sampled = torch.zeros_like(among).scatter_(1, order, picked)
-    return torch.where(undecidable, among, sampled)
+    start = torch.where(total > lowest, total, highest).amin(dim=1, keepdim=True)
+    steps = torch.linspace(0, 1, num_points, dtype=total.dtype, device=total.device)
+    between = torch.add(total[:, :-1], ascending[:, 1:], alpha=0.5)
+    nearest = torch.searchsorted(between, torch.lerp(start, highest, steps))
+    sampled = torch.zeros_like(among).scatter_(1, order.gather(1, nearest), True)
+    return torch.where(highest == lowest, among, sampled)

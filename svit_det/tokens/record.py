@@ -49,6 +49,9 @@ class BlockRecord:
     keys of all tokens were projected for that alone."""
     own_class_query: bool = False
     """The class token's query was projected for the policy alone: no row had computed it yet."""
+    joined: bool = False
+    """The queries of all keys were projected together with keys and values, those of tokens that
+    then did not attend included."""
     heads: int | None = None
     """Number of attention heads computed for each image that attended, whether or not their output
     counts. None: all."""

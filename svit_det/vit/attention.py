@@ -134,6 +134,10 @@ class Attention(nn.Module):
         width = self.proj.in_features
         return keys * width + (width**2 if own_query else 0)
 
+    def unused_query_macs(self, rows: int) -> int:
+        """Multiply-adds of the queries of `rows` rows that then do not attend."""
+        return rows * self.proj.in_features**2
+
     def all_keys_row_macs(self, size: int, *, own_query: bool) -> int:
         """Multiply-adds of `class_row` over all `size` tokens, and of projecting their keys."""
         return size * self.proj.in_features**2 + self.class_row_macs(size, own_query=own_query)

@@ -69,6 +69,7 @@ def run_block(
         looked=view.looked,
         looked_at_all=view.looked_at_all,
         own_class_query=view.own_class_query,
+        joined=view.joined,
         heads=view.heads,
         keys_again=view.keys_again,
     )

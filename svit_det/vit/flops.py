@@ -92,6 +92,8 @@ def _block_macs(block: Block, record: BlockRecord) -> list[int]:
             macs += keys * queries * block.attn.num_heads
         if record.looked:
             macs += block.attn.class_row_macs(keys, own_query=record.own_class_query)
+        if record.joined:
+            macs += block.attn.unused_query_macs(keys - queries)
         if record.looked_at_all:
             own = record.own_class_query and not record.looked
             macs += block.attn.all_keys_row_macs(record.size, own_query=own)

@@ -14,6 +14,13 @@ from svit_det.tokens import BlockParts, ClassAttention, TokenState, everyone
 from svit_det.vit.layers import Block
 from svit_det.vit.layout import Layout, Rows
 
+JOINED_MACS = 12_000_000
+"""Up to so many multiply-adds, a CPU computes the queries of all keys sooner than one more linear
+layer and one more norm for the rows that attend. `python benchmarks/by_hand.py joined` measures
+both on another machine."""
+
+_NO_KEY = "A row attends that is no key; before_attention may only narrow the selection."
+
 
 @dataclass(frozen=True)
 class _Keys:
@@ -41,11 +48,13 @@ class BlockInProgress:
         self.own_class_query = False
         self.keys_again = False
         self.looked_at_all = False
+        self.joined = False
         self.heads: int | None = None
         self._block = block
         self._all_normed: tuple[Tensor, Tensor] | None = None
         self._keys: _Keys | None = None
         self._key_value: tuple[Tensor, Tensor] | None = None
+        self._every_query: Tensor | None = None
         self._class_query: Tensor | None = None
         self._class_attention: ClassAttention | None = None
         self._attended: tuple[TokenState, Rows, Tensor] | None = None
@@ -140,6 +149,8 @@ class BlockInProgress:
                 self._key_value = (key, value)
                 if keys.state.class_token and keys.rows.selection.extra is None:
                     self._class_query = _first_rows(query, keys.rows)
+        elif self.joined and channels is None:
+            query, (key, value) = self._queries_of(queries, alike), self._project_keys()
         else:
             normed = keys.normed if alike else self._block.norm1(tokens)
             query = attn.project(normed, 0, 1, channels)[:, 0]
@@ -168,7 +179,8 @@ class BlockInProgress:
         Keeping them until the end of the block costs some percent of its time, because more memory
         goes through the processor's caches.
         """
-        self._keys = self._key_value = self._class_query = self._all_normed = None
+        self._keys = self._key_value = self._all_normed = None
+        self._every_query = self._class_query = None
         self._class_attention = None
 
     @property
@@ -228,10 +240,45 @@ class BlockInProgress:
     def _project_keys(self) -> tuple[Tensor, Tensor]:
         """Keys and values (T, h, d), computed once."""
         if self._key_value is None:
-            self.keys_again = self.heads not in (None, self._block.attn.num_heads)
-            key, value = self._block.attn.project(self._opened().normed, 1, 3).unbind(1)
-            self._key_value = (key, value)
+            keys, attn = self._opened(), self._block.attn
+            self.keys_again = self.heads not in (None, attn.num_heads)
+            self.joined = self._cheap_to_join(keys)
+            parts = attn.project(keys.normed, 0 if self.joined else 1, 3).unbind(1)
+            self._key_value = (parts[-2], parts[-1])
+            if self.joined:
+                self._every_query = parts[0]
+                if keys.state.class_token and keys.rows.selection.extra is None:
+                    self._class_query = _first_rows(parts[0], keys.rows)
         return self._key_value
+
+    def _cheap_to_join(self, keys: _Keys) -> bool:
+        """Whether the queries of all keys are projected with keys and values.
+
+        It is not known yet then which rows attend. Not in a graph, whose number of rows may vary,
+        not on other devices, and not where rows only fill up a shape, because such a row may attend
+        without being a key.
+        """
+        if self.heads is not None or keys.rows.valid is not None or torch.compiler.is_compiling():
+            return False
+        rows, width = keys.normed.shape
+        return keys.normed.device.type == "cpu" and rows * width**2 <= JOINED_MACS
+
+    def _queries_of(self, queries: Rows, alike: bool) -> Tensor:
+        """(T', h, d) the queries of the rows `queries`, out of those of all keys."""
+        assert self._every_query is not None
+        if alike:
+            return self._every_query
+        index, among = queries.layout.index, self._opened().rows.layout.index
+        if index is None:
+            raise RuntimeError(_NO_KEY)
+        if among is not None:
+            places = torch.searchsorted(among, index)
+            if not torch.equal(among.index_select(0, places.clamp_(max=len(among) - 1)), index):
+                raise RuntimeError(
+                    "A row attends that is no key: before_attention may only narrow."
+                )
+            index = places
+        return self._every_query.index_select(0, index)
 
 
 def _first_rows(values: Tensor, rows: Rows) -> Tensor:
