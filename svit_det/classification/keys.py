@@ -153,8 +153,8 @@ class SolverKeys(Settings):
     )
     teacher: str = setting(
         "",
-        "Weights of the frozen dense teacher, where something learns from one. Empty: those of "
-        "MODEL.WEIGHTS.",
+        "Weights of the frozen dense teacher; refused where nothing learns from one. Empty: those "
+        "of MODEL.WEIGHTS.",
     )
     logit_distill_weight: float = setting(
         0.0,
