@@ -71,6 +71,13 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else beside
 
 
+def find_config_folder(path: str) -> Path | None:
+    """`path` where such a folder exists; else the shipped folder of this name, such as
+    "digits/compare", or None."""
+    shipped = config_folder() / _bare(path, "")
+    return next((each for each in (Path(path), shipped) if each.is_dir()), None)
+
+
 def _names(suffix: str) -> list[str]:
     folder = config_folder()
     found = (path.relative_to(folder) for path in folder.rglob(f"*{suffix}"))

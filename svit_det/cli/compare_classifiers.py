@@ -1,11 +1,14 @@
 """Every policy fine-tuned alike from one dense classifier, several seeds each, in one table.
 
-    python tools/compare_classifiers.py [--seeds 1 2 3] [--policies FILE.yaml ...]
+    svit-det compare-classifiers [--seeds 1 2 3] [--policies FILE.yaml ...]
+    svit-det compare-classifiers --policies photographs/compare --output output/compare_photographs
 
 By default the arms are those of configs/digits/compare: eleven policies with about as many
 multiply-adds as SViT's own schedule. The images are the digits that tools/setup/prepare_digits.py
-makes. Finished trainings in --output are kept, so that an interrupted run goes on. The command ends
-with a table, a chart and results.json.
+makes. configs/photographs/compare has the same policies for the photographs that
+tools/prepare_photographs.py makes, with the classifier of configs/photographs/dense.yaml as parent.
+Finished trainings in --output are kept, so that an interrupted run goes on. The command ends with a
+table, a chart and results.json.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output, add_overrides
 from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.shipped import config_folder
 from svit_det.visualization.comparison_charts import (
     Point,
     draw_quality_over_cost,
@@ -44,8 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    arms = sorted(map(str, (config_folder() / "digits" / "compare").glob("*.yaml")))
-    add("--policies", nargs="+", default=arms, help="yaml files; default: configs/digits/compare")
+    add(
+        "--policies",
+        nargs="+",
+        default=["digits/compare"],
+        metavar="YAML",
+        help="yaml files and folders of them, also by the names of those that ship, such as "
+        "photographs/compare; default: digits/compare",
+    )
     add("--seeds", nargs="+", type=int, default=[1, 2, 3])
     add_output(parser, "folder for trainings and results", default="output/compare_classifiers")
     add("--baseline", default="dense", help="arm that the others are compared with")

@@ -118,7 +118,8 @@ class TokenTrunk(nn.Module):
         if torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise InputError(
                 "torch.jit.trace would keep this picture's size and its choice of tokens for every "
-                "other one, without a word; tools/export.py writes a graph that does not."
+                "other one, without a word; use torch.export, with which svit-det export "
+                "(tools/export.py) writes whole detectors."
             )
         tokens = self.patch_embed(images)
         grid = TokenGrid((images.shape[2], images.shape[3]), self.patch_size)
