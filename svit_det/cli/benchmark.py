@@ -46,7 +46,9 @@ from typing import Any
 import torch
 
 from svit_det.benchmark.arms import trunk_of
+from svit_det.benchmark.checkout import commit_of
 from svit_det.benchmark.memory import peak_memory
+from svit_det.benchmark.precision import without_tf32
 from svit_det.benchmark.report import (
     decisions_table,
     describe_machine,
@@ -57,7 +59,7 @@ from svit_det.benchmark.report import (
 from svit_det.benchmark.runtimes import runtimes_table
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
 from svit_det.cli.benchmark_charts import draw_charts
-from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
+from svit_det.cli.benchmark_elsewhere import config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
 from svit_det.cli.benchmark_measures import (
     Bench,
@@ -86,6 +88,7 @@ def main(argv: Sequence[str]) -> str | None:
     return problem_of(sys.modules[__name__], argv)
 
 
+@without_tf32()
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""

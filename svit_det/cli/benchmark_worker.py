@@ -33,6 +33,8 @@ class Arms:
         from svit_det.policies.dense import Dense
 
         torch.set_num_threads(threads)
+        # As in the process that asks, whatever an older checkout does.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         cfg = load_config(config, options)
         build = build_model if part == "detector" else build_backbone
         torch.manual_seed(0)
