@@ -82,19 +82,22 @@ def time_stages(
     inputs: Sequence[Any],
     *,
     device: torch.device | str,
+    runs: Mapping[str, Callable[[Any], Any]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     **options: Any,
 ) -> dict[str, dict[Hashable, list[float]]]:
     """Seconds of each call by model and stage; the models take turns as in `time_interleaved`.
 
-    `options` are those of `time_interleaved`; its warm-up rounds are thrown away here too.
+    `runs` are the calls of the models, where a model is not simply called. `options` are those of
+    `time_interleaved`; its warm-up rounds are thrown away here too.
     """
+    calls_of = models if runs is None else runs
     spent: dict[str, list[dict[Hashable, float]]] = {name: [] for name in models}
 
     def watched(name: str) -> Callable[[Any], None]:
         def run(given: Any) -> None:
             with stage_clock(models[name], device, clock) as seconds:
-                models[name](given)
+                calls_of[name](given)
             spent[name].append(seconds)
 
         return run

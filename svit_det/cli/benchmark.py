@@ -14,6 +14,9 @@ among the overrides loads trained weights, with which the arms decide as trained
 runs on pictures. Policies whose counts depend on the image must be timed with both. --parts
 training is a step of the backbone alone with the policy's own losses, forward and backward.
 
+--dtype bfloat16 turns blocks and backbone into it. A whole detector and a training step keep their
+weights in float32 and run under autocast. float32 is never TF32 here.
+
 --policies NAME ... runs several policies and one dense model in turn, with the same weights in the
 trunk; a policy that needs a class token is compared with a dense model that has one. A file named
 by MODEL.WEIGHTS then serves the dense model alone, and the decisions of all policies are fresh.
