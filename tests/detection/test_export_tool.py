@@ -124,6 +124,9 @@ def test_a_precision_needs_its_format_and_its_pictures(weights, problem, tmp_pat
         "--int8 is for onnx: name it in --formats."
     )
     assert problem(weights(), "--bf16", "--formats", "onnx").startswith("--bf16 is for openvino")
+    assert problem(weights(), "--opset", 23, "--formats", "pt2") == (
+        "--opset 23 is for onnx and for openvino, which is made of it: name one in --formats."
+    )
     assert "belongs to --int8" in problem(weights(), "--calibration", tmp_path)
     nowhere = ("DATASETS.COCO_FORMAT", f"[['discs_train', 'x.json', '{tmp_path}/none']]")
     said = problem(weights(), "--formats", "onnx", "--int8", *nowhere)
