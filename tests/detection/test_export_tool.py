@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svit_det import __version__
 from svit_det.cli import export
 from svit_det.cli.export_calibration import calibration_pictures, fitted
 from svit_det.detection.description import describe_run
@@ -58,6 +59,9 @@ def test_from_weights_to_a_picture_without_torch(weights, fork_tool, discs, tmp_
     command = [sys.executable, "-c", code, example, output / "detector.onnx", picture, result]
     drawn = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert drawn.returncode == 0, drawn.stderr
+    first, second = (f"{share:.0%}" for share in about["keep_schedule"]["shares"])
+    said = f"svit_det {__version__}, trained on: discs_train; kept by schedule: "
+    assert f"{said}{first} in block 1, {second} in block 2\n" in drawn.stdout
     assert "SViT: " in drawn.stdout
     assert cv2.imread(str(result)).shape == (48, 2 * 72, 3)
 
