@@ -14,6 +14,9 @@ among the overrides loads trained weights, with which the arms decide as trained
 runs on pictures. Policies whose counts depend on the image must be timed with both. --parts
 training is a step of the backbone alone with the policy's own losses, forward and backward.
 
+--dtype bfloat16 turns blocks and backbone into it. A whole detector and a training step keep their
+weights in float32 and run under autocast. float32 is never TF32 here.
+
 --policies NAME ... runs several policies and one dense model in turn, with the same weights in the
 trunk; a policy that needs a class token is compared with a dense model that has one. A file named
 by MODEL.WEIGHTS then serves the dense model alone, and the decisions of all policies are fresh.
@@ -46,7 +49,9 @@ from typing import Any
 import torch
 
 from svit_det.benchmark.arms import trunk_of
+from svit_det.benchmark.checkout import commit_of
 from svit_det.benchmark.memory import peak_memory
+from svit_det.benchmark.precision import without_tf32
 from svit_det.benchmark.report import (
     decisions_table,
     describe_machine,
@@ -57,7 +62,7 @@ from svit_det.benchmark.report import (
 from svit_det.benchmark.runtimes import runtimes_table
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
 from svit_det.cli.benchmark_charts import draw_charts
-from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
+from svit_det.cli.benchmark_elsewhere import config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
 from svit_det.cli.benchmark_measures import (
     Bench,
@@ -86,6 +91,7 @@ def main(argv: Sequence[str]) -> str | None:
     return problem_of(sys.modules[__name__], argv)
 
 
+@without_tf32()
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from svit_det.benchmark.arms import settle, with_policy
+from svit_det.benchmark.precision import without_tf32
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.tables import throughput_table
 from svit_det.benchmark.throughput import speed_of_batches
@@ -90,6 +91,7 @@ def main(argv: Sequence[str]) -> str | None:
     return problem_of(sys.modules[__name__], argv)
 
 
+@without_tf32()
 @torch.inference_mode()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole measurement; the file is written after each batch size."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,16 +57,6 @@ def config_in(folder: Path, config: str) -> str:
     if not there.is_file():
         raise InputError(f"--against {folder}: has no {path.relative_to(ROOT)}.")
     return str(there)
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit that is checked out in `folder`; None where git does not tell."""
-    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
 
 
 def options_of(cfg: CfgNode, args: argparse.Namespace) -> list[str]:

@@ -28,6 +28,8 @@ ELSEWHERE = ("blocks", "backbone", "detector")
 """The parts that processes of their own can run."""
 COMPARABLE = ("blocks", "backbone")
 """The parts whose maps can be compared with those of another checkout."""
+PIXELS = (800, 1333)
+"""Height and width by default."""
 ALL_RUNTIMES = (EAGER, *VARIANTS)
 
 
@@ -46,8 +48,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--runtime", nargs="+", metavar="NAME", help=f"{', '.join(ALL_RUNTIMES)}: at batch 1")
     add("--policies", nargs="+", metavar="NAME", help="several in one run, not the config's")
     add("--parts", nargs="+", choices=PARTS, default=["blocks", "backbone"], help="default: two")
-    add("--height", type=int, default=800, help="pixels; padded as the backbone needs it")
-    add("--width", type=int, default=1333, help="pixels; padded as the backbone needs it")
+    add("--height", type=int, help="default: 800 pixels; padded as the backbone needs it")
+    add("--width", type=int, help="default: 1333 pixels; padded as the backbone needs it")
     add("--tokens", type=int, nargs=2, metavar=("H", "W"), help="the grid, instead of pixels")
     add("--grids", nargs="+", metavar="HxW", help="several grids of tokens, instead of --tokens")
     add("--image-folder", help="pictures to run on, instead of noise")
@@ -75,10 +77,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
-    """Fill in the batch sizes and the device where the command line leaves them open."""
+    """Fill in batch sizes, device and pixels where the command line leaves them open."""
     args.batch_sizes = args.batch_sizes or ([1] if args.runtime else [1, 4])
     if args.runtime:
         args.device = args.device or "cpu"
+    if not args.tokens and not args.grids:
+        args.height = PIXELS[0] if args.height is None else args.height
+        args.width = PIXELS[1] if args.width is None else args.width
     return args
 
 
@@ -97,6 +102,11 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--count-spread {args.count_spread}: must lie in [0, 1).")
     if args.tokens and args.grids:
         raise InputError("--tokens and --grids both name grids: choose one of them.")
+    if (args.tokens or args.grids) and (args.height, args.width) != (None, None):
+        raise InputError(
+            "--height and --width are pixels, and --tokens and --grids give the size in tokens: "
+            "choose one of them."
+        )
     if args.stages and not set(args.parts) & set(STAGED):
         raise InputError("--stages are those of backbone and detector: name one in --parts.")
     if args.decisions and "blocks" not in args.parts:

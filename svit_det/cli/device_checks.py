@@ -32,6 +32,7 @@ from svit_det.benchmark.device_checks import (
     time_compiled,
     time_ragged_attention,
 )
+from svit_det.benchmark.precision import tf32_allowed, without_tf32
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.timing import Spread
 from svit_det.cli.execution import problem_of
@@ -46,7 +47,7 @@ FULL_CASE = Case(TrunkShape(384, 12, 6), (50, 84), batch=1)
 """The case for timed attention and for compiled blocks: ViT-S at COCO's size."""
 RAGGED, TOY_RAGGED = (1120, 784, 549, 1600), (11, 7, 5, 16)
 TOLERANCE = 1e-3
-"""Largest difference between the ways of running a trunk in float32; TF32 exceeds it."""
+"""Largest difference between the ways of running a trunk in float32; TF32 would exceed it."""
 COMPILED = ("Dense", "SViT", "EViT")
 """The policies whose compiled trunks are timed: autotuning takes most of a minute for each."""
 
@@ -79,8 +80,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"output": str(path)}
 
 
+@without_tf32()
 def run_checks(args: argparse.Namespace) -> dict[str, Any]:
-    """Run every check; the file is written after each."""
+    """Run every check without TF32 of either kind; the file is written after each."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: there is no usable GPU here.")
@@ -90,7 +92,7 @@ def run_checks(args: argparse.Namespace) -> dict[str, Any]:
         "command": shlex.join(["python", "tools/device_checks.py", *args.argv]),
         "machine": describe_machine(device),
         "device": device,
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32": tf32_allowed(),
     }
     checks = checks_of(device, toy=args.toy, repeats=args.repeats)
     path = Path(args.output) / "device_checks.json"
@@ -140,7 +142,7 @@ def report(found: dict[str, Any]) -> None:
         [
             name,
             *(f"{laws[way]:.1e}" for way in ways),
-            "-" if syncs[name] is None else syncs[name],
+            ", ".join(f"{kind}: {'-' if n is None else n}" for kind, n in syncs[name].items()),
             graphs.get(name, "-"),
         ]
         for name, laws in found["laws"].items()
@@ -155,6 +157,8 @@ def report(found: dict[str, Any]) -> None:
         ]
         print(f"\n{timed['lengths']} rows, {timed['dtype']}")
         print(tabulate(rows, ["attention", "ms", "difference"]))
+        for way, reason in timed["missing"].items():
+            print(f"{way}: {reason}.")
     if "skipped" in found["compiled"]:
         print(f"\nCaptured and compiled graphs: {found['compiled']['skipped']}.")
     else:

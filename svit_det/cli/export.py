@@ -196,10 +196,15 @@ def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None
 
 
 def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
-    """Refuse a precision whose format is not wanted; warn where the processor has no bfloat16."""
+    """Refuse a precision or opset without its format; warn of a processor without bfloat16."""
     for option, name in (("int8", "onnx"), ("bf16", "openvino")):
         if getattr(args, option) and name not in formats:
             raise InputError(f"--{option} is for {name}: name it in --formats.")
+    if args.opset != OPSETS[0] and not {"onnx", "openvino"} & set(formats):
+        raise InputError(
+            f"--opset {args.opset} is for onnx and for openvino, which is made of it: name one in "
+            "--formats."
+        )
     if args.calibration is not None and not args.int8:
         raise InputError(f"--calibration {args.calibration}: belongs to --int8, which is missing.")
     if args.bf16:

@@ -83,6 +83,19 @@ def test_the_default_parts_are_those_without_heads():
     assert parse_arguments([], "").parts == ["blocks", "backbone"]
 
 
+@pytest.mark.parametrize("grid", [("--tokens", "3", "5"), ("--grids", "3x5")])
+@pytest.mark.parametrize("pixels", [("--height", "48"), ("--width", "80")])
+def test_a_size_is_given_once(benchmark, grid, pixels):
+    ran = benchmark(*grid, *pixels)
+    assert ran.problem.startswith("--height and --width are pixels") and "\n" not in ran.problem
+
+
+def test_the_size_by_default():
+    args = parse_arguments(["--width", "640"], "")
+    assert (args.height, args.width) == (800, 640)
+    assert parse_arguments(["--tokens", "3", "5"], "").height is None
+
+
 def test_a_dtype_that_the_device_lacks(tiny, monkeypatch):
     linear = torch.nn.functional.linear
 

@@ -142,6 +142,7 @@ def test_stages_of_the_adapter(benchmark):
     )
     (row,) = ran.results["rows"]
     stages = {"embed", "blocks", "prior", "injectors", "extractors", "resizes", "pyramid"}
+    stages |= {"ffns", "upsampling", "projection"}
     for arm in ("dense", "pruned"):
         found = row["stage_seconds_per_batch"][arm]
         assert set(found) == stages
