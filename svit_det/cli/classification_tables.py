@@ -24,6 +24,7 @@ from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes
 from svit_det.classification.tables import Row, row_of, table_1, table_2
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import Whole
 from svit_det.cli.options import add_device, add_output, add_overwrite
 from svit_det.cli.output import check_output_file
 from svit_det.errors import InputError
@@ -38,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="[NAME=]FILE", help="the dense model first")
     add("--data-root", help="folder in ImageNet's layout; default: the one each was trained on")
-    add("--batch-size", type=int, help="images at a time; default: as trained (TEST.BATCH_SIZE)")
+    size = "images at a time; default: as trained (TEST.BATCH_SIZE)"
+    add("--batch-size", action=Whole, interval="[1, 100000]", help=size)
     add_device(parser)
     add_output(parser, "file of all figures", default="output/classification_tables.json")
     add_overwrite(parser)

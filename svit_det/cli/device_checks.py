@@ -35,6 +35,7 @@ from svit_det.benchmark.device_checks import (
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.timing import Spread
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import COUNT, Whole
 from svit_det.cli.options import add_device, add_output
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
@@ -59,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_device(parser)
     add("--toy", action="store_true", help="tiny sizes: whether the checks run at all")
-    add("--repeats", type=int, default=10, help="turns of what is timed")
+    timed = "turns of what is timed"
+    add("--repeats", action=Whole, interval=COUNT, default=10, help=timed)
     add("--collect", metavar="DIR", help="put the results below this folder into one file instead")
     add_output(parser, "folder for the JSON file", default="output/device_checks")
     return parser
@@ -84,8 +86,6 @@ def run_checks(args: argparse.Namespace) -> dict[str, Any]:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: there is no usable GPU here.")
-    if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: give 1 or more.")
     found: dict[str, Any] = {
         "command": shlex.join(["python", "tools/device_checks.py", *args.argv]),
         "machine": describe_machine(device),

@@ -53,9 +53,9 @@ def _run(module: str, argv: Sequence[str], program: str) -> Any:
 
 def problem_of(command: ModuleType, argv: Sequence[str]) -> str | None:
     """Run a command in this process; returns the sentence of its refusal, or None."""
-    args = command_parser(command, command.__name__).parse_args(argv)
-    args.argv = list(argv)
     try:
+        args = command_parser(command, command.__name__).parse_args(argv)
+        args.argv = list(argv)
         command.run(args)
     except InputError as problem:
         return str(problem)

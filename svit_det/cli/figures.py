@@ -23,6 +23,7 @@ from svit_det.cli.captions import model_words
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; figure 3: of several models", nargs="+")
     add_config_file(parser, "one for each model; default: what the weights carry", nargs="+")
     add_output(parser, "the figure, .png or .jpg", required=True, type=Path)
-    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that counts")
+    add_min_score(parser, "counts")
     add_overwrite(parser)
     add_allow_untrained(parser)
     return parser

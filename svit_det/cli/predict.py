@@ -23,10 +23,12 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
+from svit_det.cli.numbers import COUNT, LONG, SHARE, Real, Whole
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
     add_device,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
@@ -45,6 +47,8 @@ from svit_det.images import find_sources, is_film
 from svit_det.results import write_json
 
 COCO, RESULTS = "coco.json", "results.json"
+CAMERAS = "[0, 99]"
+"""Numbers of cameras; OpenCV takes larger ones for other interfaces."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,12 +62,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_overwrite(parser)
     add_device(parser)
     add_allow_untrained(parser)
-    add("--min-score", type=float, default=0.5, help="of a detection; default: %(default)s")
-    add("--budget", type=float, help="mean share of tokens; default: as trained")
+    add_min_score(parser, "is written")
+    share = "mean share of tokens; default: as trained"
+    add("--budget", action=Real, interval=SHARE, help=share)
     add("--follow", action="store_true", help="let thresholds follow the pictures before")
-    add("--batch", type=int, default=1, help="pictures that run together")
-    add("--camera", type=int, metavar="NUMBER", help="take pictures from this camera")
-    add("--frames", type=int, metavar="COUNT", help="stop after so many pictures or frames")
+    together = "pictures that run together"
+    add("--batch", action=Whole, interval=COUNT, default=1, help=together)
+    camera = "take pictures from this camera"
+    add("--camera", action=Whole, interval=CAMERAS, metavar="NUMBER", help=camera)
+    frames = "stop after so many pictures or frames"
+    add("--frames", action=Whole, interval=LONG, metavar="COUNT", help=frames)
     add("--no-pictures", action="store_true", help="write coco.json and results.json alone")
     parser.set_defaults(output="output/predictions")
     return parser
@@ -151,8 +159,6 @@ def check_arguments(args: argparse.Namespace, named: Sequence[str]) -> None:
         raise InputError("No picture is named: give files, folders, patterns, films or --camera.")
     if args.camera is not None and args.frames is None:
         raise InputError("--camera goes on without end: say when to stop with --frames.")
-    if not 0 <= args.min_score <= 1:
-        raise InputError(f"--min-score {args.min_score} must lie in [0, 1].")
 
 
 def predictor_of(args: argparse.Namespace, options: Sequence[str]) -> Predictor:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; default: the ones that --config-file names")
     add_config_file(parser, "of the model; default: what the weights carry")
     add_output(parser, "folder for the pictures", required=True)
-    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add_min_score(parser, "is drawn")
     parser.add_argument("--annotations", help="COCO-format json with the pictures' ground truth")
     parser.add_argument(
         "--full-scale", action="store_true", help="colours from 0 to all blocks, and every keep map"
