@@ -46,7 +46,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read, refuse_folder_of
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
@@ -104,6 +104,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             setattr(args, name, value)
     check(args)
     check_output(args.output, ["results.json"], overwrite=args.overwrite)
+    read = OutputFolder.apart_from(files_read(args), args.output, overwrite=True)
+    read.check(["results.json"])
+    if args.image_folder is not None:
+        refuse_folder_of(args.output, pictures_in(args.image_folder))
     if args.threads:
         torch.set_num_threads(args.threads)
     runs = arms_of(cfg, args)

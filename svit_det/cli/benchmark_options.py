@@ -15,6 +15,7 @@ from svit_det.benchmark.decisions import keeps_everyone
 from svit_det.benchmark.runtimes import EAGER
 from svit_det.cli.numbers import COUNT, PIXELS, SHARE, THREADS, TOKENS, TURNS, Real, Whole
 from svit_det.cli.options import add_output, add_overwrite
+from svit_det.cli.output import refuse_folder_of
 from svit_det.errors import InputError
 from svit_det.export.runtimes import NEEDED, check_modules
 from svit_det.export.variants import VARIANTS
@@ -107,7 +108,7 @@ def check(args: argparse.Namespace) -> None:
     if args.against is not None:
         _check_checkout(args)
     if args.image_folder is not None:
-        _check_pictures(args.image_folder)
+        _check_pictures(args)
 
 
 def grids_of(args: argparse.Namespace) -> list[tuple[int, int]]:
@@ -193,11 +194,12 @@ def _check_checkout(args: argparse.Namespace) -> None:
         )
 
 
-def _check_pictures(folder: str) -> None:
+def _check_pictures(args: argparse.Namespace) -> None:
     try:
-        find_images([folder])
+        pictures = find_images([args.image_folder])
     except InputError as error:
         raise InputError(f"--image-folder {error}") from error
+    refuse_folder_of(args.output, pictures)
 
 
 def warn_of_few_cores(counts: Sequence[int]) -> None:

@@ -104,6 +104,16 @@ def check(args: argparse.Namespace) -> Recipe:
     )
 
 
+def check_parent(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+    """Refuse a parent that one of the trainings would replace. Raises InputError."""
+    for folder in (run_folder(recipe, arm, seed) for arm in arms for seed in seeds):
+        if recipe.weights.parent == folder:
+            raise InputError(
+                f"--weights {recipe.weights}: lies in the folder of a training, which would "
+                "replace it; name another --output."
+            )
+
+
 def choose_compared(args: argparse.Namespace, arms: Sequence[Arm]) -> None:
     """Set the baseline and the controls. Raises InputError for named ones that are no arms."""
     names = [arm.name for arm in arms]
@@ -138,6 +148,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     recipe = check(args)
     arms = arms_of(args.policies, recipe)
     choose_compared(args, arms)
+    check_parent(recipe, arms, args.seeds)
     check_output(args.output, (), overwrite=True)
     recipe.output.mkdir(parents=True, exist_ok=True)
     first = arms[0]

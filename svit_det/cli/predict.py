@@ -35,7 +35,7 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     files = find_sources(named)
     pictures = [path for path in files if not is_film(path)]
     stems = Stems(pictures)
-    folder = OutputFolder.apart_from(files, args.output, overwrite=args.overwrite)
+    read = [*files, *files_read(args)]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     drawn = [] if args.no_pictures else [f"{stems.of(path)}.jpg" for path in pictures]
     folder.check([COCO, RESULTS, *drawn])
     predictor = predictor_of(args, options)
