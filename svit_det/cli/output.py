@@ -66,16 +66,18 @@ def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -
     _check_folder(folder.path, folder.path)
 
 
-def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool) -> None:
+def check_output_file(
+    output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool, option: str = "--output"
+) -> None:
     """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`."""
     path = Path(output)
     if path.suffix not in suffixes:
-        raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file.")
+        raise InputError(f"{option} {path}: name a {' or a '.join(suffixes)} file.")
     if path.is_dir():
-        raise InputError(f"--output {path}: is a folder; name a file in it.")
+        raise InputError(f"{option} {path}: is a folder; name a file in it.")
     if path.exists() and not overwrite:
-        raise InputError(f"--output {path}: is there already; give --overwrite.")
-    _check_folder(path.parent, path)
+        raise InputError(f"{option} {path}: is there already; give --overwrite.")
+    _check_folder(path.parent, path, option)
 
 
 def refuse_input(
@@ -132,12 +134,12 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
     return frozenset(places)
 
 
-def _check_folder(folder: Path, output: Path) -> None:
+def _check_folder(folder: Path, output: Path, option: str = "--output") -> None:
     try:
         try_writing(folder)
     except OSError as error:
         raise InputError(
-            f"--output {output}: cannot be written, {error.filename} is no folder that may be "
+            f"{option} {output}: cannot be written, {error.filename} is no folder that may be "
             f"written to "
             f"({error.strerror})."
         ) from error
