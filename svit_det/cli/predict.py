@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 draw(prediction, folder, row["picture"], args.min_score, predictor.class_names)
             done.rows.append(row)
             # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
-            done.parts.append(without_pixels(prediction, args.min_score))
+            done.parts.append(without_pixels(prediction, predictor, args.min_score))
     except InputError as problem:
         if not done.rows:
             raise
@@ -195,15 +195,22 @@ def row_of(prediction: Prediction, min_score: float) -> dict[str, Any]:
     }
 
 
-def without_pixels(prediction: Prediction, min_score: float) -> dict[str, Any]:
+def without_pixels(
+    prediction: Prediction, predictor: Predictor, min_score: float
+) -> dict[str, Any]:
     """A picture's part of coco.json, numbered from 1."""
-    return coco_json([prediction], num_classes=0, min_score=min_score)
+    return coco_json(
+        [prediction], num_classes=num_classes(predictor.cfg.MODEL), min_score=min_score
+    )
 
 
 def merged_coco(parts: list[dict[str, Any]], predictor: Predictor) -> dict[str, Any]:
     """One COCO file of all pictures' parts; images and annotations get consecutive numbers."""
     whole = coco_json(
-        [], class_names=predictor.class_names, num_classes=num_classes(predictor.cfg.MODEL)
+        [],
+        class_names=predictor.class_names,
+        num_classes=num_classes(predictor.cfg.MODEL),
+        category_ids=predictor.category_ids,
     )
     for image_id, part in enumerate(parts, start=1):
         whole["images"] += [{**part["images"][0], "id": image_id}]
