@@ -33,21 +33,19 @@ from svit_det.cli.options import (
 from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.cli.report import num_models, read_models
 from svit_det.detection.predictor import TokenPredictor
-from svit_det.detection.trained import Trained, read_trained
+from svit_det.detection.trained import Trained, read_trained, refuse_random_attention
 from svit_det.detection.usage_picture import usage_picture
 from svit_det.errors import InputError
 from svit_det.images import find_images
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.visualization import UsagePicture, write_image
 from svit_det.visualization.figures import attention_figure, reuse_figure, usage_figure
-from svit_det.weights.files import read_checkpoint
 
 UNDER_PROBE = (
     *("MODEL.TOKEN_POLICY.NAME", "AttentionProbe"),
     # This policy has no schedule, and refuses one.
     *("MODEL.TOKEN_POLICY.LAYERS", "[]", "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[]"),
 )
-CLASS_TOKEN = "cls_token"
 MAX_PICTURES = 12
 MAX_MODELS = 4
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -124,11 +122,7 @@ def config_of(args: argparse.Namespace, model: Trained, options: Sequence[str]) 
         if not POLICY_REGISTRY.get(cfg.MODEL.TOKEN_POLICY.NAME).shows_attention:
             config = args.config_file[0] if args.config_file else None
             cfg = read_trained(weights, [*options, *UNDER_PROBE], config_file=config).cfg
-        if not any(name.endswith(CLASS_TOKEN) for name in read_checkpoint(weights)["model"]):
-            raise InputError(
-                f"--weights {weights}: has no class token, whose attention figure 2 shows; train "
-                "a policy that has one, or convert weights with theirs."
-            )
+        refuse_random_attention(cfg)
     return cfg
 
 

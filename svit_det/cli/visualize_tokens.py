@@ -6,7 +6,7 @@ For each picture the command writes the detections beside the heat map of blocks
 keep map of each block that decides; token_usage.json holds the kept share per picture and block.
 With --annotations FILE.json the ground truth stands beside the detections. With
 MODEL.TOKEN_POLICY.NAME AttentionProbe the command also draws the class token's attention in each
-block. The config comes with the weights, or the weights with the config that names them.
+block, and refuses weights without a class token. The config comes with the weights, or the weights with the config that names them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import names_of, write_pictures
 from svit_det.detection.prediction import Prediction
 from svit_det.detection.predictor import TokenPredictor
-from svit_det.detection.trained import read_trained
+from svit_det.detection.trained import read_trained, refuse_random_attention
 from svit_det.detection.usage_picture import Annotations
 from svit_det.errors import InputError
 from svit_det.images import find_images
+from svit_det.policies import POLICY_REGISTRY
 from svit_det.results import write_json
 
 USAGE = "token_usage.json"
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder.check([USAGE, *(name for path in paths for name in names_of(stems.of(path), suffix))])
     annotations = Annotations(args.annotations) if args.annotations else None
     trained = read_trained(args.weights, options, config_file=args.config_file)
+    if POLICY_REGISTRY.get(trained.cfg.MODEL.TOKEN_POLICY.NAME).shows_attention:
+        refuse_random_attention(trained.cfg)
     class_names = names_among(trained.class_names, annotations, trained.cfg)
     predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
     done = Done()

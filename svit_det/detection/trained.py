@@ -17,7 +17,8 @@ from svit_det.detection.config_file import load_config
 from svit_det.detection.datasets import num_classes
 from svit_det.errors import InputError
 from svit_det.shipped import existing_weights
-from svit_det.weights.files import read_description
+from svit_det.weights.files import read_checkpoint, read_description
+from svit_det.weights.match import CLASS_TOKEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,19 @@ def _config_of(
             raise InputError(sentence) from error
 
 
+def refuse_random_attention(cfg: CfgNode) -> None:
+    """Refuse to draw a class token's attention with MODEL.WEIGHTS that have no class token.
+
+    For a model whose policy shows attention. Raises InputError.
+    """
+    names = read_checkpoint(cfg.MODEL.WEIGHTS)["model"]
+    if not any(name.endswith(CLASS_TOKEN) for name in names):
+        raise InputError(
+            f"--weights {cfg.MODEL.WEIGHTS}: has no class token, whose attention would be drawn; "
+            "train a policy that has one, or convert weights with theirs."
+        )
+
+
 def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[str] | None:
     """The names of the model's classes: from the file of weights, else from the config's sets.
 
@@ -118,15 +132,15 @@ def category_ids_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list
     A file of weights says them. For a file that does not, they are those of a set of the config
     whose json exists here and has the same classes.
     """
-    known = (said or {}).get("category_ids")
-    if _are_ids(known, num_classes(cfg.MODEL)):
+    known, classes = (said or {}).get("category_ids"), class_names_of(cfg, said)
+    if _are_ids(known, num_classes(cfg.MODEL)) and len(classes or known) == len(known):
         return list(known)
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         categories = _of_json(Path(files[name])) if name in files else []
         ids = [number for number, _ in categories]
         names = [each for _, each in categories]
-        if names == class_names_of(cfg, said) and _are_ids(ids, num_classes(cfg.MODEL)):
+        if names == classes and _are_ids(ids, num_classes(cfg.MODEL)):
             return ids
     return None
 
