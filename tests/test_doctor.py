@@ -114,7 +114,7 @@ def test_what_is_there_has_a_version():
 @pytest.mark.parametrize("text", [doctor.DRAWING, *(what for _, what in OPTIONAL.values())])
 def test_the_commands_that_are_named_exist(text):
     if text.startswith("svit-det "):
-        listed = re.split(r", | and ", text.removeprefix("svit-det "))
+        listed = re.split(r", and |, | and ", text.removeprefix("svit-det "))
         named = {each.partition(" ")[0] for each in listed if not each.startswith("running")}
         assert named <= set(COMMANDS)
 

@@ -56,7 +56,7 @@ class Number(argparse.Action):
         try:
             number = self.kind(word)
         except ValueError as error:
-            raise InputError(f"{said}: is not {self.wanted}.") from error
+            raise InputError(f"{said} is not {self.wanted}.") from error
         if not within(number, self.interval):
             raise InputError(f"{said} must lie in {self.interval}.")
         return number

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     given, options = pictures_of(args)
     models = read_models(args, options)
     pictures = find_pictures(given, args, models[0].cfg)
-    read = [*pictures.paths, *pictures.jsons, *files_read(args)]
+    read = [*pictures.paths, *pictures.jsons]
     refuse_input(args.output, read, also=[json_path(args.output)])
     labels = labels_of(args)
     shown = ShownPictures(spread_out(pictures.paths, args.shown))
@@ -181,6 +181,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError(f"{option}: {len(given)} given for {count} models.")
     check_output_file(args.output, suffixes=(".html", ".htm"), overwrite=args.overwrite)
     check_output(args.output.parent, [json_path(args.output).name], overwrite=args.overwrite)
+    refuse_input(args.output, files_read(args), also=[json_path(args.output)])
 
 
 def json_path(output: Path) -> Path:
