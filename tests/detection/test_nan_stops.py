@@ -133,6 +133,15 @@ def test_another_run_is_refused(trainer, tmp_path, options, said):
         trainer(*options).resume_or_load(resume=True)
 
 
+def test_an_optimiser_of_other_parameters_is_refused(trainer, tmp_path):
+    trainer("SOLVER.MAX_ITER", 1).train()
+    content = last_of(tmp_path)
+    content["trainer"]["_trainer"]["optimizer"]["param_groups"].pop()
+    torch.save(content, tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match="optimiser's state is of other parameters"):
+        trainer().resume_or_load(resume=True)
+
+
 def test_another_number_of_processes_is_refused(trainer, tmp_path):
     trainer("SOLVER.MAX_ITER", 1).train()
     content = last_of(tmp_path)
