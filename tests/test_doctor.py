@@ -133,7 +133,8 @@ def test_how_threads_wait(monkeypatch, policy, word):
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 100_000)
     found = doctor._threads()
-    assert found.verdict == NOTE and "More threads than cores: set OMP_NUM_THREADS=" in found.follows
+    assert found.verdict == NOTE
+    assert "More threads than cores: set OMP_NUM_THREADS=" in found.follows
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="train anew in an OUTPUT_DIR that holds a training, which is removed; replace --export",
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed; replace the "
+        "file of --export",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument(

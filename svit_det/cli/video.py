@@ -3,7 +3,8 @@
     svit-det video --weights FILE --output out.mp4 FILM [KEY VALUE ...]
 
 The film is H.264 in an mp4, which browsers play. An interrupted run leaves a film of the frames so
-far, in NAME.partial.mp4 where an older film has the name. The config comes with the weights, or the weights with the config that names them.
+far, in NAME.partial.mp4 where an older film has the name. The config comes with the weights, or the
+weights with the config that names them.
 """
 
 from __future__ import annotations

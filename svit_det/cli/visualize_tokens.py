@@ -6,7 +6,8 @@ For each picture the command writes the detections beside the heat map of blocks
 keep map of each block that decides; token_usage.json holds the kept share per picture and block.
 With --annotations FILE.json the ground truth stands beside the detections. With
 MODEL.TOKEN_POLICY.NAME AttentionProbe the command also draws the class token's attention in each
-block, and refuses weights without a class token. The config comes with the weights, or the weights with the config that names them.
+block, and refuses weights without a class token. The config comes with the weights, or the weights
+with the config that names them.
 """
 
 from __future__ import annotations

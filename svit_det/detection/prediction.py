@@ -68,7 +68,8 @@ class Prediction:
 
         `category_id` is the id that the json of the training set gives the class, or the model's
         class plus 1 where the weights do not say it (`category_ids`). `image_id` is the caller's: a
-        picture's name tells its id in a json. Boxes are [x, y, width, height] in pixels; masks are compressed RLE as text.
+        picture's name tells its id in a json. Boxes are [x, y, width, height] in pixels; masks are
+        compressed RLE as text.
         """
         instances, ids = self.found(min_score), self.category_ids
         boxes = instances.pred_boxes.tensor.numpy().astype(float)

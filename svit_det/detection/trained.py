@@ -30,7 +30,7 @@ class Trained:
     class_names: list[str] | None
     """Names in the order of the model's classes; None: unknown."""
     category_ids: list[int] | None
-    """The ids that the json of the training set gives the classes, in their order; None: unknown."""
+    """Ids of the classes in the json of the training set, in their order; None: unknown."""
     said: Mapping[str, Any]
     """The file's description, see `describe_run`."""
 

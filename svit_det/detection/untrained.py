@@ -1,7 +1,7 @@
 """Learned parts of a policy that a checkpoint lacks: noticed while it loads, refused at inference.
 
-This project's own checkpointer refuses such a file, or is told to allow it. detectron2's checkpointer,
-and with it `DefaultPredictor`, only writes a line to the log.
+This project's own checkpointer refuses such a file, or is told to allow it. detectron2's, and with
+it `DefaultPredictor`, only writes a line to the log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RefusesUntrained(nn.Module):
         """Raise InputError that names the parts that hold random numbers."""
         if self._untrained:
             raise InputError(
-                f"MODEL.WEIGHTS: the file has no trained weights for {some(list(self._untrained))}, "
+                f"MODEL.WEIGHTS: the file has no trained weights for {some(self._untrained)}, "
                 "which hold random numbers; fine-tune these weights under the policy first, or run "
                 "them all the same by svit_det.detection.Predictor with allow_untrained=True."
             )

@@ -42,7 +42,7 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def open_capture(source: str | Path | int) -> Any:
-    """OpenCV's capture of a film or a camera, opened or not, without OpenCV's and ffmpeg's messages.
+    """OpenCV's capture of a film or a camera, opened or not, without messages of OpenCV and ffmpeg.
 
     The caller says what could not be read, and releases the capture. Raises InputError for frames
     of more than LARGEST_IMAGE pixels, before the first of them is asked for.

@@ -25,8 +25,8 @@ def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -
     """
     if not weights:
         return
-    parent = os.path.realpath(weights)
-    if any(os.path.realpath(path) == parent for name in written for path in Path(folder).glob(name)):
+    there = [os.path.realpath(path) for name in written for path in Path(folder).glob(name)]
+    if os.path.realpath(weights) in there:
         raise InputError(
             f"MODEL.WEIGHTS {weights}: the training would write over the file that it begins from; "
             "name another OUTPUT_DIR, or move the file."

@@ -24,8 +24,8 @@ def refusal(before, now, **options):
         check_resume(now, PATH, before, images=8, **options)
     said = str(refused.value)
     assert said.startswith(f"{PATH}: a run with ") and "\n" not in said
-    assert said.endswith("; set it back, or begin anew with this file as MODEL.WEIGHTS and without "
-                         "--resume.")
+    anew = "begin anew with this file as MODEL.WEIGHTS and without --resume."
+    assert said.endswith(f"; set it back, or {anew}")
     return said
 
 

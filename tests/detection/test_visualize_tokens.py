@@ -112,7 +112,7 @@ def test_the_probe_also_draws_what_the_class_token_looks_at(
     }
 
 
-def test_the_attention_of_a_class_token_that_is_not_in_the_weights(refused, arguments, discs, tmp_path):
+def test_attention_of_a_class_token_that_is_not_there(refused, arguments, discs, tmp_path):
     given = arguments(discs / "images/val_1.png")
     said = refused("visualize_tokens.py", *given, "MODEL.TOKEN_POLICY.NAME", "AttentionProbe")
     assert "has no class token, whose attention would be drawn" in said
