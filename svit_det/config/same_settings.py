@@ -1,4 +1,4 @@
-"""Two configs as text, compared key by key: a resumed training has the settings of the first one."""
+"""Two configs as text, compared key by key: a resumed training has the first one's settings."""
 
 from __future__ import annotations
 

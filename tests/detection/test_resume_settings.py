@@ -38,7 +38,7 @@ def test_the_same_settings(tiny_config, caplog):
     ("key", "value", "said"),
     [
         ("MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7, 0.6]", "[0.7, 0.5] cannot go on with [0.7, 0.6]"),
-        ("MODEL.TOKEN_POLICY.LOSS_WEIGHT", "9.0", "cannot go on with 9.0"),
+        ("MODEL.TOKEN_POLICY.SVIT.LOSS_WEIGHT", "9.0", "cannot go on with 9.0"),
         ("MODEL.TOKEN_POLICY.SVIT.MODE", "quota", "cannot go on with quota"),
         ("MODEL.TOKEN_POLICY.WRAPPERS", "['Monotone']", "[] cannot go on with ['Monotone']"),
         ("SOLVER.BASE_LR", "0.002", "0.001 cannot go on with 0.002"),
@@ -46,7 +46,7 @@ def test_the_same_settings(tiny_config, caplog):
         ("SOLVER.OPTIMIZER", "SGD", "ADAMW cannot go on with SGD"),
         ("SOLVER.MAX_ITER", "2", "3 cannot go on with 2"),
         ("SOLVER.STEPS", "(2,)", "[] cannot go on with [2]"),
-        ("SOLVER.AMP.ENABLED", "True", "cannot go on with"),
+        ("SOLVER.AMP.ENABLED", "True", "False cannot go on with True"),
         ("MODEL.VIT.CPU_PRECISION", "bfloat16", "float32 cannot go on with bfloat16"),
         ("INPUT.MIN_SIZE_TRAIN", "(96,)", "[64] cannot go on with [96]"),
         ("INPUT.RANDOM_FLIP", "none", "horizontal cannot go on with none"),
