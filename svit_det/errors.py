@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 
 class InputError(ValueError):
@@ -38,12 +40,18 @@ def printable(text: object) -> str:
     )
 
 
+def is_url(given: object) -> bool:
+    """Whether text or a path is an address; a path has lost the second slash of `https://`."""
+    one_slash = isinstance(given, PurePath) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(given))
+    return "://" in str(given) or bool(one_slash)
+
+
 def refuse_url(given: object, *, name: str = "") -> None:
     """Raise InputError for an address, detectron2's own included: nothing is fetched.
 
     `name`: the option or key that the address was given for, if there is one.
     """
-    if "://" in str(given):
+    if is_url(given):
         what = f"{name} {given}" if name else str(given)
         raise InputError(f"{what}: a file is wanted, not a URL; download it first.")
 

@@ -41,6 +41,7 @@ def find_config(path: str) -> str:
     a path below a folder named configs. Any other path comes back unchanged, so that the code that
     reads it reports the missing file.
     """
+    refuse_url(path)
     found = _find(path, YAML)
     if _may_be_shipped(found):
         bare = _bare(f"/{found}".rpartition("/configs/")[2].lstrip("/"), YAML)
@@ -92,7 +93,7 @@ def _bare(name: str, suffix: str) -> str:
 def _may_be_shipped(path: str) -> bool:
     """Whether `path` is that of a missing yaml, and perhaps meant as one of the shipped ones."""
     pure = PurePosixPath(path)
-    is_yaml = pure.suffix in (YAML, ".yml") and "://" not in path and not Path(path).exists()
+    is_yaml = pure.suffix in (YAML, ".yml") and not Path(path).exists()
     return is_yaml and (not pure.is_absolute() or "configs" in pure.parts)
 
 

@@ -93,6 +93,14 @@ def test_one_file_that_is_an_input(tmp_path):
         refuse_input(tmp_path / "a.png", [tmp_path / "a.png"])
 
 
+def test_what_is_written_beside_it_is_no_input_either(tmp_path):
+    (tmp_path / "a.json").write_text("mine")
+    read, also = [tmp_path / "a.json"], [tmp_path / "a.json"]
+    with pytest.raises(InputError, match=r"a\.html: a\.json, which is written too, is one of the"):
+        refuse_input(tmp_path / "a.html", read, also=also)
+    refuse_input(tmp_path / "b.html", read, also=[tmp_path / "b.json"])
+
+
 def test_names_that_no_file_can_have_are_not_there(tmp_path):
     OutputFolder(tmp_path, overwrite=False).check(["n" * 300, "a\0b"])
 

@@ -31,9 +31,9 @@ from svit_det.classification.load import read_trained
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.images import find_images, read_image
 from svit_det.policies.attention_probe import AttentionWatch, watched_attention
 from svit_det.results import write_json
@@ -59,6 +59,7 @@ class Watched:
     @classmethod
     def read(cls, path: str, device: str | None) -> Watched:
         """Load a classifier. Raises InputError for a file that does not say how it was trained."""
+        refuse_url(path)
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file.")
         cfg, model = read_trained(path, ["MODEL.DEVICE", device] if device else [])
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output(args.output, [NUMBERS], overwrite=args.overwrite)
     paths = find_images(args.pictures)
     stems = Stems(paths)
-    folder = OutputFolder.apart_from(paths, args.output, overwrite=args.overwrite)
+    read = [*paths, *files_read(args)]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     folder.check([NUMBERS, *(f"{stems.of(path)}.png" for path in paths)])
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
     _check_pair(*models)

@@ -30,7 +30,8 @@ from svit_det.classification.comparison import (
 )
 from svit_det.cli.again import command_again
 from svit_det.cli.execution import problem_of
-from svit_det.cli.options import add_output, add_overrides
+from svit_det.cli.numbers import SEED, Whole
+from svit_det.cli.options import add_baseline, add_output, add_overrides, baseline_of
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.visualization.comparison_charts import (
@@ -54,9 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="yaml files and folders of them, also by the names of those that ship, such as "
         "photographs/compare; default: digits/compare",
     )
-    add("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3])
     add_output(parser, "folder for trainings and results", default="output/compare_classifiers")
-    add("--baseline", default="dense", help="arm that the others are compared with")
+    add_baseline(parser)
     add_overrides(parser)
     return parser
 
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     output = Path(args.output).resolve()
     trainings = Trainings(arms_of(args.policies), args.seeds, args.opts, output)
+    baseline = baseline_of(args, list(trainings.arms))
     print(f"{len(trainings.arms)} arms x {len(args.seeds)} seeds")
     train_all(trainings, program=command_again("classify", packages=args.packages))
     results = results_of(trainings)
@@ -97,6 +99,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     write_json(output / "results.json", written)
     print(f"\nMeans over seeds {args.seeds}, smallest and largest in brackets.\n")
-    print(comparison_table(results, args.baseline))
+    print(comparison_table(results, baseline))
     print(f"\nCharts: {args.output}/*.png   all figures: {args.output}/results.json")
     return written

@@ -36,7 +36,9 @@ from svit_det.benchmark.precision import tf32_allowed, without_tf32
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.timing import Spread
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import COUNT, Whole
 from svit_det.cli.options import add_device, add_output
+from svit_det.cli.output import refuse_input
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.results import write_json
@@ -60,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_device(parser)
     add("--toy", action="store_true", help="tiny sizes: whether the checks run at all")
-    add("--repeats", type=int, default=10, help="turns of what is timed")
+    timed = "turns of what is timed"
+    add("--repeats", action=Whole, interval=COUNT, default=10, help=timed)
     add("--collect", metavar="DIR", help="put the results below this folder into one file instead")
     add_output(parser, "folder for the JSON file", default="output/device_checks")
     return parser
@@ -86,8 +89,6 @@ def run_checks(args: argparse.Namespace) -> dict[str, Any]:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: there is no usable GPU here.")
-    if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: give 1 or more.")
     found: dict[str, Any] = {
         "command": shlex.join(["python", "tools/device_checks.py", *args.argv]),
         "machine": describe_machine(device),
@@ -184,5 +185,6 @@ def collect(source: Path, target: Path) -> Path:
     first = next(iter(contents.values()))
     device = str(first.get("device", "cpu")).split(":")[0]
     path = target / f"{today}_{device}_checks.json"
+    refuse_input(path, found)
     write_json(path, {"date": today, "machine": first.get("machine"), "files": contents})
     return path

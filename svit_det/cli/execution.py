@@ -11,9 +11,14 @@ from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, is_url, refuse_url
 from svit_det.results import json_text
 from svit_det.startup import INTERRUPTED
+
+MAY_BE_ADDRESSES = ("dist_url", "title", "label")
+"""Arguments in which an address is no file: where processes meet, and words for people."""
+WRITTEN = ("output", "export", "file", "cache")
+"""Arguments that name places to write to."""
 
 
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:
@@ -47,15 +52,18 @@ def _run(module: str, argv: Sequence[str], program: str) -> Any:
     parser = command_parser(command, program)
     args = parser.parse_args(argv)
     import_packages(args.packages)
+    refuse_addresses(parser, args)
     args.argv = list(argv)
     return command.run(args)
 
 
 def problem_of(command: ModuleType, argv: Sequence[str]) -> str | None:
     """Run a command in this process; returns the sentence of its refusal, or None."""
-    args = command_parser(command, command.__name__).parse_args(argv)
-    args.argv = list(argv)
     try:
+        parser = command_parser(command, command.__name__)
+        args = parser.parse_args(argv)
+        refuse_addresses(parser, args)
+        args.argv = list(argv)
         command.run(args)
     except InputError as problem:
         return str(problem)
@@ -102,6 +110,20 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         metavar="PACKAGE",
         help="import this package first, such as one that registers a policy; may be repeated",
     )
+
+
+def refuse_addresses(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse every address among the arguments, because nothing is fetched. Raises InputError."""
+    for action in parser._actions:
+        given = getattr(args, action.dest, None)
+        option = action.option_strings[-1] if action.option_strings else ""
+        if action.dest in MAY_BE_ADDRESSES:
+            continue
+        words = given if isinstance(given, list) else [given]
+        for word in words:
+            if action.dest in WRITTEN and is_url(word):
+                raise InputError(f"{option} {word}: is a URL; name a place on this machine.")
+            refuse_url(word, name=option)
 
 
 def _packages_in(argv: Sequence[str]) -> list[str]:

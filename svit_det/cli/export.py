@@ -26,8 +26,9 @@ from torch import nn
 
 from svit_det.cli.execution import problem_of
 from svit_det.cli.export_calibration import calibration_pictures
+from svit_det.cli.numbers import COUNT, PIXELS, SHARE, Real, Whole
 from svit_det.cli.options import add_allow_untrained, add_overwrite
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
@@ -71,10 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config-file", help="yaml of the model; default: what the checkpoint carries")
     add("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS))
     add("--part", choices=tuple(PARTS), default="detector", help="default: %(default)s")
-    add("--budget", type=float, help="a fixed share of tokens, the same number in every image")
-    add("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="pixels of the input")
+    share = "a fixed share of tokens, the same number in every image"
+    add("--budget", action=Real, interval=SHARE, help=share)
+    sides, pixels = ("HEIGHT", "WIDTH"), "pixels of the input"
+    add("--size", action=Whole, interval=PIXELS, nargs=2, metavar=sides, help=pixels)
     add("--dynamic-size", action="store_true", help="leave height and width open")
-    add("--batch", type=int, default=1, help="pictures at a time; more with --part backbone alone")
+    at_a_time = "pictures at a time; more with --part backbone alone"
+    add("--batch", action=Whole, interval=COUNT, default=1, help=at_a_time)
     add("--int8", action="store_true", help="the ONNX file in 8-bit integers")
     add("--calibration", metavar="FOLDER", help="pictures for --int8; default: the training set's")
     add("--bf16", action="store_true", help="the OpenVINO file in bfloat16")
@@ -97,6 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     formats = tuple(name for name in FORMATS if name in args.formats)
     names = [f"{args.part}{e}" for f in formats for e in FORMATS[f]]
     check_output(args.output, names, overwrite=args.overwrite)
+    OutputFolder.apart_from(files_read(args), args.output, overwrite=True).check(names)
     check_precisions(args, formats)
     check_runtimes(formats)
     said = what_it_says(args.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,7 +11,14 @@ from pathlib import Path
 
 from svit_det.errors import InputError
 from svit_det.files import try_writing
+from svit_det.shipped import find_config, find_weights
 
+READ = (
+    *("weights", "config_file", "annotations", "film", "dense", "pruned", "checkpoints"),
+    *("compare", "opts", "words", "input"),
+)
+"""The options, as the code calls them, whose words may name files to read. The pictures in a folder
+are for the command to add."""
 Place = tuple[int, int]
 """The device and the number of a file's content on it."""
 
@@ -58,25 +66,62 @@ def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -
     _check_folder(folder.path, folder.path)
 
 
-def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool) -> None:
+def check_output_file(
+    output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool, option: str = "--output"
+) -> None:
     """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`."""
     path = Path(output)
     if path.suffix not in suffixes:
-        raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file.")
+        raise InputError(f"{option} {path}: name a {' or a '.join(suffixes)} file.")
     if path.is_dir():
-        raise InputError(f"--output {path}: is a folder; name a file in it.")
+        raise InputError(f"{option} {path}: is a folder; name a file in it.")
     if path.exists() and not overwrite:
-        raise InputError(f"--output {path}: is there already; give --overwrite.")
-    _check_folder(path.parent, path)
+        raise InputError(f"{option} {path}: is there already; give --overwrite.")
+    _check_folder(path.parent, path, option)
 
 
-def refuse_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Refuse to write to a file that the command reads. Raises InputError."""
-    if not places_of([output]).isdisjoint(places_of(inputs)):
+def refuse_input(
+    output: str | Path,
+    inputs: Iterable[str | Path],
+    *,
+    also: Iterable[Path] = (),
+    option: str = "--output",
+) -> None:
+    """Refuse to write to a file that the command reads. Raises InputError.
+
+    `also`: other files that are written beside `output`.
+    """
+    read = places_of(inputs)
+    for path in (output, *also):
+        if not places_of([path]).isdisjoint(read):
+            which = "is" if path == output else f"{Path(path).name}, which is written too, is"
+            raise InputError(
+                f"{option} {output}: {which} one of the files that are read, and no run replaces "
+                "it; name another file."
+            )
+
+
+def refuse_folder_of(output: str | Path, pictures: Iterable[Path]) -> None:
+    """Refuse to write charts into a folder of which pictures are read. Raises InputError."""
+    if not places_of([output]).isdisjoint(places_of({path.parent for path in pictures})):
         raise InputError(
-            f"--output {output}: is one of the files that are read, and no run replaces it; name "
-            "another file."
+            f"--output {output}: is a folder of the pictures that are read, and no run replaces "
+            "them; name another folder."
         )
+
+
+def files_read(args: argparse.Namespace) -> list[str]:
+    """What the options of `READ` name, files and other words; names of what ships become paths."""
+    found = []
+    for name in READ:
+        given = getattr(args, name, None)
+        for each in given if isinstance(given, list) else [given]:
+            # "" stands for no weights. NAME=FILE gives a file a name.
+            path = str(each or "").rpartition("=")[2] if name == "checkpoints" else str(each or "")
+            with suppress(InputError):  # the code that reads the file says what is wrong with it
+                find = {"weights": find_weights, "config_file": find_config}.get(name, str)
+                found.append(find(path))
+    return [path for path in found if path]
 
 
 def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
@@ -89,12 +134,12 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
     return frozenset(places)
 
 
-def _check_folder(folder: Path, output: Path) -> None:
+def _check_folder(folder: Path, output: Path, option: str = "--output") -> None:
     try:
         try_writing(folder)
     except OSError as error:
         raise InputError(
-            f"--output {output}: cannot be written, {error.filename} is no folder that may be "
+            f"{option} {output}: cannot be written, {error.filename} is no folder that may be "
             f"written to "
             f"({error.strerror})."
         ) from error

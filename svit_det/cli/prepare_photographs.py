@@ -194,6 +194,12 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Make the set unless it is there."""
+    output = args.output.resolve()
+    if output in (args.cache.resolve(), *args.cache.resolve().parents):
+        raise InputError(
+            f"--cache {args.cache}: lies in --output {args.output}, which is replaced as a whole; "
+            "name another folder."
+        )
     try:
         table = read_table(args.output)
         if table is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svit_det.cli.again import command_again
+from svit_det.cli.numbers import LONG, Whole
 from svit_det.cli.options import add_output, add_overrides, add_overwrite
 from svit_det.cli.output import check_output
 from svit_det.errors import InputError
@@ -36,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add_output(parser, "folder for the trainings", default="output/train_demo")
-    parser.add_argument("--steps", type=int, help="of each training, to try the command out")
+    steps = "of each training, to try the command out"
+    parser.add_argument("--steps", action=Whole, interval=LONG, help=steps)
     parser.add_argument("--install", action="store_true", help="put the weights in configs/demo/")
     add_overwrite(parser)
     add_overrides(parser)

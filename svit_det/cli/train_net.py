@@ -103,7 +103,11 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         say_epochs(cfg)
     check_folder(
-        cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
+        cfg.OUTPUT_DIR,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        evaluates=args.eval_only,
+        begins_from=find_weights(cfg.MODEL.WEIGHTS),
     )
     return cfg
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from svit_det.config.trunk import build_trunk_from
 from svit_det.detection.stock_trainer import refuse_stock_trainer
+from svit_det.detection.untrained import RefusesUntrained
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
@@ -22,11 +23,12 @@ from svit_det.vit.net import is_recorded
 CPU_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class TokenBackbone(Backbone):
+class TokenBackbone(RefusesUntrained, Backbone):
     """Makes a network that returns (maps, record) a detectron2 backbone, which returns maps alone.
 
     `record_passes` gives access to the record. Outside of `record_passes`, training under a policy
-    that takes part in training raises InputError: the policy's losses would be missing.
+    that takes part in training raises InputError: the policy's losses would be missing. Inference
+    with a policy that a checkpoint did not have raises InputError too.
 
     `cpu_precision` applies to training on a CPU, and to the network only. The output maps are in
     float32: with bfloat16 maps, RoIAlign would round box corners to bfloat16 too.
@@ -59,6 +61,8 @@ class TokenBackbone(Backbone):
         """(B, 3, height, width) -> maps by name."""
         if self.training and torch.is_grad_enabled():
             self._check_recorded()
+        if not self.training:
+            self.check_trained()
         reduced = self.training and images.device.type == "cpu" and self.cpu_precision.itemsize < 4
         if not reduced:
             return self.net(images)[0]

@@ -114,6 +114,11 @@ class TrainImages:
         self.seed = seed
         self.first_step = 0
 
+    @property
+    def number(self) -> int:
+        """The number of images of the sets."""
+        return len(self._images)
+
     def plan(self) -> Iterator[list[Place]]:
         """The batches of this process from `first_step` on, as places."""
         stream = enumerate(index_stream(len(self._images), self.seed, self._repeats))

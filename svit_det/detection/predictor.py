@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import build_augmentations
 from svit_det.detection.prediction import Prediction
-from svit_det.detection.trained import class_names_of, read_trained
+from svit_det.detection.trained import category_ids_of, class_names_of, read_trained
 from svit_det.errors import InputError, renamed_settings
 from svit_det.images import Picture, pictures_of
 from svit_det.vit import find_token_net, record_passes
@@ -65,7 +65,7 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: {batch_size} is less than one picture.")
-        self.cfg, self.class_names = _trained(weights, cfg, options)
+        self.cfg, self.class_names, self.category_ids = _trained(weights, cfg, options)
         if not self.cfg.MODEL.WEIGHTS:
             raise InputError("MODEL.WEIGHTS is empty; name the trained weights.")
         self.batch_size, self.follow = batch_size, follow
@@ -168,6 +168,7 @@ class Predictor:
                     name=name,
                     seconds=seconds,
                     trunk_macs=output["trunk_macs"],
+                    category_ids=None if self.category_ids is None else tuple(self.category_ids),
                 )
             )
         return predictions
@@ -186,8 +187,8 @@ class TokenPredictor(Predictor):
 
 def _trained(
     weights: str | Path | None, cfg: CfgNode | str | Path | None, options: Sequence[str]
-) -> tuple[CfgNode, list[str] | None]:
-    """The config to build, with MODEL.WEIGHTS set, and the names of its classes."""
+) -> tuple[CfgNode, list[str] | None, list[int] | None]:
+    """The config to build, with MODEL.WEIGHTS set, and names and ids of its classes."""
     if isinstance(cfg, CfgNode):
         cfg = cfg.clone()
         cfg.defrost()
@@ -196,10 +197,10 @@ def _trained(
             cfg.MODEL.WEIGHTS = str(weights)
         path = cfg.MODEL.WEIGHTS
         said = read_description(path) if path and Path(path).is_file() else {}
-        return cfg, class_names_of(cfg, said)
+        return cfg, class_names_of(cfg, said), category_ids_of(cfg, said)
     yaml = None if cfg is None else str(cfg)
     trained = read_trained(weights, options, config_file=yaml)
-    return trained.cfg, trained.class_names
+    return trained.cfg, trained.class_names, trained.category_ids
 
 
 def _read(picture: Picture, unread: list[Unread] | None) -> Iterable[tuple[str, np.ndarray]]:

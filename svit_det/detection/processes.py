@@ -20,6 +20,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from svit_det.detection.interrupts import let_go, remembering_interrupts
 from svit_det.errors import InputError
 
+MOST = 4096
+"""Processes of a machine, and machines, that can be meant."""
 PATIENCE = 4
 """Seconds that processes get for each way of ending them."""
 
@@ -39,6 +41,8 @@ def check_processes(args: argparse.Namespace) -> None:
     """Refuse processes that could not start or would wait for each other forever."""
     if args.num_gpus < 1 or args.num_machines < 1:
         raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
+    if max(args.num_gpus, args.num_machines) > MOST:
+        raise InputError(f"--num-gpus and --num-machines count processes: at most {MOST}.")
     if not 0 <= args.machine_rank < args.num_machines:
         raise InputError(
             f"--machine-rank {args.machine_rank}: the ranks of {args.num_machines} machines are 0 "

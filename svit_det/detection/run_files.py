@@ -25,11 +25,12 @@ from detectron2.utils.logger import setup_logger
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
 from svit_det.results import finite
-from svit_det.training.run_folder import refuse_held, remove_all_but
+from svit_det.training.run_folder import refuse_held, refuse_parent_in, remove_all_but
 
 LAST = "last_checkpoint"
 RESULTS = "results.json"
-OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", "model_*.pth")
+WEIGHTS = "model_*.pth"
+OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
 WINDOW = 20
@@ -37,10 +38,13 @@ WINDOW = 20
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool = False) -> None:
+def check_folder(
+    folder: str, *, resume: bool, overwrite: bool, evaluates: bool = False, begins_from: str = ""
+) -> None:
     """Refuse a folder that cannot be written to, and one that holds a training already.
 
-    Makes a missing folder. Raises InputError.
+    Also refuses to begin from weights that the training would write over. Makes a missing folder.
+    Raises InputError.
     """
     if not folder:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
@@ -53,6 +57,8 @@ def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool 
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
+    if not (resume or evaluates):
+        refuse_parent_in(folder, begins_from, [WEIGHTS])
 
 
 def clear_folder(cfg: CfgNode) -> None:

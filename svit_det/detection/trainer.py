@@ -25,8 +25,9 @@ from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
 from svit_det.detection.image_order import TrainImages, ignore_interrupts
 from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
+from svit_det.detection.resume import check_resume
 from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
-from svit_det.detection.run_state import CatchUp, RunState, check_resume
+from svit_det.detection.run_state import CatchUp, RunState
 from svit_det.detection.solver import build_optimizer
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
@@ -60,7 +61,12 @@ class TokenTrainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             describe=partial(describe_run, cfg),
             fresh_classes=True,
-            check_resume=partial(check_resume, cfg),
+            check_resume=partial(
+                check_resume,
+                cfg,
+                images=images.number,
+                needs_teacher=find_token_net(model).trunk.policy.needs_teacher,
+            ),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -80,7 +86,8 @@ class TokenTrainer(DefaultTrainer):
         """detectron2's hooks between `RunState`, the first one, and `CatchUp`, the last one."""
         hooks = super().build_hooks()
         metrics = getattr(self, "_metrics", None)
-        self._run = RunState(self.cfg, self._trainer.data_loader.seed, metrics)
+        images = self._trainer.data_loader
+        self._run = RunState(self.cfg, seed=images.seed, images=images.number, metrics=metrics)
         return [self._run, *hooks, CatchUp()]
 
     def build_writers(self) -> list[EventWriter]:

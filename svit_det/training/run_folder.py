@@ -18,6 +18,21 @@ def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
         )
 
 
+def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -> None:
+    """Refuse weights to begin from that the training would replace. Raises InputError.
+
+    `written`: the names, or patterns of them, of the weights that a training writes to `folder`.
+    """
+    if not weights:
+        return
+    there = [os.path.realpath(path) for name in written for path in Path(folder).glob(name)]
+    if os.path.realpath(weights) in there:
+        raise InputError(
+            f"MODEL.WEIGHTS {weights}: the training would write over the file that it begins from; "
+            "name another OUTPUT_DIR, or move the file."
+        )
+
+
 def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
     """Remove the files, in their order, less the weights with which the new training begins."""
     kept = os.path.realpath(weights)

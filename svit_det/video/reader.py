@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.images.video import open_capture
 
 DEFAULT_FPS = 25.0
@@ -32,6 +32,7 @@ class Film:
     @classmethod
     def open(cls, path: str | Path) -> Film:
         """Open the film. Raises InputError if it is missing, is no film, or has no frame."""
+        refuse_url(path)
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path}: no such film.")

@@ -19,7 +19,7 @@ def builds_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--processes", "2", "0"], "--processes 2 0: give numbers from 1 up."),
+        (["--processes", "2", "0"], "--processes 0 must lie in [1, 1024]."),
         (["--against", "configs"], "--against configs: no checkout of this project"),
         (["--policies", "SViT", "Svit"], "--policies: 'Svit' is not registered"),
         (["--policies", "SViT", "Dense"], "--policies Dense: the dense model is in every run"),

@@ -114,9 +114,12 @@ def test_a_training_is_replaced_only_when_asked(a_yaml, small, tmp_path):
     # A training that cannot begin removes nothing.
     assert main([*begin, "--overwrite", *options, "MODEL.NUM_CLASSES", "2"]) is not None
     assert (run / FINAL).read_bytes() == before
-    kept = ["MODEL.WEIGHTS", str(run / FINAL), "SOLVER.EPOCHS", "1"]
-    assert main([*begin, "--overwrite", *options, *kept]) is None
-    assert (run / FINAL).read_bytes() != before
+    own = main([*begin, "--overwrite", *options, "MODEL.WEIGHTS", str(run / FINAL)])
+    assert own.startswith(f"MODEL.WEIGHTS {run / FINAL}: the training would write over the file")
+    assert (run / FINAL).read_bytes() == before
+    elsewhere = (run / FINAL).rename(tmp_path / "parent.pth")
+    assert main([*begin, "--overwrite", *options, "MODEL.WEIGHTS", str(elsewhere)]) is None
+    assert (run / FINAL).read_bytes() != before == elsewhere.read_bytes()
 
 
 def test_reading_in_other_processes_changes_nothing(a_yaml, small):
