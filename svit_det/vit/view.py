@@ -149,15 +149,16 @@ class BlockInProgress:
                 self._key_value = (key, value)
                 if keys.state.class_token and keys.rows.selection.extra is None:
                     self._class_query = _first_rows(query, keys.rows)
-        elif self.joined and channels is None:
-            query, (key, value) = self._queries_of(queries, alike), self._project_keys()
         else:
-            normed = keys.normed if alike else self._block.norm1(tokens)
-            query = attn.project(normed, 0, 1, channels)[:, 0]
             if channels is None:
                 key, value = self._project_keys()
             else:
                 key, value = attn.project(keys.normed, 1, 3, channels).unbind(1)
+            if self.joined and channels is None:
+                query = self._queries_of(queries, alike)
+            else:
+                normed = keys.normed if alike else self._block.norm1(tokens)
+                query = attn.project(normed, 0, 1, channels)[:, 0]
         return attn(
             query,
             key,

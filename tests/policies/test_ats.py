@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from svit_det.errors import InputError
 from svit_det.policies import TrunkShape
 from svit_det.policies.ats import ATS, inverse_transform_sample
-from svit_det.tokens import ClassAttention, Selection
+from svit_det.tokens import ClassAttention, PassRecord, Selection
+from svit_det.vit.flops import count_macs, trunk_macs
 
 # Scores of one image, points of the grid (the original counts the class token too: one more), and
 # the patches that its class keeps, counted from 1.
@@ -232,3 +233,23 @@ def test_a_grid_of_more_points_than_tokens_are_left_is_no_trouble(tiny_trunk, im
             state = trunk(images(2, (1, columns)))
         assert state.patches.isfinite().all()
         assert state.history[2].selection.keep.any(dim=1).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_blocks_too_large_to_project_at_once_compute_the_same(
+    tiny_trunk, images, monkeypatch, batch
+):
+    """Both ways keep the same tokens, and what the record counts is what ran."""
+    trunk = tiny_trunk(ats(), depth=3).eval()
+    with torch.no_grad():
+        together = trunk(images(batch, (5, 7)))
+        monkeypatch.setattr("svit_det.vit.view.JOINED_MACS", 0)
+        apart = trunk(images(batch, (5, 7)))
+        counted = count_macs(lambda: trunk(images(batch, (5, 7)))).total
+    assert [each.joined for each in together.history] == [False, True, True]
+    assert not any(each.joined for each in apart.history)
+    for one, other in zip(together.history, apart.history, strict=True):
+        assert torch.equal(one.selection.keep, other.selection.keep)
+    assert_close(together.tokens, apart.tokens, atol=1e-5, rtol=1e-5)
+    record = PassRecord.of(apart, apart.patches)
+    assert trunk_macs(trunk, record).total.sum() == counted

@@ -78,6 +78,12 @@ def calls(block):
     return seen
 
 
+@pytest.fixture
+def apart(monkeypatch):
+    """Blocks as large as they have to be for queries to be projected apart from other parts."""
+    monkeypatch.setattr("svit_det.vit.view.JOINED_MACS", 0)
+
+
 def test_a_block_at_which_nobody_looks_projects_once(run, a_state, calls):
     run(a_state(1), Selection(keep=SOME))
     assert calls == {"norm1": [6], "qkv": [(6, 0, 3)], "proj": [6], "norm2": [6], "fc1": [6]}
@@ -89,7 +95,7 @@ def test_looking_after_the_attention_projects_nothing_more(run, a_state, calls):
     assert after.history[0].looked and not after.history[0].own_class_query
 
 
-def test_looking_twice_projects_once(run, a_state, calls):
+def test_looking_twice_projects_once(run, a_state, calls, apart):
     def twice(view, state, selection):
         first, second = view.class_attention(), view.class_attention()
         assert torch.equal(first.weights, second.weights)
@@ -100,7 +106,7 @@ def test_looking_twice_projects_once(run, a_state, calls):
     assert calls["qkv"] == [(14, 1, 3), (2, 0, 1), (14, 0, 1)]
 
 
-def test_rows_that_are_no_queries_are_not_computed(run, a_state, calls):
+def test_rows_that_are_no_queries_are_not_computed(run, a_state, calls, apart):
     """Of 14 tokens in two images 4 attend: 2 patches and 2 class tokens."""
     after = run(a_state(1), Looking(before=look_and_narrow))
     assert calls["qkv"] == [(14, 1, 3), (2, 0, 1), (4, 0, 1)]
@@ -108,13 +114,44 @@ def test_rows_that_are_no_queries_are_not_computed(run, a_state, calls):
     assert after.history[0].looked and after.history[0].own_class_query
 
 
-def test_values_are_looked_at_without_a_query(run, a_state, calls):
+def test_values_are_looked_at_without_a_query(run, a_state, calls, apart):
     after = run(a_state(1), Looking(before=weigh_and_narrow))
     assert calls["qkv"] == [(14, 1, 3), (4, 0, 1)]
     assert not after.history[0].looked
 
 
-def test_narrowing_without_looking(run, a_state, calls):
+@pytest.mark.parametrize(
+    "begin", [everyone, lambda state: Selection(keep=SOME)], ids=("all", "some")
+)
+@pytest.mark.parametrize("looking", [look_and_narrow, weigh_and_narrow])
+def test_a_small_block_projects_everything_at_once(
+    run, a_state, calls, monkeypatch, looking, begin
+):
+    """The rows that attend take their queries out of those of all keys: nothing else changes."""
+    state = a_state(1)
+    together = run(state, Looking(begin(state), before=looking))
+    rows = 14 if begin is everyone else 6
+    assert calls["qkv"] == [(rows, 0, 3)]
+    assert calls["norm1"] == [rows]
+    assert together.history[0].joined and not together.history[0].own_class_query
+    monkeypatch.setattr("svit_det.vit.view.JOINED_MACS", 0)
+    alone = run(state, Looking(begin(state), before=looking))
+    assert not alone.history[0].joined
+    assert_close(together.tokens, alone.tokens, **TOLERANCE)
+
+
+def test_a_row_that_attends_must_be_a_key(run, a_state):
+    """Taking another row's query would be a wrong result without a word."""
+
+    def widen(view, state, selection):
+        view.value_norms()
+        return state, Selection(keep=SOME)
+
+    with pytest.raises(RuntimeError, match="no key"):
+        run(a_state(1), Looking(Selection(keep=FEWER), before=widen))
+
+
+def test_narrowing_without_looking(run, a_state, calls, apart):
     run(a_state(1), Looking(before=lambda view, state, selection: (state, Selection(keep=FEWER))))
     assert sorted(calls["qkv"]) == [(4, 0, 1), (14, 1, 3)]
 
