@@ -240,12 +240,12 @@ def test_blocks_too_large_to_project_at_once_compute_the_same(
     tiny_trunk, images, monkeypatch, batch
 ):
     """Both ways keep the same tokens, and what the record counts is what ran."""
-    trunk = tiny_trunk(ats(), depth=3).eval()
+    trunk, pixels = tiny_trunk(ats(), depth=3).eval(), images(batch, (5, 7))
     with torch.no_grad():
-        together = trunk(images(batch, (5, 7)))
+        together = trunk(pixels)
         monkeypatch.setattr("svit_det.vit.view.JOINED_MACS", 0)
-        apart = trunk(images(batch, (5, 7)))
-        counted = count_macs(lambda: trunk(images(batch, (5, 7)))).total
+        apart = trunk(pixels)
+        counted = count_macs(lambda: trunk(pixels)).total
     assert [each.joined for each in together.history] == [False, True, True]
     assert not any(each.joined for each in apart.history)
     for one, other in zip(together.history, apart.history, strict=True):
