@@ -15,7 +15,6 @@ from svit_det.errors import InputError, is_url, refuse_url
 from svit_det.results import json_text
 from svit_det.startup import INTERRUPTED
 
-
 MAY_BE_ADDRESSES = ("dist_url", "title", "label")
 """Arguments in which an address is no file: where processes meet, and words for people."""
 WRITTEN = ("output", "export", "file", "cache")
