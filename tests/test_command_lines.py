@@ -35,7 +35,8 @@ def actions_of(name):
 def needed(name, besides):
     """The words that a command cannot do without, such as `--output x`."""
     words = []
-    for action in actions_of(name):
+    # What overrides may follow comes last.
+    for action in sorted(actions_of(name), key=lambda each: not each.option_strings):
         wanted = action.required and action.nargs not in ("*", argparse.REMAINDER)
         if action.dest != besides and wanted:
             words += [*action.option_strings[:1], str(next(iter(action.choices or ["x"])))]

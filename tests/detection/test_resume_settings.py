@@ -38,7 +38,7 @@ def test_the_same_settings(tiny_config, caplog):
     ("key", "value", "said"),
     [
         ("MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7, 0.6]", "[0.7, 0.5] cannot go on with [0.7, 0.6]"),
-        ("MODEL.TOKEN_POLICY.SVIT.LOSS_WEIGHT", "9.0", "cannot go on with 9.0"),
+        ("MODEL.TOKEN_POLICY.LOSS_WEIGHT", "9.0", "cannot go on with 9.0"),
         ("MODEL.TOKEN_POLICY.SVIT.MODE", "quota", "cannot go on with quota"),
         ("MODEL.TOKEN_POLICY.WRAPPERS", "['Monotone']", "[] cannot go on with ['Monotone']"),
         ("SOLVER.BASE_LR", "0.002", "0.001 cannot go on with 0.002"),

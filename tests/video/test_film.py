@@ -135,10 +135,10 @@ def test_half_a_film_does_not_replace_an_older_one(tmp_path, error):
 
 
 def test_the_end_says_where_the_film_is(tmp_path):
-    with pytest.raises(KeyboardInterrupt) as ended:
-        with film_to(tmp_path / "a.mp4", size=(32, 48), fps=10.0) as writer:
-            writer.add(shade(0))
-            raise KeyboardInterrupt
+    path = tmp_path / "a.mp4"
+    with pytest.raises(KeyboardInterrupt) as ended, film_to(path, size=(32, 48), fps=10.0) as to:
+        to.add(shade(0))
+        raise KeyboardInterrupt
     assert str(ended.value) == f"the film so far is in {tmp_path / 'a.mp4'}"
 
 
@@ -152,10 +152,10 @@ def test_a_full_disk(tmp_path, small_files):
     older = (tmp_path / "a.mp4").read_bytes()
     assert len(older) < 4096
     partial = tmp_path / "a.partial.mp4"
-    with pytest.raises(InputError) as refused:
-        with film_to(tmp_path / "a.mp4", size=(128, 192), fps=10.0) as writer:
-            for number in range(60):
-                writer.add(noise(number))
+    size, path = (128, 192), tmp_path / "a.mp4"
+    with pytest.raises(InputError) as refused, film_to(path, size=size, fps=10.0) as writer:
+        for number in range(60):
+            writer.add(noise(number))
     said = str(refused.value)
     assert said.startswith(f"{tmp_path / 'a.mp4'}: ") and "File too large" in said
     assert said.endswith(f"; the film so far is in {partial}.") and "\n" not in said
