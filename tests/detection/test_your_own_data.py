@@ -1,4 +1,4 @@
-"""docs/your_own_data.md, block by block: on drawn pictures, and on photographs where there are some.
+"""docs/your_own_data.md, block by block: on drawn pictures, and on photographs if there are any.
 
 The environment variable SVIT_COCO_TINY names a folder in COCO's layout. The heads are small, the
 steps few and the DeiT random; no number here is a COCO result.
@@ -68,9 +68,7 @@ def follow_the_page(folder, classes):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 
     def run(*command):
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
         return done.stdout
 
