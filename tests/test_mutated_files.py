@@ -80,7 +80,9 @@ DATASETS:
     - ["my_train", "set.json", "."]
   TRAIN: &sets ["my_train"]
   TEST: *sets
-SOLVER: {BASE_LR: 1.0e-4, STEPS: (500, 630), AMP: {ENABLED: True}}
+SOLVER:
+  STEPS: (500, 630)
+  AMP: {ENABLED: True}
 OUTPUT_DIR: "output/here"
 """
 

@@ -34,6 +34,10 @@ from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import find_config
+from svit_det.training.interrupts import let_go, remembering_interrupts
+
+GO_ON = "--resume goes on from the last checkpoint"
+"""What is said after Ctrl-C."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,6 +72,15 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg.freeze()
     if args.export:
         check_export(args, cfg.MODEL.WEIGHTS)
+    try:
+        with remembering_interrupts():
+            return _run(cfg, args)
+    except KeyboardInterrupt as stop:
+        let_go(stop)
+        raise KeyboardInterrupt(*([] if args.eval_only else [GO_ON])) from stop
+
+
+def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
     with joined(cfg.MODEL.DEVICE) as (where, device):
         begins = not (args.eval_only or args.resume)
         check_folder(cfg, begins=begins, overwrite=args.overwrite)

@@ -20,7 +20,7 @@ def test_a_training(interrupted, a_yaml, small, tmp_path, workers, everyone):
     )
     logged = re.compile(r"\d{4}-\d\d-\d\d \d\d:")
     assert [line for line in said if not logged.match(line)] == [
-        "train_classifier.py: stopped by Ctrl-C."
+        "train_classifier.py: stopped by Ctrl-C; --resume goes on from the last checkpoint."
     ]
     assert not [name for name in os.listdir(folder) if "partial" in name]
     torch.load(folder / "last.pth", weights_only=True)  # whole

@@ -1,4 +1,4 @@
-"""docs/your_own_data.md, block by block: on drawn pictures, and on photographs where there are some.
+"""docs/your_own_data.md, block by block: on drawn pictures, and on photographs if there are any.
 
 The environment variable SVIT_COCO_TINY names a folder in COCO's layout. The heads are small, the
 steps few and the DeiT random; no number here is a COCO result.
