@@ -7,7 +7,7 @@ from typing import Any
 
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
-from svit_det.training.run_folder import refuse_held, remove_all_but
+from svit_det.training.run_folder import check_name, refuse_held, remove_all_but
 
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
@@ -20,6 +20,7 @@ def check_folder(cfg: Any, *, begins: bool) -> None:
     """
     if not cfg.OUTPUT_DIR:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
+    check_name(cfg.OUTPUT_DIR)
     folder = Path(cfg.OUTPUT_DIR)
     try:
         try_writing(folder)

@@ -7,6 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from svit_det.errors import InputError
+from svit_det.files import remove
+
+
+def check_name(folder: str | Path) -> None:
+    """Refuse an OUTPUT_DIR whose name is no text, as a name from another system may be.
+
+    Tensorboard could not write its file there. Raises InputError.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"OUTPUT_DIR {folder}: its name is no text in UTF-8; name another folder."
+        ) from error
 
 
 def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
@@ -19,8 +33,11 @@ def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
 
 
 def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
-    """Remove the files, in their order, less the weights with which the new training begins."""
+    """Remove the files, in their order, less the weights with which the new training begins.
+
+    Raises InputError where a file cannot be removed.
+    """
     kept = os.path.realpath(weights)
     for path in paths:
         if os.path.realpath(path) != kept:
-            path.unlink(missing_ok=True)
+            remove(path)

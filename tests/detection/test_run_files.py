@@ -154,7 +154,7 @@ def test_a_finished_folder_asks_for_a_word(tmp_path):
         check_folder(str(folder), **words)
 
 
-@pytest.mark.parametrize("folder", ["", "a\0b"])
+@pytest.mark.parametrize("folder", ["", "a\0b", "no text \udcff", "n" * 300])
 def test_what_is_no_folder(folder):
     with pytest.raises(InputError, match="OUTPUT_DIR"):
         check_folder(folder, resume=False, overwrite=False)
