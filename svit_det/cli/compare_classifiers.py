@@ -28,6 +28,7 @@ from svit_det.classification.comparison import (
 from svit_det.cli.again import command_again
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output, add_overrides
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import config_folder
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole comparison."""
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
+    check_output(args.output, (), overwrite=True)
     output = Path(args.output).resolve()
     trainings = Trainings(arms_of(args.policies), args.seeds, args.opts, output)
     print(f"{len(trainings.arms)} arms x {len(args.seeds)} seeds")
