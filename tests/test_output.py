@@ -1,10 +1,21 @@
 """Where results cannot go, said before the work."""
 
+import argparse
+import errno
+import os
 import tempfile
 
 import pytest
+from PIL import Image
 
-from svit_det.cli.output import OutputFolder, check_output, check_output_file, refuse_input
+from svit_det.cli.output import (
+    OutputFolder,
+    check_output,
+    check_output_file,
+    named_files,
+    refuse_input,
+)
+from svit_det.cli.program import main
 from svit_det.cli.stems import Stems
 from svit_det.errors import InputError
 
@@ -40,6 +51,24 @@ def test_a_file_in_the_way(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(InputError, match=r"file is no folder that may be written to"):
             check_output(folder, (), overwrite=True)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """It may have room for a name alone."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"--output .*No space left"):
+        check_output(tmp_path / "new", (), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".pth", "loop.pth"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    with pytest.raises(InputError, match=r"--output .*\.pth: cannot be written"):
+        check_output_file(tmp_path / name, suffixes=SUFFIXES, overwrite=True)
 
 
 def test_results_that_are_there(tmp_path):
@@ -91,6 +120,55 @@ def test_one_file_that_is_an_input(tmp_path):
     refuse_input(tmp_path / "b.png", [tmp_path / "a.png", tmp_path / "gone.png"])
     with pytest.raises(InputError, match=r"a\.png: is one of the files that are read"):
         refuse_input(tmp_path / "a.png", [tmp_path / "a.png"])
+
+
+def test_every_file_that_a_command_line_names_is_read(tmp_path):
+    paths = {name: tmp_path / name for name in ("a.pth", "b.yaml", "c.json", "d.pth", "out.json")}
+    for path in paths.values():
+        path.touch()
+    args = argparse.Namespace(
+        weights=[str(paths["a.pth"])],
+        config_file=str(paths["b.yaml"]),
+        annotations=paths["c.json"],
+        checkpoints=[f"name={paths['d.pth']}", "gone.pth", "n" * 300, "a\0b", ""],
+        output=paths["out.json"],
+        argv=[str(paths["out.json"])],
+        limit=5,
+    )
+    assert set(named_files(args, "output")) == {
+        str(paths[name]) for name in ("a.pth", "b.yaml", "c.json", "d.pth")
+    }
+
+
+# A command and the words with which its output would replace the file {there}, which it reads.
+ONTO_ITS_INPUT = [
+    ("predict", "results.json", "--weights {there} --output {folder} {picture}"),
+    ("predict", "coco.json", "--weights a.pth --config-file {there} --output {folder} {picture}"),
+    ("visualize", "token_usage.json", "--weights {there} --output {folder} {picture}"),
+    ("figures", "a.png", "--figure 4 --weights {there} --output {there} {picture}"),
+    ("export", "detector.onnx", "--weights {there} --formats onnx --output {folder}"),
+    ("convert", "a.pth", "--from deit --weights {there} --config-file none --output {there}"),
+    ("classification-tables", "a.json", "name={there} --output {there}"),
+    ("benchmark", "results.json", "--config-file {there} --output {folder}"),
+    ("benchmark-classifier", "results.json", "--weights {there} --output {folder}"),
+    (
+        *("attention-figure", "attention_figure.json"),
+        "--dense {there} --pruned a.pth --output {folder} {picture}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "words"), ONTO_ITS_INPUT, ids=lambda each: each[:60])
+def test_no_command_replaces_what_it_reads(name, file, words, tmp_path, capsys):
+    folder, picture = tmp_path / "results", tmp_path / "p.png"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(picture)
+    there = folder / file
+    there.write_text("hours")
+    given = [word.format(folder=folder, there=there, picture=picture) for word in words.split()]
+    assert main([name, "--overwrite", *given]) == 1
+    assert "one of the files that are read" in capsys.readouterr().err
+    assert there.read_text() == "hours"
 
 
 def test_names_that_no_file_can_have_are_not_there(tmp_path):

@@ -31,7 +31,7 @@ from svit_det.classification.load import read_trained
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, named_files
 from svit_det.cli.stems import Stems
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image
@@ -141,7 +141,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output(args.output, [NUMBERS], overwrite=args.overwrite)
     paths = find_images(args.pictures)
     stems = Stems(paths)
-    folder = OutputFolder.apart_from(paths, args.output, overwrite=args.overwrite)
+    read = [*paths, *named_files(args, "output")]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     folder.check([NUMBERS, *(f"{stems.of(path)}.png" for path in paths)])
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
     _check_pair(*models)

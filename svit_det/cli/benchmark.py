@@ -35,7 +35,6 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -56,7 +55,7 @@ from svit_det.benchmark.report import (
 )
 from svit_det.benchmark.runtimes import runtimes_table
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
-from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
 from svit_det.cli.benchmark_measures import (
@@ -71,7 +70,8 @@ from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cor
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output, named_files
+from svit_det.files import scratch_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config
 
@@ -91,6 +91,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""
     check(with_defaults(args))
     if not args.memory_of:
+        read = named_files(args, "output")
+        folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
+        folder.check(["results.json", *charts_in(args.output, wanted=args.plot)])
         check_output(args.output, ["results.json"], overwrite=args.overwrite)
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
@@ -102,7 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = build(configs, args)
     sizes = image_sizes(args, found.step, found.patch_size)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch = stack.enter_context(scratch_folder())
         words = [word for word in args.argv if word != "--json"]
         bench = Bench(args=args, found=found, argv=words, scratch=scratch)
         if args.memory_of:
@@ -111,7 +114,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.dtype != "float32":
             try_dtype(found, configs[0], args)
         path = Path(args.output) / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         results = describe(bench, sizes)
         for key in ("command", "machine", "device", "dtype", "image_size", "token_grid"):
             print(f"{key.replace('_', ' ')}: {results[key]}")

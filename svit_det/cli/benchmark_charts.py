@@ -23,6 +23,11 @@ def draw_charts(results: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
+def charts_in(folder: str | Path, *, wanted: bool) -> list[str]:
+    """The names of the charts that stand in the folder, where new ones are wanted."""
+    return sorted(path.name for path in Path(folder).glob("*.png")) if wanted else []
+
+
 def tokens_of(row: Row) -> int:
     """N."""
     rows, columns = row["token_grid"]

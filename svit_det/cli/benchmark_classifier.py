@@ -33,7 +33,7 @@ from svit_det.benchmark.unequal import WAYS, Run, run_in
 from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
 from svit_det.classification.weights import load_weights
-from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_inputs import cover
 from svit_det.cli.benchmark_options import DTYPES
 from svit_det.cli.execution import problem_of
@@ -45,7 +45,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output, named_files
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
@@ -99,6 +99,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
+    read = named_files(args, "output")
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
+    folder.check(["results.json", *charts_in(args.output, wanted=args.plot)])
     check_output(args.output, ["results.json"], overwrite=args.overwrite)
     if args.threads:
         torch.set_num_threads(args.threads)

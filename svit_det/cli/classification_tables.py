@@ -25,7 +25,7 @@ from svit_det.classification.processes import Processes
 from svit_det.classification.tables import Row, row_of, table_1, table_2
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, named_files, refuse_input
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """All checkpoints, then both tables and the JSON."""
     check_output_file(args.output, suffixes=(".json",), overwrite=args.overwrite)
+    refuse_input(args.output, named_files(args, "output"))
     options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
     given = [str(word) for pair in options.items() if pair[1] for word in pair]

@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import nn
 from svit_det.cli.execution import problem_of
 from svit_det.cli.export_calibration import calibration_pictures
 from svit_det.cli.options import add_allow_untrained, add_overwrite
-from svit_det.cli.output import check_output
+from svit_det.cli.output import OutputFolder, check_output, named_files
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
@@ -44,7 +43,7 @@ from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
 from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
-from svit_det.files import write_all_whole
+from svit_det.files import scratch_folder, write_all_whole
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
@@ -96,6 +95,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     args.weights = existing_weights(args.weights)
     formats = tuple(name for name in FORMATS if name in args.formats)
     names = [f"{args.part}{e}" for f in formats for e in FORMATS[f]]
+    read = named_files(args, "output")
+    OutputFolder.apart_from(read, args.output, overwrite=args.overwrite).check(names)
     check_output(args.output, names, overwrite=args.overwrite)
     check_precisions(args, formats)
     check_runtimes(formats)
@@ -121,9 +122,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.int8:
         pictures = calibration_pictures(cfg, args.calibration, size=size, batch=args.batch)
         wanted = replace(wanted, int8=pictures)
-    with tempfile.TemporaryDirectory(prefix="svit_det_export_") as folder:
-        exported = export_files(model, wanted, Path(folder))
-        publish(Path(folder), args.output, wanted.files())
+    with scratch_folder() as folder:
+        exported = export_files(model, wanted, folder)
+        publish(folder, args.output, wanted.files())
     report(exported, wanted, args.output)
     return {"output": str(args.output), "files": list(wanted.files()), "about": exported.metadata}
 
@@ -138,10 +139,10 @@ def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
     """The yaml's config, or the checkpoint's own, under --budget and the overrides, on the CPU."""
     if args.config_file is None and "config" not in said:
         raise InputError(f"--weights {args.weights}: carries no config; give --config-file.")
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         path = args.config_file
         if path is None:
-            path = str(Path(folder) / "config_of_the_checkpoint.yaml")
+            path = str(folder / "config_of_the_checkpoint.yaml")
             Path(path).write_text(said["config"])
         options = ["MODEL.DEVICE", "cpu"]
         if args.budget is not None:

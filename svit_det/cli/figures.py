@@ -29,7 +29,7 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output_file, refuse_input
+from svit_det.cli.output import check_output_file, named_files, refuse_input
 from svit_det.cli.report import num_models, read_models
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import Trained, read_trained
@@ -145,7 +145,7 @@ def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path
         raise InputError("No picture is named: give files or folders.")
     check_output_file(args.output, suffixes=SUFFIXES, overwrite=args.overwrite)
     paths = find_images(given)
-    refuse_input(args.output, paths)
+    refuse_input(args.output, [*paths, *named_files(args, "output")])
     most = MAX_PICTURES if args.figure == "4" else 1
     if len(paths) > most:
         raise InputError(f"{len(paths)} pictures; figure {args.figure} takes {most}.")

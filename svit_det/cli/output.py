@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -58,25 +59,49 @@ def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -
     _check_folder(folder.path, folder.path)
 
 
-def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool) -> None:
+def check_output_file(
+    output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool, option: str = "--output"
+) -> None:
     """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`."""
     path = Path(output)
     if path.suffix not in suffixes:
-        raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file.")
+        raise InputError(f"{option} {path}: name a {' or a '.join(suffixes)} file.")
+    _check_name(path, option)
     if path.is_dir():
-        raise InputError(f"--output {path}: is a folder; name a file in it.")
+        raise InputError(f"{option} {path}: is a folder; name a file in it.")
     if path.exists() and not overwrite:
-        raise InputError(f"--output {path}: is there already; give --overwrite.")
-    _check_folder(path.parent, path)
+        raise InputError(f"{option} {path}: is there already; give --overwrite.")
+    _check_folder(path.parent, path, option)
 
 
-def refuse_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
+def refuse_input(
+    output: str | Path, inputs: Iterable[str | Path], *, option: str = "--output"
+) -> None:
     """Refuse to write to a file that the command reads. Raises InputError."""
     if not places_of([output]).isdisjoint(places_of(inputs)):
         raise InputError(
-            f"--output {output}: is one of the files that are read, and no run replaces it; name "
+            f"{option} {output}: is one of the files that are read, and no run replaces it; name "
             "another file."
         )
+
+
+def named_files(args: argparse.Namespace, *outputs: str) -> list[str]:
+    """The files that the command line names, as a path or as KEY=PATH, but for these options.
+
+    A command reads them all: its weights, configs, annotations and pictures.
+    """
+    words: list[object] = []
+    for name, value in vars(args).items():
+        if name not in ("argv", *outputs):
+            words += value if isinstance(value, list) else [value]
+    texts = [str(word) for word in words if isinstance(word, (str, Path))]
+    return [path for text in texts for path in (text, text.rpartition("=")[2]) if _is_file(path)]
+
+
+def _is_file(path: str) -> bool:
+    with suppress(OSError, ValueError):
+        return bool(path) and Path(path).is_file()
+    return False
 
 
 def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
@@ -89,12 +114,22 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
     return frozenset(places)
 
 
-def _check_folder(folder: Path, output: Path) -> None:
+def _check_name(path: Path, option: str) -> None:
+    """Refuse a name that no file can have, such as one that is too long or leads in a circle."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option} {path}: cannot be written ({error}).") from error
+
+
+def _check_folder(folder: Path, output: Path, option: str = "--output") -> None:
     try:
         try_writing(folder)
     except OSError as error:
         raise InputError(
-            f"--output {output}: cannot be written, {error.filename} is no folder that may be "
+            f"{option} {output}: cannot be written, {error.filename} is no folder that may be "
             f"written to "
             f"({error.strerror})."
         ) from error

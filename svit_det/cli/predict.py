@@ -33,7 +33,7 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, named_files
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
@@ -90,7 +90,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     files = find_sources(named)
     pictures = [path for path in files if not is_film(path)]
     stems = Stems(pictures)
-    folder = OutputFolder.apart_from(files, args.output, overwrite=args.overwrite)
+    folder = OutputFolder.apart_from(
+        [*files, *named_files(args, "output")], args.output, overwrite=args.overwrite
+    )
     drawn = [] if args.no_pictures else [f"{stems.of(path)}.jpg" for path in pictures]
     folder.check([COCO, RESULTS, *drawn])
     predictor = predictor_of(args, options)

@@ -28,7 +28,7 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output, check_output_file, refuse_input
+from svit_det.cli.output import check_output, check_output_file, named_files, refuse_input
 from svit_det.cli.report_pictures import Pictures, ShownPictures, find_pictures, name_of
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.cli.visualize_tokens import names_among
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     models = read_models(args, options)
     pictures = find_pictures(given, args, models[0].cfg)
     for target in (args.output, json_path(args.output)):
-        refuse_input(target, [*pictures.paths, *pictures.jsons])
+        refuse_input(target, [*pictures.paths, *pictures.jsons, *named_files(args, "output")])
     labels = labels_of(args)
     shown = ShownPictures(spread_out(pictures.paths, args.shown))
     unread: dict[Path, str] = {}

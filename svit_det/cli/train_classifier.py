@@ -30,6 +30,7 @@ from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
+from svit_det.cli.output import check_output_file, named_files, refuse_input
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import find_config
@@ -45,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="train anew in an OUTPUT_DIR that holds a training, which is removed",
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed; with --export: "
+        "replace its file",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument(
@@ -62,10 +64,10 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate; the first process returns the results of the evaluation."""
-    if args.export and not (args.eval_only and args.export.endswith(".safetensors")):
-        raise InputError("--export goes with --eval-only and names a .safetensors file.")
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
+    if args.export:
+        _check_export(args, cfg)
     with joined(cfg.MODEL.DEVICE) as (where, device):
         check_folder(cfg, begins=not (args.eval_only or args.resume or args.overwrite))
         log = RunLog(where)
@@ -76,6 +78,17 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         write_json(Path(cfg.OUTPUT_DIR) / "results.json", result)
         print(summary(found, Path(cfg.OUTPUT_DIR)))
         return result
+
+
+def _check_export(args: argparse.Namespace, cfg: Any) -> None:
+    """Refuse a file of --export that cannot be written, or that would replace another file."""
+    if not args.eval_only or Path(args.export).suffix != ".safetensors":
+        raise InputError("--export goes with --eval-only and names a .safetensors file.")
+    option = "--export"
+    check_output_file(
+        args.export, suffixes=(".safetensors",), overwrite=args.overwrite, option=option
+    )
+    refuse_input(args.export, [cfg.MODEL.WEIGHTS, *named_files(args, "export")], option=option)
 
 
 def _train(

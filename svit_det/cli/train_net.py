@@ -29,6 +29,7 @@ from svit_det.detection.run_files import (
     RESULTS,
     begin_results,
     check_folder,
+    check_sets,
     clear_folder,
     start_run,
 )
@@ -102,6 +103,7 @@ def check_run(args: argparse.Namespace) -> CfgNode:
         check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
     if not args.eval_only:
         say_epochs(cfg)
+    check_sets(cfg)
     check_folder(
         cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
     )

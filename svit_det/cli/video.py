@@ -9,14 +9,11 @@ far. The config comes with the weights, or the weights with the config that name
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -32,14 +29,14 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output_file, refuse_input
+from svit_det.cli.output import check_output_file, named_files, refuse_input
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
 from svit_det.detection.usage_picture import usage_picture
 from svit_det.errors import InputError
 from svit_det.video.frame import PANEL, FilmFrames, film_scale
 from svit_det.video.reader import Film
-from svit_det.video.writer import encoder_path, film_to
+from svit_det.video.writer import encoder_path, film_to, partial_path
 from svit_det.visualization import UsagePicture, UsageScale
 
 PANELS = (160, 960)
@@ -105,7 +102,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         caption=model_words(trained.cfg),
         panel=args.panel,
     )
-    with ending_well(), film_to(args.output, size=frames.size, fps=fps) as writer:
+    with film_to(args.output, size=frames.size, fps=fps) as writer:
         try:
             writer.add(frames.draw(first))
             for picture in stream:
@@ -125,7 +122,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, before a model is built."""
     check_output_file(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
-    refuse_input(args.output, [args.film])
+    partial = partial_path(args.output)
+    check_output_file(partial, suffixes=(".mp4",), overwrite=True)
+    for each in (args.output, partial):
+        refuse_input(each, named_files(args, "output"))
     for name in ("every", "frames"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -134,21 +134,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     if not low <= args.panel <= high:
         raise InputError(f"--panel {args.panel}: choose from {low} to {high} pixels.")
     encoder_path()
-
-
-@contextmanager
-def ending_well() -> Iterator[None]:
-    """Inside the with-block, a request to end (SIGTERM) raises KeyboardInterrupt."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second request must not cut the ending
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def tell(

@@ -30,7 +30,7 @@ from svit_det.cli.options import (
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, named_files
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output(args.output, (), overwrite=args.overwrite)
     paths = find_images(pictures)
     stems = Stems(paths)
-    read = [*paths, *([args.annotations] if args.annotations else [])]
+    read = [*paths, *named_files(args, "output")]
     folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     suffix = f".{args.format}"
     folder.check([USAGE, *(name for path in paths for name in names_of(stems.of(path), suffix))])

@@ -71,5 +71,10 @@ def test_what_is_refused(refused, arguments, clip, tmp_path):
     assert "is one of the files that are read" in says("--overwrite", film=same, output=same)
     gone = tmp_path / "gone.mp4"
     assert "gone.mp4: no such film" in says("--overwrite", film=gone, output=same)
+    (tmp_path / "a.partial.mp4").touch()  # NAME.partial.mp4 is where a.mp4 grows
+    grown, folder = tmp_path / "a.partial.mp4", tmp_path / "b.partial.mp4"
+    folder.mkdir()
+    assert "files that are read" in says(film=grown, output=tmp_path / "a.mp4")
+    assert "b.partial.mp4: is a folder" in says(output=tmp_path / "b.mp4")
     assert "--every 0" in says("--every", 0) and "--panel 5" in says("--panel", 5)
     assert not (tmp_path / "made").exists()
