@@ -1,5 +1,7 @@
 """Where results cannot go, said before the work."""
 
+import errno
+import os
 import tempfile
 
 import pytest
@@ -40,6 +42,24 @@ def test_a_file_in_the_way(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(InputError, match=r"file is no folder that may be written to"):
             check_output(folder, (), overwrite=True)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """It may have room for a name alone."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"--output .*No space left"):
+        check_output(tmp_path / "new", (), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".pth", "loop.pth"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    with pytest.raises(InputError, match=r"--output .*\.pth: cannot be written"):
+        check_output_file(tmp_path / name, suffixes=SUFFIXES, overwrite=True)
 
 
 def test_results_that_are_there(tmp_path):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from svit_det.classification.config import load_config
 from svit_det.errors import InputError
+from svit_det.files import make_folder, open_log
 from svit_det.results import write_json
 from svit_det.shipped import find_config, find_config_folder
 
@@ -99,9 +100,9 @@ def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) ->
         if json.loads(record.read_text()) == merged:
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     command = [*program, "--config-file", path, "--resume", *options]
-    with open(folder / "output.txt", "w") as log:
+    with open_log(folder / "output.txt") as log:
         done = subprocess.run(
             command, env=dict(os.environ), stdout=log, stderr=subprocess.STDOUT, check=False
         )

@@ -22,7 +22,7 @@ from svit_det.classification.images import (
 )
 from svit_det.classification.processes import Processes
 from svit_det.errors import InputError
-from svit_det.training.interrupts import ignore_interrupts
+from svit_det.interrupts import ignore_interrupts
 
 Batch = Any
 """A batch of a loader: images (B, 3, h, w), labels (B,), numbers of unreadable files (B,)."""

@@ -38,7 +38,6 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -77,6 +76,7 @@ from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
 from svit_det.cli.output import OutputFolder, check_output, files_read
+from svit_det.files import scratch_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config
 
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = build(configs, args)
     sizes = image_sizes(args, found.step, found.patch_size)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch = stack.enter_context(scratch_folder())
         words = [word for word in args.argv if word != "--json"]
         bench = Bench(args=args, found=found, argv=words, scratch=scratch)
         if args.memory_of:
@@ -119,7 +119,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.dtype != "float32":
             try_dtype(found, configs[0], args)
         path = Path(args.output) / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         results = describe(bench, sizes)
         for key in ("command", "machine", "device", "dtype", "image_size", "token_grid"):
             print(f"{key.replace('_', ' ')}: {results[key]}")

@@ -32,6 +32,7 @@ from svit_det.cli.again import command_again
 from svit_det.cli.execution import problem_of
 from svit_det.cli.numbers import SEED, Whole
 from svit_det.cli.options import add_baseline, add_output, add_overrides, baseline_of
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.visualization.comparison_charts import (
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole comparison."""
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
+    check_output(args.output, (), overwrite=True)
     output = Path(args.output).resolve()
     trainings = Trainings(arms_of(args.policies), args.seeds, args.opts, output)
     baseline = baseline_of(args, list(trainings.arms))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from svit_det.benchmark.report import describe_machine
@@ -39,7 +38,9 @@ from svit_det.comparison.report import draw, draw_tiles, quality_table, usage_ta
 from svit_det.comparison.training import train_all
 from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
+from svit_det.files import make_folder
 from svit_det.images import find_images, spread_out
 from svit_det.results import write_json
 from svit_det.shipped import config_folder, existing_weights, find_config
@@ -150,14 +151,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     choose_compared(args, arms)
     check_parent(recipe, arms, args.seeds)
     check_output(args.output, (), overwrite=True)
-    recipe.output.mkdir(parents=True, exist_ok=True)
+    make_folder(recipe.output)
     first = arms[0]
     cfg = load_config(str(first.config_file), options_of(recipe, first, args.seeds[0], arms))
     prepare_datasets(cfg, training=True)
     print(f"{len(arms)} arms x {len(args.seeds)} seeds of {args.steps} steps")
     train = command_again("train", packages=args.packages)
     train_all(arms, args.seeds, recipe, jobs=args.jobs, program=train)
-    setup_logger(str(recipe.output / "log.txt"), name="svit_det", configure_stdout=False)
+    log_into(recipe.output / "log.txt", ("svit_det",), on_stdout=False)
     dataset = cfg.DATASETS.TEST[0]
     tiles = find_images([MetadataCatalog.get(dataset).image_root])
     measured = spread_out(tiles, NUM_MEASURED)

@@ -38,7 +38,7 @@ from svit_det.benchmark.timing import Spread
 from svit_det.cli.execution import problem_of
 from svit_det.cli.numbers import COUNT, Whole
 from svit_det.cli.options import add_device, add_output
-from svit_det.cli.output import refuse_input
+from svit_det.cli.output import check_output, refuse_input
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.results import write_json
@@ -76,6 +76,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check, or collect; returns what is in the file."""
+    check_output(args.output, (), overwrite=True)
     if args.collect is None:
         return run_checks(args)
     path = collect(Path(args.collect), Path(args.output))

@@ -12,8 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from svit_det.errors import InputError, is_url, refuse_url
+from svit_det.files import of_the_disk
+from svit_det.interrupts import Terminated, remembering_interrupts
 from svit_det.results import json_text
-from svit_det.startup import INTERRUPTED
+from svit_det.startup import INTERRUPTED, TERMINATED
+from svit_det.streams import failure_of
 
 MAY_BE_ADDRESSES = ("dist_url", "title", "label")
 """Arguments in which an address is no file: where processes meet, and words for people."""
@@ -24,25 +27,42 @@ WRITTEN = ("output", "export", "file", "cache")
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     """Run the command of this module (see commands.py); returns the exit status.
 
-    0: done; 1: refused, with a sentence on stderr that begins with `program`; 130: stopped by
-    Ctrl-C, with a line on stderr. A wrong command line ends in argparse's own way, with status 2.
-    With --json stdout gets one JSON document and nothing else: the result, or {"error": the
-    sentence}.
+    0: done; 1: refused, with a sentence on stderr that begins with `program`; 130 and 143: stopped
+    by Ctrl-C and by SIGTERM, with a line on stderr. A wrong command line ends in argparse's own
+    way, with status 2. With --json stdout gets one JSON document and nothing else: the result, or
+    {"error": the sentence}.
     """
-    wanted = "--json" in argv
-    with _stdout_for(wanted) as write_result:
+    with _stdout_for("--json" in argv) as write_result:
         try:
-            result = _run(module, argv, program)
+            with remembering_interrupts():
+                result = _run(module, argv, program)
         except InputError as problem:
-            print(f"{program}: {problem}", file=sys.stderr)
-            write_result({"error": str(problem)})
-            return 1
+            return _refused(str(problem), program, write_result)
+        except OSError as problem:
+            # The place of every result is checked, but not of every file that a library makes.
+            sentence = of_the_disk(problem)
+            if sentence is None:
+                raise
+            return _refused(sentence, program, write_result)
         except KeyboardInterrupt as stop:
+            by_whom, status = "Ctrl-C", INTERRUPTED
+            if isinstance(stop, Terminated):
+                by_whom, status = "SIGTERM", TERMINATED
             then = f"; {stop}" if str(stop) else ""
-            print(f"{program}: stopped by Ctrl-C{then}.", file=sys.stderr)
-            return INTERRUPTED
+            print(f"{program}: stopped by {by_whom}{then}.", file=sys.stderr)
+            return status
         write_result({} if result is None else result)
-    return 0
+    lost = failure_of(sys.stdout)
+    if lost is not None:
+        said = "the run is done, but standard output cannot be written"
+        print(f"{program}: {said} ({lost.strerror}).", file=sys.stderr)
+    return 0 if lost is None else 1
+
+
+def _refused(sentence: str, program: str, write_result: Callable[[Any], None]) -> int:
+    print(f"{program}: {sentence}", file=sys.stderr)
+    write_result({"error": sentence})
+    return 1
 
 
 def _run(module: str, argv: Sequence[str], program: str) -> Any:

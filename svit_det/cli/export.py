@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
 from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
-from svit_det.files import write_all_whole
+from svit_det.files import scratch_folder, write_all_whole
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
@@ -126,9 +125,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.int8:
         pictures = calibration_pictures(cfg, args.calibration, size=size, batch=args.batch)
         wanted = replace(wanted, int8=pictures)
-    with tempfile.TemporaryDirectory(prefix="svit_det_export_") as folder:
-        exported = export_files(model, wanted, Path(folder))
-        publish(Path(folder), args.output, wanted.files())
+    with scratch_folder() as folder:
+        exported = export_files(model, wanted, folder)
+        publish(folder, args.output, wanted.files())
     report(exported, wanted, args.output)
     return {"output": str(args.output), "files": list(wanted.files()), "about": exported.metadata}
 
@@ -143,10 +142,10 @@ def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
     """The yaml's config, or the checkpoint's own, under --budget and the overrides, on the CPU."""
     if args.config_file is None and "config" not in said:
         raise InputError(f"--weights {args.weights}: carries no config; give --config-file.")
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         path = args.config_file
         if path is None:
-            path = str(Path(folder) / "config_of_the_checkpoint.yaml")
+            path = str(folder / "config_of_the_checkpoint.yaml")
             Path(path).write_text(said["config"])
         options = ["MODEL.DEVICE", "cpu"]
         if args.budget is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from svit_det.export.build import Wanted, export_files, has_fixed_count
 from svit_det.export.checks import compare
 from svit_det.export.formats import FORMATS
 from svit_det.export.running import load
-from svit_det.files import write_whole
+from svit_det.files import scratch_folder, write_whole
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.vit import find_token_net
@@ -220,11 +219,11 @@ def exported_cells(
 ) -> list[str]:
     """The largest difference of each format's maps from the model's, on real pictures."""
     cells = []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         wanted = Wanted(part="backbone", size=SIZE, formats=formats, dynamic_size=open_sizes)
-        export_files(model, wanted, Path(folder))
+        export_files(model, wanted, folder)
         for name in formats:
-            run, _ = load(Path(folder) / f"backbone{FORMATS[name][-1]}")
+            run, _ = load(folder / f"backbone{FORMATS[name][-1]}")
             parity = compare(BackboneGraph(model), run, pictures)
             cells.append(f"{parity.difference:.0e}" if parity.same_kept else f"no: {parity}")
     return cells

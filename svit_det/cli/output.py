@@ -73,6 +73,7 @@ def check_output_file(
     path = Path(output)
     if path.suffix not in suffixes:
         raise InputError(f"{option} {path}: name a {' or a '.join(suffixes)} file.")
+    _check_name(path, option)
     if path.is_dir():
         raise InputError(f"{option} {path}: is a folder; name a file in it.")
     if path.exists() and not overwrite:
@@ -132,6 +133,16 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
             found = os.stat(path)
             places.add((found.st_dev, found.st_ino))
     return frozenset(places)
+
+
+def _check_name(path: Path, option: str) -> None:
+    """Refuse a name that no file can have, such as one that is too long or leads in a circle."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option} {path}: cannot be written ({error}).") from error
 
 
 def _check_folder(folder: Path, output: Path, option: str = "--output") -> None:

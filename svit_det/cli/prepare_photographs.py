@@ -148,10 +148,20 @@ def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
             table[each.group][split] += 1
         stamp = {"recipe": RECIPE, "source": PACKAGE.file, "table": table}
         (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        if output.exists():
-            os.replace(output, Path(scratch) / "old")
-        os.replace(new, output)
+        put_in_place(new, output, old=Path(scratch) / "old")
     return table
+
+
+def put_in_place(new: Path, output: Path, *, old: Path) -> None:
+    """Rename the new set to its place; an older one goes to `old`, and back after a failure."""
+    try:
+        if output.exists():
+            os.replace(output, old)
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
 
 
 def read_table(output: Path) -> dict[str, dict[str, int]] | None:

@@ -32,12 +32,12 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
 from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
+from svit_det.interrupts import let_go, remembering_interrupts
 from svit_det.results import write_json
 from svit_det.shipped import find_config
-from svit_det.training.interrupts import let_go, remembering_interrupts
 
 GO_ON = "--resume goes on from the last checkpoint"
-"""What is said after Ctrl-C."""
+"""What is said after Ctrl-C or SIGTERM."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             return _run(cfg, args)
     except KeyboardInterrupt as stop:
         let_go(stop)
-        raise KeyboardInterrupt(*([] if args.eval_only else [GO_ON])) from stop
+        raise type(stop)(*([] if args.eval_only else [GO_ON])) from stop
 
 
 def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:

@@ -10,14 +10,11 @@ weights with the config that names them.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -111,7 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         panel=args.panel,
     )
     encoded = film_to(args.output, size=frames.size, fps=fps, overwrite=args.overwrite)
-    with ending_well(), encoded as writer:
+    with encoded as writer:
         writer.add(frames.draw(first))
         for picture in stream:
             writer.add(frames.draw(picture))
@@ -132,21 +129,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     refuse_input(args.output, files_read(args), also=[partial_path(args.output)])
     check_partial(args.output, overwrite=args.overwrite)
     encoder_path()
-
-
-@contextmanager
-def ending_well() -> Iterator[None]:
-    """Inside the with-block, a request to end (SIGTERM) raises KeyboardInterrupt."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second request must not cut the ending
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def tell(

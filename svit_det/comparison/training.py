@@ -19,6 +19,7 @@ from tqdm import tqdm
 from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
 from svit_det.detection import load_config
 from svit_det.errors import InputError
+from svit_det.files import make_folder, open_log
 from svit_det.results import write_json
 
 PATIENCE = 4
@@ -31,8 +32,8 @@ def train_all(
     """Train every arm with every seed, seed by seed, `jobs` at a time; skip finished trainings.
 
     `program` is the command line that trains, without its arguments. Raises InputError for a
-    training that fails, and for a folder that holds a training with other settings. Ctrl-C ends the
-    trainings too.
+    training that fails, and for a folder that holds a training with other settings. Ctrl-C and
+    SIGTERM end the trainings too.
     """
     runs = [(arm, seed) for seed in seeds for arm in arms]
     processes = _Processes(program, threads=max(torch.get_num_threads() // jobs, 1))
@@ -46,9 +47,9 @@ def train_all(
             for future in [pool.submit(train, *run) for run in runs]:
                 future.result()
                 bar.update()
-        except BaseException as problem:
+        except BaseException as stop:
             pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(problem, KeyboardInterrupt):
+            if not isinstance(stop, Exception):
                 processes.end()
             raise
 
@@ -64,7 +65,7 @@ def _train(
         if json.loads(record.read_text()) == merged:
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Remains of an interrupted training are overwritten.
     arguments = ["--overwrite", "--config-file", *settings]
     if processes.run(arguments, folder / "output.txt"):
@@ -85,13 +86,14 @@ class _Processes:
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
         """Run a training, with its output in the file `log`; returns its exit status."""
-        with open(log, "w") as file:
+        with open_log(log) as file:
             with self._lock:
                 if self._ended:
                     return -signal.SIGINT
                 process = subprocess.Popen(
                     [*self._program, *arguments],
                     env=self._environment,
+                    stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )

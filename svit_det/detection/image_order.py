@@ -19,7 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
 from svit_det.errors import InputError
-from svit_det.training.interrupts import ignore_interrupts
+from svit_det.interrupts import ignore_interrupts
 from svit_det.training.randomness import drawn_at, seed_of
 
 logger = logging.getLogger(__name__)

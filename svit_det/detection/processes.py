@@ -18,7 +18,7 @@ from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
-from svit_det.training.interrupts import let_go, remembering_interrupts
+from svit_det.interrupts import let_go, remembering_interrupts
 
 MOST = 4096
 """Processes of a machine, and machines, that can be meant."""
@@ -95,8 +95,8 @@ def _check_port(url: str, address: tuple) -> None:
 def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Run `main` in as many processes as `args` say, until the last process has ended.
 
-    Raises InputError for a failure that one sentence explains and, after Ctrl-C, KeyboardInterrupt
-    with advice how to go on. Other exceptions are passed on.
+    Raises InputError for a failure that one sentence explains and, after Ctrl-C or SIGTERM, the
+    same interrupt with advice how to go on. Other exceptions are passed on.
     """
     # Python warns when it cleans up what a killed process shared; this is no news to a user.
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
@@ -113,7 +113,7 @@ def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.N
     except KeyboardInterrupt as stop:
         end_children()
         let_go(stop)
-        raise KeyboardInterrupt("--resume goes on from the last checkpoint") from stop
+        raise type(stop)("--resume goes on from the last checkpoint") from stop
     except (InputError, ProcessRaisedException, ProcessExitedException, RuntimeError) as problem:
         sentence = what_was_said(problem)
         if sentence is None:

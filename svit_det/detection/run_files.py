@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import logging
 import math
 import os
 import tempfile
@@ -20,10 +21,10 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, get_event_storage
-from detectron2.utils.logger import setup_logger
 
+from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
-from svit_det.files import try_writing, write_whole
+from svit_det.files import DISK, remove, try_writing, write_whole
 from svit_det.results import finite
 from svit_det.training.run_folder import refuse_held, refuse_parent_in, remove_all_but
 
@@ -35,7 +36,6 @@ OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", WEIGHTS)
 the last checkpoint comes first."""
 WINDOW = 20
 """Number of steps of detectron2's running median."""
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def check_folder(
@@ -79,7 +79,7 @@ def said_about_the_disk(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in (*DISK, errno.EIO):
             raise
         raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error
 
@@ -184,12 +184,11 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     InputError where the folder cannot be written to.
     """
     rank = comm.get_rank()
-    with said_about_the_disk(cfg.OUTPUT_DIR):
-        for name in ("fvcore", "detectron2", "svit_det"):
-            logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
-        logger.info("Process %d of %d. %s", rank, comm.get_world_size(), collect_env_info())
-        logger.info("Arguments: %s", args)
-        logger.info("Config:\n%s", cfg.dump())
+    log_into(Path(cfg.OUTPUT_DIR) / "log.txt", ("fvcore", "detectron2", "svit_det"), rank=rank)
+    logger = logging.getLogger("svit_det")
+    logger.info("Process %d of %d. %s", rank, comm.get_world_size(), collect_env_info())
+    logger.info("Arguments: %s", args)
+    logger.info("Config:\n%s", cfg.dump())
     seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -202,9 +201,8 @@ def begin_results(cfg: CfgNode) -> None:
     the earlier run's files stay. Raises InputError where the folder cannot be written to.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    with said_about_the_disk(cfg.OUTPUT_DIR):
-        if comm.is_main_process():
-            with write_whole(folder / "config.yaml") as partial:
-                partial.write_text(cfg.dump())
-        if comm.get_local_rank() == 0:  # machines may have folders of their own
-            (folder / RESULTS).unlink(missing_ok=True)
+    if comm.is_main_process():
+        with write_whole(folder / "config.yaml") as partial:
+            partial.write_text(cfg.dump())
+    if comm.get_local_rank() == 0:  # machines may have folders of their own
+        remove(folder / RESULTS)

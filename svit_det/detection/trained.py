@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from detectron2.data import MetadataCatalog
 from svit_det.detection.config_file import load_config
 from svit_det.detection.datasets import num_classes
 from svit_det.errors import InputError
+from svit_det.files import scratch_folder
 from svit_det.shipped import existing_weights
 from svit_det.weights.files import read_checkpoint, read_description
 from svit_det.weights.match import CLASS_TOKEN
@@ -83,8 +83,8 @@ def _config_of(
         )
     if "MODEL.DEVICE" not in options[::2]:  # the file has the device of the training's machine
         options = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *options]
-    with tempfile.TemporaryDirectory() as folder:
-        copied = Path(folder) / "config.yaml"
+    with scratch_folder() as folder:
+        copied = folder / "config.yaml"
         copied.write_text(text, encoding="utf-8")
         try:
             return load_config(str(copied), options)

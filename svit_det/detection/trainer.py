@@ -32,12 +32,12 @@ from svit_det.detection.solver import build_optimizer
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
+from svit_det.interrupts import ignore_interrupts
 from svit_det.shipped import existing_weights
 from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import not_finite, some_of
 from svit_det.training.freezing import Freezing
 from svit_det.training.groups import name_of, named_from
-from svit_det.training.interrupts import ignore_interrupts
 from svit_det.vit import TokenNet, find_token_net
 from svit_det.weights.files import read_checkpoint
 

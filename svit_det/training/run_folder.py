@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from svit_det.errors import InputError
+from svit_det.files import remove
 
 
 def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
@@ -34,8 +35,11 @@ def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -
 
 
 def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
-    """Remove the files, in their order, less the weights with which the new training begins."""
+    """Remove the files, in their order, less the weights with which the new training begins.
+
+    Raises InputError where a file cannot be removed.
+    """
     kept = os.path.realpath(weights)
     for path in paths:
         if os.path.realpath(path) != kept:
-            path.unlink(missing_ok=True)
+            remove(path)

@@ -140,7 +140,7 @@ def film_to(
     try:
         yield writer
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(_kept(writer, target)) from stop
+        raise type(stop)(_kept(writer, target)) from stop
     except InputError as error:
         raise InputError(_with(str(error), _kept(writer, target))) from error
     except OSError as error:

@@ -79,5 +79,7 @@ def test_what_is_refused(refused, arguments, clip, tmp_path):
     assert partial.read_bytes() == clip.read_bytes()
     weights = tmp_path / "svit.safetensors"
     assert "name a .mp4" in says("--overwrite", output=weights)
+    (tmp_path / "b.partial.mp4").mkdir()
+    assert "b.partial.mp4: stands where b.mp4" in says("--overwrite", output=tmp_path / "b.mp4")
     assert "--every 0" in says("--every", 0) and "--panel 5" in says("--panel", 5)
     assert not (tmp_path / "made").exists()
