@@ -38,6 +38,18 @@ def printable(text: object) -> str:
     )
 
 
+NO_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory", "Unable to allocate"),
+    *("size calculation overflowed", "integer multiplication overflow"),
+)
+"""Words of torch and NumPy about more memory than there is, and about sizes that no memory has."""
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """Whether the error is about memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
 def refuse_url(given: object, *, name: str = "") -> None:
     """Raise InputError for an address, detectron2's own included: nothing is fetched.
 

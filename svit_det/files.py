@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tempfile
@@ -17,15 +18,29 @@ def try_writing(folder: Path) -> None:
     """Try whether files can be made in the folder, or in the nearest folder above that is there.
 
     A nameless file is written, because rights are not enough: a disk may be full or mounted for
-    reading. Raises OSError, with the folder that was tried as its `filename`.
+    reading. Raises OSError, with the folder that was tried as its `filename`; so does a name that
+    no folder can have, and a link that leads nowhere.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    nearest = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         error.filename = str(nearest)
         raise
+
+
+def _is_there(place: Path) -> bool:
+    """Whether something is at this path; raises OSError for a path where no folder can be made."""
+    try:
+        os.stat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        if place.is_symlink():
+            raise OSError(errno.ENOENT, "a link that leads nowhere", str(place)) from None
+        return False
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(place)) from error
+    return True
 
 
 @contextmanager

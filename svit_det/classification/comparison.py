@@ -17,6 +17,7 @@ from tqdm import tqdm
 from svit_det.classification.config import load_config
 from svit_det.errors import InputError
 from svit_det.results import write_json
+from svit_det.shipped import find_config
 
 DONE = "trained_with.json"
 """The file with the whole config in a training's folder, written when the training has ended."""
@@ -43,10 +44,13 @@ class Trainings:
 
 
 def arms_of(files: Iterable[str]) -> dict[str, Path]:
-    """Config files by the names of their arms. Raises InputError for a name that comes twice."""
+    """Config files by the names of their arms; `files` are paths or names of configs that ship.
+
+    Raises InputError for a name that comes twice.
+    """
     arms: dict[str, Path] = {}
     for each in files:
-        path = Path(each)
+        path = Path(find_config(each))
         if path.stem in arms:
             raise InputError(f"{each}: another arm is called {path.stem} too; rename one of them.")
         arms[path.stem] = path
@@ -60,8 +64,8 @@ def train_all(trainings: Trainings, *, program: Sequence[str]) -> None:
     training that fails, and for a folder that holds a training with other settings.
     """
     runs = [(arm, seed) for seed in trainings.seeds for arm in trainings.arms]
-    for arm in trainings.arms:  # refuse wrong configs before the first training begins
-        load_config(str(trainings.arms[arm]), trainings.options(arm, trainings.seeds[0]))
+    for arm, seed in runs:  # refuse wrong configs and seeds before the first training begins
+        load_config(str(trainings.arms[arm]), trainings.options(arm, seed))
     for arm, seed in tqdm(runs, unit="training"):
         _train(trainings, arm, seed, program)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
     out. Raises InputError that names the file and the weight that does not fit, is not finite, or
     is of another kind.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()

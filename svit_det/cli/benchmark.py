@@ -71,7 +71,7 @@ from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cor
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
-from svit_det.cli.output import check_output
+from svit_det.cli.output import check_output, files_read
 from svit_det.results import write_json
 from svit_det.shipped import find_config
 
@@ -91,7 +91,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""
     check(with_defaults(args))
     if not args.memory_of:
-        check_output(args.output, ["results.json"], overwrite=args.overwrite)
+        pairs = zip(args.opts[::2], args.opts[1::2])
+        read = [*files_read(args), *(value for key, value in pairs if key == "MODEL.WEIGHTS")]
+        check_output(args.output, ["results.json"], overwrite=args.overwrite, inputs=read)
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:
@@ -111,7 +113,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.dtype != "float32":
             try_dtype(found, configs[0], args)
         path = Path(args.output) / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         results = describe(bench, sizes)
         for key in ("command", "machine", "device", "dtype", "image_size", "token_grid"):
             print(f"{key.replace('_', ' ')}: {results[key]}")

@@ -35,7 +35,7 @@ from svit_det.classification.config import load_config
 from svit_det.classification.weights import load_weights
 from svit_det.cli.benchmark_charts import draw_charts
 from svit_det.cli.benchmark_inputs import cover
-from svit_det.cli.benchmark_options import DTYPES
+from svit_det.cli.benchmark_options import DTYPES, MOST, MOST_THREADS, check_numbers
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import (
     add_config_file,
@@ -45,7 +45,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output
+from svit_det.cli.output import check_output, files_read
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
-    check_output(args.output, ["results.json"], overwrite=args.overwrite)
+    check_output(args.output, ["results.json"], overwrite=args.overwrite, inputs=files_read(args))
     if args.threads:
         torch.set_num_threads(args.threads)
     runs = arms_of(cfg, args)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _device(args: argparse.Namespace) -> list[str]:
-    return ["MODEL.DEVICE", args.device] if args.device else []
+    return [] if args.device is None else ["MODEL.DEVICE", args.device]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -147,11 +147,9 @@ def check(args: argparse.Namespace) -> None:
     for name in ("batch_sizes", "batches", "repeats", "threads"):
         given = getattr(args, name)
         values = given if isinstance(given, list) else [given]
-        if any(value is not None and value < 1 for value in values):
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} {' '.join(map(str, values))}: give numbers from 1 up.")
-    if args.warmup < 0:
-        raise InputError(f"--warmup {args.warmup}: give 0 or more.")
+        most = MOST_THREADS if name == "threads" else MOST
+        check_numbers(f"--{name.replace('_', '-')}", values, most=most)
+    check_numbers("--warmup", [args.warmup], least=0)
     if args.plot and len(set(args.batch_sizes)) < 2:
         raise InputError("--plot draws over batch sizes: give several --batch-sizes.")
 

@@ -19,6 +19,7 @@ from svit_det.export.runtimes import NEEDED, check_modules
 from svit_det.export.variants import VARIANTS
 from svit_det.images import find_images
 from svit_det.policies import POLICY_REGISTRY
+from svit_det.settings import shown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARTS = ("blocks", "backbone", "detector", "training")
@@ -29,6 +30,9 @@ ELSEWHERE = ("blocks", "backbone", "detector")
 COMPARABLE = ("blocks", "backbone")
 """The parts whose maps can be compared with those of another checkout."""
 ALL_RUNTIMES = (EAGER, *VARIANTS)
+MOST = 1_000_000
+"""The largest number of any option: more turns end in no lifetime, more pixels fit no memory."""
+MOST_THREADS = 1024
 
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
@@ -78,7 +82,7 @@ def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the batch sizes and the device where the command line leaves them open."""
     args.batch_sizes = args.batch_sizes or ([1] if args.runtime else [1, 4])
     if args.runtime:
-        args.device = args.device or "cpu"
+        args.device = "cpu" if args.device is None else args.device
     return args
 
 
@@ -89,10 +93,11 @@ def check(args: argparse.Namespace) -> None:
     single = ("height", "width", "images", "repeats", "threads")
     sizes |= {f"--{name}": [getattr(args, name)] for name in single}
     for name, values in sizes.items():
-        if any(value is not None and value < 1 for value in values):
-            raise InputError(f"{name} {' '.join(map(str, values))}: give numbers from 1 up.")
-    if args.warmup < 0:
-        raise InputError(f"--warmup {args.warmup}: give 0 or more.")
+        check_numbers(name, values, most=MOST_THREADS if name == "--threads" else MOST)
+    check_numbers("--warmup", [args.warmup], least=0)
+    for share in args.keep_ratios or []:
+        if not 0 < share <= 1:
+            raise InputError(f"--keep-ratios {share}: shares lie in (0, 1].")
     if not 0 <= args.count_spread < 1:
         raise InputError(f"--count-spread {args.count_spread}: must lie in [0, 1).")
     if args.tokens and args.grids:
@@ -112,13 +117,28 @@ def check(args: argparse.Namespace) -> None:
         _check_pictures(args.image_folder)
 
 
+def check_numbers(
+    name: str, values: Sequence[int | None], *, least: int = 1, most: int = MOST
+) -> None:
+    """Refuse numbers that cannot be meant; None stands for an option that was not given.
+
+    Raises InputError that names the option `name`.
+    """
+    numbers = [value for value in values if value is not None]
+    given = " ".join(map(shown, numbers))
+    if min(numbers, default=least) < least:
+        raise InputError(f"{name} {given}: give numbers from {least} up.")
+    if max(numbers, default=most) > most:
+        raise InputError(f"{name} {given}: give numbers up to {most:,}.")
+
+
 def grids_of(args: argparse.Namespace) -> list[tuple[int, int]]:
     """The grids of tokens that are asked for; empty where the size is given in pixels."""
     if args.tokens:
         return [tuple(args.tokens)]
     grids = []
     for text in args.grids or []:
-        sides = re.fullmatch(r"(\d+)x(\d+)", text)
+        sides = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
         if sides is None or min(map(int, sides.groups())) < 1:
             raise InputError(f"--grids {text}: give tokens as HxW, such as 16x16.")
         grids.append((int(sides[1]), int(sides[2])))

@@ -10,10 +10,10 @@ anew. GFLOPs are giga multiply-adds, counted from the record of each image's pas
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from svit_det.benchmark.report import describe_machine
@@ -25,7 +25,7 @@ from svit_det.classification.processes import Processes
 from svit_det.classification.tables import Row, row_of, table_1, table_2
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, refuse_input
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
@@ -53,9 +53,10 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """All checkpoints, then both tables and the JSON."""
     check_output_file(args.output, suffixes=(".json",), overwrite=args.overwrite)
+    refuse_input(args.output, [each.rpartition("=")[2] for each in args.checkpoints])
     options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
-    given = [str(word) for pair in options.items() if pair[1] for word in pair]
+    given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     rows = [_row(each, given) for each in args.checkpoints]
     written = {
         "command": shlex.join(["python", "tools/classification_tables.py", *args.argv]),
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _row(given: str, options: Sequence[str]) -> Row:
     name, _, path = given.rpartition("=")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
     cfg, model = read_trained(path, options)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)

@@ -28,6 +28,7 @@ from svit_det.classification.comparison import (
 from svit_det.cli.again import command_again
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output, add_overrides
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import config_folder
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--policies", nargs="+", default=arms, help="yaml files; default: configs/digits/compare")
     add("--seeds", nargs="+", type=int, default=[1, 2, 3])
     add_output(parser, "folder for trainings and results", default="output/compare_classifiers")
-    add("--baseline", default="dense", help="arm that the others are compared with")
+    add("--baseline", help="arm that the others are compared with; default: dense")
     add_overrides(parser)
     return parser
 
@@ -63,7 +64,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     output = Path(args.output).resolve()
+    check_output(args.output, (), overwrite=True)
     trainings = Trainings(arms_of(args.policies), args.seeds, args.opts, output)
+    if args.baseline is not None and args.baseline not in trainings.arms:
+        names = ", ".join(trainings.arms)
+        raise InputError(f"--baseline {args.baseline}: no arm of this name; choose {names}.")
     print(f"{len(trainings.arms)} arms x {len(args.seeds)} seeds")
     train_all(trainings, program=command_again("classify", packages=args.packages))
     results = results_of(trainings)
@@ -89,6 +94,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     write_json(output / "results.json", written)
     print(f"\nMeans over seeds {args.seeds}, smallest and largest in brackets.\n")
-    print(comparison_table(results, args.baseline))
+    print(comparison_table(results, args.baseline or "dense"))
     print(f"\nCharts: {args.output}/*.png   all figures: {args.output}/results.json")
     return written

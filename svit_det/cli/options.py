@@ -14,10 +14,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from svit_det.errors import InputError
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 TOP_LEVEL_KEYS = ("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK")
@@ -57,6 +59,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="DEVICE", help=help_)
 
 
+def add_min_score(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """--min-score, which `check_min_score` checks; `meaning` is its help."""
+    parser.add_argument("--min-score", type=float, default=0.5, help=meaning)
+
+
+def check_min_score(args: argparse.Namespace) -> None:
+    """Refuse a --min-score that no score is compared with. Raises InputError."""
+    if not 0 <= args.min_score <= 1:
+        raise InputError(f"--min-score {args.min_score} must lie in [0, 1].")
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """KEY VALUE ... at the end."""
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, last")
@@ -86,6 +99,6 @@ def split_pictures(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     for at, word in enumerate(words):
         is_key = KEY.fullmatch(word) or word in TOP_LEVEL_KEYS
-        if is_key and not Path(word).exists():
+        if is_key and not os.path.exists(word):
             return list(words[:at]), list(words[at:])
     return list(words), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,6 +14,8 @@ from svit_det.files import try_writing
 
 Place = tuple[int, int]
 """The device and the number of a file's content on it."""
+READ = ("weights", "config_file", "annotations", "dense", "pruned", "film")
+"""The options and arguments that name files which a command reads."""
 
 
 @dataclass(frozen=True)
@@ -46,37 +49,74 @@ class OutputFolder:
             raise InputError(
                 f"--output {self.path}: {there[0]} is there already; give --overwrite."
             )
+        no_files = [name for name in there if not os.path.isfile(self.path / name)]
+        if no_files:
+            raise InputError(
+                f"--output {self.path}: {no_files[0]} is no file, and is not replaced; name "
+                "another folder."
+            )
 
 
-def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -> None:
+def check_output(
+    output: str | Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[str | Path] = ()
+) -> None:
     """Refuse a folder that cannot be written to, and files in it that would be replaced.
 
-    The check makes nothing. Raises InputError.
+    `inputs`: the files that the command reads, which are never replaced. The check makes nothing.
+    Raises InputError.
     """
-    folder = OutputFolder(Path(output), overwrite)
+    if not str(output):
+        raise InputError("--output is empty; name a folder, or . for the current one.")
+    folder = OutputFolder.apart_from(inputs, output, overwrite=overwrite)
     folder.check(names)
     _check_folder(folder.path, folder.path)
 
 
-def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool) -> None:
-    """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`."""
+def check_output_file(
+    output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool, option: str = "--output"
+) -> None:
+    """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`.
+
+    `option`: the option that names the file. Raises InputError.
+    """
     path = Path(output)
     if path.suffix not in suffixes:
-        raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file.")
-    if path.is_dir():
-        raise InputError(f"--output {path}: is a folder; name a file in it.")
-    if path.exists() and not overwrite:
-        raise InputError(f"--output {path}: is there already; give --overwrite.")
-    _check_folder(path.parent, path)
+        raise InputError(f"{option} {path}: name a {' or a '.join(suffixes)} file.")
+    if os.path.isdir(path):
+        raise InputError(f"{option} {path}: is a folder; name a file in it.")
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{option} {path}: is there already; give --overwrite.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{option} {path}: is a device or a pipe; name a file.")
+    _check_folder(path.parent, path, option)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{option} {path}: cannot be written ({reason}).") from error
 
 
-def refuse_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
+def refuse_input(
+    output: str | Path, inputs: Iterable[str | Path], *, option: str = "--output"
+) -> None:
     """Refuse to write to a file that the command reads. Raises InputError."""
     if not places_of([output]).isdisjoint(places_of(inputs)):
         raise InputError(
-            f"--output {output}: is one of the files that are read, and no run replaces it; name "
+            f"{option} {output}: is one of the files that are read, and no run replaces it; name "
             "another file."
         )
+
+
+def files_read(args: argparse.Namespace) -> list[str]:
+    """The files that the options of a command name for reading: weights, configs, annotations."""
+    named = (getattr(args, name, None) for name in READ)
+    return [str(each) for given in named if given for each in _as_list(given)]
+
+
+def _as_list(given: object) -> list[object]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
@@ -89,12 +129,12 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
     return frozenset(places)
 
 
-def _check_folder(folder: Path, output: Path) -> None:
+def _check_folder(folder: Path, output: Path, option: str = "--output") -> None:
     try:
         try_writing(folder)
     except OSError as error:
         raise InputError(
-            f"--output {output}: cannot be written, {error.filename} is no folder that may be "
+            f"{option} {output}: cannot be written, {error.filename} is no folder that may be "
             f"written to "
             f"({error.strerror})."
         ) from error

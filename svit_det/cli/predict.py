@@ -27,24 +27,27 @@ from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
     add_device,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
+    check_min_score,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_overview
 from svit_det.detection.prediction import Prediction, coco_json
 from svit_det.detection.predictor import Predictor, Unread
-from svit_det.errors import InputError
+from svit_det.errors import InputError, renamed_settings
 from svit_det.images import find_sources, is_film
 from svit_det.results import write_json
 
 COCO, RESULTS = "coco.json", "results.json"
+LAST_CAMERA = 99
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_overwrite(parser)
     add_device(parser)
     add_allow_untrained(parser)
-    add("--min-score", type=float, default=0.5, help="of a detection; default: %(default)s")
+    add_min_score(parser, "of a detection; default: %(default)s")
     add("--budget", type=float, help="mean share of tokens; default: as trained")
     add("--follow", action="store_true", help="let thresholds follow the pictures before")
     add("--batch", type=int, default=1, help="pictures that run together")
@@ -90,7 +93,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     files = find_sources(named)
     pictures = [path for path in files if not is_film(path)]
     stems = Stems(pictures)
-    folder = OutputFolder.apart_from(files, args.output, overwrite=args.overwrite)
+    read = [*files, *files_read(args)]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     drawn = [] if args.no_pictures else [f"{stems.of(path)}.jpg" for path in pictures]
     folder.check([COCO, RESULTS, *drawn])
     predictor = predictor_of(args, options)
@@ -151,22 +155,28 @@ def check_arguments(args: argparse.Namespace, named: Sequence[str]) -> None:
         raise InputError("No picture is named: give files, folders, patterns, films or --camera.")
     if args.camera is not None and args.frames is None:
         raise InputError("--camera goes on without end: say when to stop with --frames.")
-    if not 0 <= args.min_score <= 1:
-        raise InputError(f"--min-score {args.min_score} must lie in [0, 1].")
+    for name in ("batch", "frames"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: choose a number from 1 on.")
+    if args.camera is not None and not 0 <= args.camera <= LAST_CAMERA:
+        raise InputError(f"--camera {args.camera}: cameras are numbered from 0 to {LAST_CAMERA}.")
+    check_min_score(args)
 
 
 def predictor_of(args: argparse.Namespace, options: Sequence[str]) -> Predictor:
     """The model of the command line."""
-    device = ["MODEL.DEVICE", args.device] if args.device else []
-    return Predictor(
-        args.weights,
-        cfg=args.config_file,
-        options=[*device, *options],
-        budget=args.budget,
-        batch_size=args.batch,
-        allow_untrained=args.allow_untrained,
-        follow=args.follow,
-    )
+    device = [] if args.device is None else ["MODEL.DEVICE", args.device]
+    with renamed_settings(lambda name: f"--{name}" if name == "budget" else name):
+        return Predictor(
+            args.weights,
+            cfg=args.config_file,
+            options=[*device, *options],
+            budget=args.budget,
+            batch_size=args.batch,
+            allow_untrained=args.allow_untrained,
+            follow=args.follow,
+        )
 
 
 def begun(predictions: Iterator[Prediction]) -> Iterator[Prediction]:

@@ -22,13 +22,15 @@ from svit_det.cli.captions import model_words
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
+    check_min_score,
     pictures_of,
 )
-from svit_det.cli.output import check_output, check_output_file, refuse_input
+from svit_det.cli.output import check_output, check_output_file, files_read, refuse_input
 from svit_det.cli.report_pictures import Pictures, ShownPictures, find_pictures, name_of
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.cli.visualize_tokens import names_among
@@ -62,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--title", default="Tokens and detections", help="default: %(default)s")
     add("--shown", type=int, default=12, help="pictures in the page; default: %(default)s")
     add("--limit", type=int, help="count over so many pictures only, evenly over the set")
-    add("--min-score", type=float, default=0.5, help="of a detection that counts")
+    add_min_score(parser, "of a detection that counts")
     add_overwrite(parser)
     add_allow_untrained(parser)
     return parser
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     models = read_models(args, options)
     pictures = find_pictures(given, args, models[0].cfg)
     for target in (args.output, json_path(args.output)):
-        refuse_input(target, [*pictures.paths, *pictures.jsons])
+        refuse_input(target, [*pictures.paths, *pictures.jsons, *files_read(args)])
     labels = labels_of(args)
     shown = ShownPictures(spread_out(pictures.paths, args.shown))
     unread: dict[Path, str] = {}
@@ -100,7 +102,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         facts=facts(pictures, len(on_page), args.min_score, unread),
     )
     with write_whole(args.output) as partial:
-        partial.write_text(page, encoding="utf-8")
+        # Names from the command line and of files may hold bytes that are no text.
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     numbers = {
         "arms": [arm.as_json() for arm in arms],
         "unread": [{"name": str(path), "reason": reason} for path, reason in unread.items()],
@@ -175,6 +178,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if given is not None and len(given) != count:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option}: {len(given)} given for {count} models.")
+    check_min_score(args)
     if not 1 <= args.shown <= MAX_SHOWN:
         raise InputError(f"--shown {args.shown}: choose from 1 to {MAX_SHOWN} pictures.")
     if args.limit is not None and args.limit < 1:

@@ -25,14 +25,16 @@ from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
 from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes, joined
-from svit_det.classification.run_files import check_folder, clear, write_config
+from svit_det.classification.run_files import FINAL, check_folder, clear, write_config
 from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
+from svit_det.cli.output import check_output_file, refuse_input
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import find_config
+from svit_det.training.run_folder import refuse_parent
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="train anew in an OUTPUT_DIR that holds a training, which is removed",
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed; or replace "
+        "the file of --export",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument(
@@ -62,10 +65,9 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate; the first process returns the results of the evaluation."""
-    if args.export and not (args.eval_only and args.export.endswith(".safetensors")):
-        raise InputError("--export goes with --eval-only and names a .safetensors file.")
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
+    check_options(args, cfg)
     with joined(cfg.MODEL.DEVICE) as (where, device):
         check_folder(cfg, begins=not (args.eval_only or args.resume or args.overwrite))
         log = RunLog(where)
@@ -76,6 +78,24 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         write_json(Path(cfg.OUTPUT_DIR) / "results.json", result)
         print(summary(found, Path(cfg.OUTPUT_DIR)))
         return result
+
+
+def check_options(args: argparse.Namespace, cfg: Any) -> None:
+    """Refuse options that do not go together, and a file of --export that must not be replaced."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
+    if args.resume and args.eval_only:
+        raise InputError("--resume goes on with a training: leave it out with --eval-only.")
+    if not (args.eval_only or args.resume):
+        refuse_parent(cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR) / FINAL)
+    if args.export is None:
+        return
+    if not (args.eval_only and args.export.endswith(".safetensors")):
+        raise InputError("--export goes with --eval-only and names a .safetensors file.")
+    check_output_file(
+        args.export, suffixes=(".safetensors",), overwrite=args.overwrite, option="--export"
+    )
+    refuse_input(args.export, [cfg.MODEL.WEIGHTS, args.config_file], option="--export")
 
 
 def _train(

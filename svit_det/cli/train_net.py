@@ -26,6 +26,7 @@ from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import epochs_of, prepare_datasets, register_datasets
 from svit_det.detection.processes import check_processes, run_parser, run_processes
 from svit_det.detection.run_files import (
+    FINAL,
     RESULTS,
     begin_results,
     check_folder,
@@ -37,6 +38,7 @@ from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError, refuse_url
 from svit_det.results import write_json
 from svit_det.shipped import find_config, find_weights
+from svit_det.training.run_folder import refuse_parent
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300
@@ -63,6 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
     args.config_file = find_config(args.config_file)  # detectron2 prints this path, too
@@ -88,6 +92,10 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args)
     check_processes(args)
     check_usage(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        raise InputError(
+            "TEST.AUG.ENABLED: this command evaluates without augmentation; set it False."
+        )
     prepare_datasets(cfg, training=not args.eval_only)
     processes = args.num_gpus * args.num_machines
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
@@ -100,6 +108,8 @@ def check_run(args: argparse.Namespace) -> CfgNode:
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
     if not has_checkpoint:
         check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
+        if not args.eval_only:
+            refuse_parent(cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR) / FINAL)
     if not args.eval_only:
         say_epochs(cfg)
     check_folder(

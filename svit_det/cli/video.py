@@ -27,12 +27,14 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overrides,
     add_overwrite,
     add_weights,
+    check_min_score,
 )
-from svit_det.cli.output import check_output_file, refuse_input
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
 from svit_det.detection.usage_picture import usage_picture
@@ -57,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--every", type=int, default=1, help="1: every frame; 5: every fifth; the speed stays")
     add("--frames", type=int, help="stop after so many frames")
     add("--panel", type=int, default=PANEL, help="pixels of a picture's longer side; %(default)s")
-    add("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add_min_score(parser, "of a detection that is drawn")
     add("--full-scale", action="store_true", help="colours from 0 to all blocks")
     add_overwrite(parser)
     add_allow_untrained(parser)
@@ -125,7 +127,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, before a model is built."""
     check_output_file(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
-    refuse_input(args.output, [args.film])
+    refuse_input(args.output, files_read(args))
+    check_min_score(args)
     for name in ("every", "frames"):
         value = getattr(args, name)
         if value is not None and value < 1:

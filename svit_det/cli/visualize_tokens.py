@@ -24,13 +24,15 @@ from tqdm import tqdm
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
+    check_min_score,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; default: the ones that --config-file names")
     add_config_file(parser, "of the model; default: what the weights carry")
     add_output(parser, "folder for the pictures", required=True)
-    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add_min_score(parser, "of a detection that is drawn")
     parser.add_argument("--annotations", help="COCO-format json with the pictures' ground truth")
     parser.add_argument(
         "--full-scale", action="store_true", help="colours from 0 to all blocks, and every keep map"
@@ -71,11 +73,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     pictures, options = pictures_of(args)
     if not pictures:
         raise InputError("No picture is named: give files or folders.")
+    check_min_score(args)
     check_output(args.output, (), overwrite=args.overwrite)
     paths = find_images(pictures)
     stems = Stems(paths)
-    read = [*paths, *([args.annotations] if args.annotations else [])]
-    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
+    folder = OutputFolder.apart_from(
+        [*paths, *files_read(args)], args.output, overwrite=args.overwrite
+    )
     suffix = f".{args.format}"
     folder.check([USAGE, *(name for path in paths for name in names_of(stems.of(path), suffix))])
     annotations = Annotations(args.annotations) if args.annotations else None

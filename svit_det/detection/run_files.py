@@ -25,10 +25,10 @@ from detectron2.utils.logger import setup_logger
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
 from svit_det.results import finite
-from svit_det.training.run_folder import refuse_held, remove_all_but
+from svit_det.training.run_folder import refuse_held, refuse_no_files, remove_all_but
 
-LAST = "last_checkpoint"
-RESULTS = "results.json"
+LAST, FINAL = "last_checkpoint", "model_final.pth"
+RESULTS, CONFIG = "results.json", "config.yaml"
 OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", "model_*.pth")
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
@@ -50,6 +50,7 @@ def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool 
         try_writing(place)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    refuse_no_files(place, (LAST, FINAL, RESULTS, "metrics.json", "token_usage.json", CONFIG))
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
@@ -198,7 +199,7 @@ def begin_results(cfg: CfgNode) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     with said_about_the_disk(cfg.OUTPUT_DIR):
         if comm.is_main_process():
-            with write_whole(folder / "config.yaml") as partial:
+            with write_whole(folder / CONFIG) as partial:
                 partial.write_text(cfg.dump())
         if comm.get_local_rank() == 0:  # machines may have folders of their own
             (folder / RESULTS).unlink(missing_ok=True)

@@ -33,7 +33,7 @@ class Film:
     def open(cls, path: str | Path) -> Film:
         """Open the film. Raises InputError if it is missing, is no film, or has no frame."""
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such film.")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty.")
