@@ -24,9 +24,10 @@ def try_writing(folder: Path) -> None:
     """Try whether files can be made in the folder, or in the nearest folder above that is there.
 
     A nameless file is written, because rights are not enough: a disk may be full or mounted for
-    reading. Raises OSError, with the folder that was tried as its `filename`.
+    reading. Raises OSError, with the folder that was tried as its `filename`; so does a name that
+    no folder can have, and a link that leads nowhere.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    nearest = next(place for place in (folder, *folder.absolute().parents) if _may_hold(place))
     try:
         with tempfile.TemporaryFile(dir=nearest) as file:
             file.write(bytes(TRIED))
@@ -35,6 +36,25 @@ def try_writing(folder: Path) -> None:
     except OSError as error:
         error.filename = str(nearest)
         raise
+
+
+def is_there(place: Path) -> bool:
+    """Whether something is at this path; raises OSError for a name that nothing can have."""
+    try:
+        os.stat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(place)) from error
+    return True
+
+
+def _may_hold(place: Path) -> bool:
+    """As `is_there`; also raises OSError for a link that leads nowhere, which is no folder."""
+    found = is_there(place)
+    if not found and place.is_symlink():
+        raise OSError(errno.ENOENT, "a link that leads nowhere", str(place))
+    return found
 
 
 def make_folder(folder: str | Path) -> Path:

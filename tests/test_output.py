@@ -1,12 +1,19 @@
 """Where results cannot go, said before the work."""
 
+import argparse
 import errno
 import os
 import tempfile
 
 import pytest
 
-from svit_det.cli.output import OutputFolder, check_output, check_output_file, refuse_input
+from svit_det.cli.output import (
+    OutputFolder,
+    check_output,
+    check_output_file,
+    files_read,
+    refuse_input,
+)
 from svit_det.cli.stems import Stems
 from svit_det.errors import InputError
 
@@ -83,7 +90,41 @@ def test_a_file_of_another_kind(tmp_path):
         check_output_file(tmp_path / "b.pth", suffixes=SUFFIXES, overwrite=True)
 
 
+def test_no_file_stands_where_one_is_wanted(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(InputError, match=r"a\.json is no file, and is not replaced"):
+        check_output(tmp_path, ["a.json"], overwrite=True)
+    os.mkfifo(tmp_path / "b.pth")
+    with pytest.raises(InputError, match=r"b\.pth: is a device or a pipe; name a file"):
+        check_output_file(tmp_path / "b.pth", suffixes=SUFFIXES, overwrite=True)
+
+
+def test_places_where_nothing_can_be_made(tmp_path):
+    """A name that is too long, a link to itself, a link that leads nowhere."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("gone/away")
+    for name in ("n" * 300, "loop", "nowhere", "a\0b"):
+        with pytest.raises(InputError, match=r"--output .*: cannot be written, "):
+            check_output(tmp_path / name, (), overwrite=True)
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for name in ("n" * 300 + ".pth", "loop.pth", "a\0b.pth"):
+        with pytest.raises(InputError, match=r"--output .*: cannot be written "):
+            check_output_file(tmp_path / name, suffixes=SUFFIXES, overwrite=True)
+    with pytest.raises(InputError, match="--output is empty; name a folder"):
+        check_output("", (), overwrite=True)
+
+
 # ------------------------------------------------------------------ files that are read
+
+
+def test_every_file_that_an_option_names(tmp_path):
+    args = argparse.Namespace(
+        weights=["a.pth", "b.pth"], config_file="c.yaml", annotations=None, film="f.mp4", other="x"
+    )
+    assert files_read(args) == ["a.pth", "b.pth", "c.yaml", "f.mp4"]
+    (tmp_path / "results.json").write_text("mine")
+    with pytest.raises(InputError, match=r"results\.json is one of the files that are read"):
+        check_output(tmp_path, ["results.json"], overwrite=True, inputs=[tmp_path / "results.json"])
 
 
 def test_an_input_is_never_replaced(tmp_path):

@@ -84,9 +84,10 @@ def train_all(trainings: Trainings, *, program: Sequence[str]) -> None:
 
 def _check(trainings: Trainings, arm: str) -> None:
     path = trainings.arms[arm]
-    weights = load_config(str(path), trainings.options(arm, trainings.seeds[0])).MODEL.WEIGHTS
+    for seed in trainings.seeds:
+        weights = load_config(str(path), trainings.options(arm, seed)).MODEL.WEIGHTS
     to_do = [s for s in trainings.seeds if not (trainings.folder(arm, s) / DONE).is_file()]
-    if to_do and weights and not Path(weights).is_file():
+    if to_do and weights and not os.path.isfile(weights):
         raise InputError(f"{path}: MODEL.WEIGHTS {weights}: no such file; train the parent first.")
 
 

@@ -7,10 +7,17 @@ from typing import Any
 
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
-from svit_det.training.run_folder import refuse_held, refuse_parent_in, remove_all_but
+from svit_det.training.run_folder import (
+    refuse_held,
+    refuse_no_files,
+    refuse_parent_in,
+    remove_all_but,
+)
 
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
+WRITTEN = ("config.yaml", "results.json")
+"""What a run writes besides."""
 
 
 def check_folder(cfg: Any, *, begins: bool, overwrite: bool = False) -> None:
@@ -26,6 +33,7 @@ def check_folder(cfg: Any, *, begins: bool, overwrite: bool = False) -> None:
         try_writing(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    refuse_no_files(folder, (LAST, FINAL, *WRITTEN))
     if begins:
         refuse_parent_in(folder, cfg.MODEL.WEIGHTS, [LAST, FINAL])
     if begins and not overwrite:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
     is of another kind.
     """
     refuse_url(path, name="MODEL.WEIGHTS")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()

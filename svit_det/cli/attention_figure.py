@@ -13,6 +13,7 @@ answer and the number of tokens that each block kept.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -60,9 +61,9 @@ class Watched:
     def read(cls, path: str, device: str | None) -> Watched:
         """Load a classifier. Raises InputError for a file that does not say how it was trained."""
         refuse_url(path)
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such file.")
-        cfg, model = read_trained(path, ["MODEL.DEVICE", device] if device else [])
+        cfg, model = read_trained(path, [] if device is None else ["MODEL.DEVICE", device])
         model.trunk.policy = AttentionWatch(model.trunk.policy)
         names = read_checkpoint(path)[DESCRIPTION].get("classes")
         return cls(path, cfg, model, tuple(names or map(str, range(model.num_classes))))
@@ -106,7 +107,7 @@ class Watched:
 def origin_of(path: str) -> str:
     """The origin of the weights at `path`, as named in the file or in the files it began from."""
     seen = set()
-    while path and path not in seen and Path(path).is_file():
+    while path and path not in seen and os.path.isfile(path):
         seen.add(path)
         said = read_checkpoint(path).get(DESCRIPTION, {})
         if "origin" in said:

@@ -75,7 +75,7 @@ from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cor
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
-from svit_det.cli.output import OutputFolder, check_output, files_read
+from svit_det.cli.output import check_output, files_read
 from svit_det.files import scratch_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config
@@ -97,9 +97,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""
     check(with_defaults(args))
     if not args.memory_of:
-        check_output(args.output, ["results.json"], overwrite=args.overwrite)
-        read = OutputFolder.apart_from(files_read(args), args.output, overwrite=True)
-        read.check(["results.json"])
+        read = files_read(args)
+        check_output(args.output, ["results.json"], overwrite=args.overwrite, inputs=read)
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:

@@ -47,7 +47,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import OutputFolder, check_output, files_read, refuse_folder_of
+from svit_det.cli.output import check_output, files_read, refuse_folder_of
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
@@ -105,9 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
-    check_output(args.output, ["results.json"], overwrite=args.overwrite)
-    read = OutputFolder.apart_from(files_read(args), args.output, overwrite=True)
-    read.check(["results.json"])
+    check_output(args.output, ["results.json"], overwrite=args.overwrite, inputs=files_read(args))
     if args.image_folder is not None:
         refuse_folder_of(args.output, pictures_in(args.image_folder))
     if args.threads:
@@ -149,7 +147,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _device(args: argparse.Namespace) -> list[str]:
-    return ["MODEL.DEVICE", args.device] if args.device else []
+    return [] if args.device is None else ["MODEL.DEVICE", args.device]
 
 
 def check(args: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in batch sizes, device and pixels where the command line leaves them open."""
     args.batch_sizes = args.batch_sizes or ([1] if args.runtime else [1, 4])
     if args.runtime:
-        args.device = args.device or "cpu"
+        args.device = "cpu" if args.device is None else args.device
     if not args.tokens and not args.grids:
         args.height = DEFAULT_SIZE[0] if args.height is None else args.height
         args.width = DEFAULT_SIZE[1] if args.width is None else args.width

@@ -10,10 +10,10 @@ anew. GFLOPs are giga multiply-adds, counted from the record of each image's pas
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from svit_det.benchmark.report import describe_machine
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     refuse_input(args.output, files_read(args))
     options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
-    given = [str(word) for pair in options.items() if pair[1] for word in pair]
+    given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     rows = [_row(each, given) for each in args.checkpoints]
     written = {
         "command": shlex.join(["python", "tools/classification_tables.py", *args.argv]),
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _row(given: str, options: Sequence[str]) -> Row:
     name, _, path = given.rpartition("=")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
     cfg, model = read_trained(path, options)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)

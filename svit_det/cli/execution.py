@@ -7,11 +7,11 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import ModuleType
 from typing import Any
 
-from svit_det.errors import InputError, is_url, refuse_url
+from svit_det.errors import InputError, is_url, printable, refuse_url, says_no_memory
 from svit_det.files import of_the_disk
 from svit_det.interrupts import Terminated, remembering_interrupts
 from svit_det.results import json_text
@@ -22,6 +22,8 @@ MAY_BE_ADDRESSES = ("dist_url", "title", "label")
 """Arguments in which an address is no file: where processes meet, and words for people."""
 WRITTEN = ("output", "export", "file", "cache")
 """Arguments that name places to write to."""
+JSON = ("--json", "--jso", "--js", "--j")
+"""The option, and what argparse takes for it."""
 
 
 def execute(module: str, argv: Sequence[str], *, program: str) -> int:
@@ -32,18 +34,17 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     way, with status 2. With --json stdout gets one JSON document and nothing else: the result, or
     {"error": the sentence}.
     """
-    with _stdout_for("--json" in argv) as write_result:
+    with _stdout_for(any(word in JSON for word in argv)) as write_result:
         try:
             with remembering_interrupts():
                 result = _run(module, argv, program)
-        except InputError as problem:
-            return _refused(str(problem), program, write_result)
-        except OSError as problem:
-            # The place of every result is checked, but not of every file that a library makes.
-            sentence = of_the_disk(problem)
+        except (InputError, OSError, MemoryError, RuntimeError) as problem:
+            sentence = sentence_about(problem)
             if sentence is None:
                 raise
-            return _refused(sentence, program, write_result)
+            print(f"{program}: {sentence}", file=sys.stderr)
+            write_result({"error": sentence})
+            return 1
         except KeyboardInterrupt as stop:
             by_whom, status = "Ctrl-C", INTERRUPTED
             if isinstance(stop, Terminated):
@@ -59,10 +60,20 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
     return 0 if lost is None else 1
 
 
-def _refused(sentence: str, program: str, write_result: Callable[[Any], None]) -> int:
-    print(f"{program}: {sentence}", file=sys.stderr)
-    write_result({"error": sentence})
-    return 1
+def sentence_about(problem: Exception) -> str | None:
+    """The sentence of a refusal, or about a want of memory or disk; None: another problem."""
+    if isinstance(problem, InputError):
+        return str(problem)
+    if isinstance(problem, OSError):
+        # The place of every result is checked, but not of every file that a library makes.
+        return of_the_disk(problem)
+    if says_no_memory(problem):
+        lines = str(problem).strip().splitlines() or ["the system gives no more"]
+        return (
+            "there is not enough memory for what was asked for; choose smaller sizes, numbers or "
+            f"pictures ({printable(lines[0])[:160].rstrip('.')})."
+        )
+    return None
 
 
 def _run(module: str, argv: Sequence[str], program: str) -> Any:
@@ -150,7 +161,8 @@ def _packages_in(argv: Sequence[str]) -> list[str]:
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scanner.add_argument("--import", dest="packages", action="append", default=[])
     try:
-        return list(scanner.parse_known_args(argv)[0].packages)
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            return list(scanner.parse_known_args(argv)[0].packages)
     except SystemExit:  # a name is missing; the command's own parser says so and prints its usage
         return []
 
@@ -163,12 +175,12 @@ def import_packages(names: Sequence[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
                 raise InputError(
                     f"--import {name}: no such package, neither installed nor in {here}."
                 ) from error
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise InputError(
                 f"--import {name}: importing it fails ({type(error).__name__}: {reason})."
             ) from error

@@ -95,8 +95,9 @@ def read_page(path: Path) -> str:
     """The text of the page. Raises InputError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--file {path}: cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise InputError(f"--file {path}: cannot be read ({reason}).") from error
 
 
 def write_rows(path: Path, name: str, rows: Iterable[str]) -> None:

@@ -129,6 +129,8 @@ def config_of(args: argparse.Namespace, model: Trained, options: Sequence[str]) 
 def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path]:
     """Refuse options that cannot work, before a model is built; returns the pictures' paths."""
     models, most = num_models(args), MAX_MODELS if args.figure == "3" else 1
+    if models < 1:
+        raise InputError("Nothing to run: give --weights, or --config-file that names some.")
     if models > most:
         raise InputError(f"--weights: {models} models; figure {args.figure} takes {most}.")
     for name in ("weights", "config_file"):

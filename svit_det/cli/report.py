@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         facts=facts(pictures, len(on_page), args.min_score, unread),
     )
     with write_whole(args.output) as partial:
-        partial.write_text(page, encoding="utf-8")
+        # Names from the command line and of files may hold bytes that are no text.
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     numbers = {
         "arms": [arm.as_json() for arm in arms],
         "unread": [{"name": str(path), "reason": reason} for path, reason in unread.items()],

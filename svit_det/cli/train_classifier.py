@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="train anew in an OUTPUT_DIR that holds a training, which is removed; replace the "
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed; or replace the "
         "file of --export",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
@@ -70,8 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate; the first process returns the results of the evaluation."""
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
-    if args.export:
-        check_export(args, cfg.MODEL.WEIGHTS)
+    check_options(args, cfg)
     try:
         with remembering_interrupts():
             return _run(cfg, args)
@@ -94,14 +93,20 @@ def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
         return result
 
 
-def check_export(args: argparse.Namespace, weights: str) -> None:
-    """Refuse a file of --export that cannot be written or must not be replaced."""
+def check_options(args: argparse.Namespace, cfg: Any) -> None:
+    """Refuse options that do not go together, and a file of --export that must not be replaced."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
+    if args.resume and args.eval_only:
+        raise InputError("--resume goes on with a training: leave it out with --eval-only.")
+    if args.export is None:
+        return
     if not args.eval_only:
         raise InputError("--export goes with --eval-only.")
     check_output_file(
         args.export, suffixes=(".safetensors",), overwrite=args.overwrite, option="--export"
     )
-    refuse_input(args.export, [weights, *files_read(args)], option="--export")
+    refuse_input(args.export, [cfg.MODEL.WEIGHTS, *files_read(args)], option="--export")
 
 
 def _train(

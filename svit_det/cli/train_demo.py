@@ -59,12 +59,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         command += ["--overwrite"] if args.overwrite else []
         command += ["--config-file", f"configs/demo/{name}.yaml", *args.opts]
         command += ["OUTPUT_DIR", in_the_project(folder), "MODEL.WEIGHTS", weights]
-        if args.steps:
+        if args.steps is not None:
             command += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", "()"]
         started = time.monotonic()
         print(f"Training {name}: the log shows what is left under 'eta'.", flush=True)
         if subprocess.run(command, cwd=PROJECT).returncode:
-            raise InputError(f"Training {name} failed; its log is {folder / 'log.txt'}.")
+            log = folder / "log.txt"
+            told = f"its log is {log}" if log.is_file() else "the line above says why"
+            raise InputError(f"Training {name} failed; {told}.")
         minutes = (time.monotonic() - started) / 60
         print(f"Training and evaluating {name} took {minutes:.1f} minutes.", flush=True)
         install = args.install and name in SHIPPED

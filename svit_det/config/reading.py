@@ -22,6 +22,14 @@ from svit_det.config.yaml_file import read_yaml
 from svit_det.errors import InputError
 from svit_det.settings import shown
 
+OTHER_TASKS = {
+    "DATA": "image classifiers, as in configs/imagenet",
+    **dict.fromkeys(
+        ("VERSION", "DATASETS", "DATALOADER", "GLOBAL", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK"),
+        "detectors, as in configs",
+    ),
+}
+"""Nodes and keys that the configs of one task alone have, and that task."""
 LONGEST_VALUE = 20_000
 """Most characters of a value on the command line."""
 
@@ -61,20 +69,22 @@ def refuse_unused(policy: str, named: set[str]) -> None:
             raise unused(key, policy)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that torch does not know, that is not supported, or that is missing."""
+def check_device(name: str, *, key: str = "MODEL.DEVICE") -> None:
+    """Refuse a device that torch does not know, that is not supported, or that is missing.
+
+    `key`: the key or option that names the device. Raises InputError.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"MODEL.DEVICE: no device {shown(name)}; choose cpu or cuda.") from error
+        raise InputError(f"{key}: no device {shown(name)}; choose cpu or cuda.") from error
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise InputError(f"MODEL.DEVICE: {name} is not supported; choose cpu or cuda.")
+        raise InputError(f"{key}: {name} is not supported; choose cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"MODEL.DEVICE is {name}, but there is no usable GPU here; choose cpu.")
+        raise InputError(f"{key} is {name}, but there is no usable GPU here; choose cpu.")
     if device.index and device.index >= torch.cuda.device_count():
         raise InputError(
-            f"MODEL.DEVICE is {name}, but there are {torch.cuda.device_count()} GPUs here, "
-            "counted from 0."
+            f"{key} is {name}, but there are {torch.cuda.device_count()} GPUs here, counted from 0."
         )
 
 
@@ -151,6 +161,11 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     flag = next((option for option in options if str(option).startswith("--")), None)
     if flag:
         raise InputError(f"{flag} is no override: it belongs before the first KEY VALUE.")
+    for word in options[::2]:
+        key, equals, value = str(word).partition("=")
+        if equals and key in known:
+            brief = shown(value)[1:-1]
+            raise InputError(f"On the command line: write {key} {brief}, without the sign =.")
     for key, value in zip(options[::2], options[1::2]):
         if key not in known:
             raise InputError(f"On the command line: {_unknown(str(key), known)}")
@@ -192,6 +207,9 @@ def _unknown(key: str, known: Sequence[str]) -> str:
     brief = shown(key)[1:-1]
     if key.upper() in known:
         return f"no config key '{brief}'; keys are in capitals: '{key.upper()}'."
+    top = key.partition(".")[0]
+    if top in OTHER_TASKS and top not in known:
+        return f"no config key '{brief}' here; configs of {OTHER_TASKS[top]}, have one."
     same_end = [name for name in known if name.endswith(f".{key.upper()}")]
     nearest = difflib.get_close_matches(key[:100].upper(), same_end or known, n=1, cutoff=0.0)[0]
     return f"no config key '{brief}'; the nearest is '{nearest}'."

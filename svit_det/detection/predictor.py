@@ -17,13 +17,10 @@ from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import build_augmentations
 from svit_det.detection.prediction import Prediction
 from svit_det.detection.trained import category_ids_of, class_names_of, read_trained
-from svit_det.errors import InputError, renamed_settings
+from svit_det.errors import InputError, says_no_memory
 from svit_det.images import Picture, pictures_of
 from svit_det.vit import find_token_net, record_passes
 from svit_det.weights.files import read_description
-
-NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""Words in torch's RuntimeErrors about a picture that is too large for the memory."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,10 @@ class Predictor:
         )
         self._augmentation = build_augmentations(self.cfg, False)[0]
         if budget is not None:
-            with renamed_settings(lambda _: "budget"):
+            try:
                 find_token_net(self.model).trunk.policy.set_keep_ratio(budget)
+            except InputError as error:
+                raise InputError(error.message, setting="budget") from error
 
     def __call__(
         self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
@@ -130,7 +129,7 @@ class Predictor:
         try:
             return self._run(read)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not _says_no_memory(error):
+            if not says_no_memory(error):
                 raise
             if len(read) > 1:
                 return [each for one in read for each in self._run_or_note([one], unread)]
@@ -211,7 +210,3 @@ def _read(picture: Picture, unread: list[Unread] | None) -> Iterable[tuple[str, 
             raise
         unread.append(Unread(picture.name, str(error)))
         return []
-
-
-def _says_no_memory(error: RuntimeError) -> bool:
-    return any(words in str(error) for words in NO_MEMORY)

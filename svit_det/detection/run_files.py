@@ -26,10 +26,15 @@ from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
 from svit_det.files import DISK, remove, try_writing, write_whole
 from svit_det.results import finite
-from svit_det.training.run_folder import refuse_held, refuse_parent_in, remove_all_but
+from svit_det.training.run_folder import (
+    refuse_held,
+    refuse_no_files,
+    refuse_parent_in,
+    remove_all_but,
+)
 
-LAST = "last_checkpoint"
-RESULTS = "results.json"
+LAST, FINAL = "last_checkpoint", "model_final.pth"
+RESULTS, CONFIG = "results.json", "config.yaml"
 WEIGHTS = "model_*.pth"
 OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
@@ -43,8 +48,8 @@ def check_folder(
 ) -> None:
     """Refuse a folder that cannot be written to, and one that holds a training already.
 
-    Also refuses to begin from weights that the training would write over. Makes a missing folder.
-    Raises InputError.
+    Also refuses weights to begin from, `begins_from`, that the training would write over; "" stands
+    for none. Makes a missing folder. Raises InputError.
     """
     if not folder:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
@@ -54,11 +59,11 @@ def check_folder(
         try_writing(place)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    refuse_no_files(place, (LAST, FINAL, RESULTS, "metrics.json", "token_usage.json", CONFIG))
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
-    if not (resume or evaluates):
-        refuse_parent_in(folder, begins_from, [WEIGHTS])
+    refuse_parent_in(folder, begins_from, [WEIGHTS])
 
 
 def clear_folder(cfg: CfgNode) -> None:
@@ -202,7 +207,7 @@ def begin_results(cfg: CfgNode) -> None:
     """
     folder = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        with write_whole(folder / "config.yaml") as partial:
+        with write_whole(folder / CONFIG) as partial:
             partial.write_text(cfg.dump())
     if comm.get_local_rank() == 0:  # machines may have folders of their own
         remove(folder / RESULTS)

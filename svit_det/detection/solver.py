@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
@@ -57,6 +59,18 @@ def build_adamw(
         rate_factors=_factors(model),
     )
     return kind(groups, lr=rate)
+
+
+def keep_before_the_end(schedule: LRMultiplier) -> LRMultiplier:
+    """The schedule, asked for shares of the training below 1.
+
+    detectron2 asks for the rate of the step behind the last one, at the share 1. Its
+    WarmupStepWithFixedGammaLR has no rate there, and would end a training without its last
+    checkpoint.
+    """
+    inner: Callable[[float], float] = schedule._multiplier
+    schedule._multiplier = lambda share: inner(min(share, math.nextafter(1.0, 0.0)))
+    return schedule
 
 
 def _factors(model: nn.Module) -> dict[str, float]:

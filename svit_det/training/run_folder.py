@@ -34,6 +34,18 @@ def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -
         )
 
 
+def refuse_no_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which a folder or a device has the name of a training's file.
+
+    Raises InputError.
+    """
+    for name in names:
+        if os.path.exists(folder / name) and not os.path.isfile(folder / name):
+            raise InputError(
+                f"OUTPUT_DIR {folder}: {name} in it is no file; remove it, or name another folder."
+            )
+
+
 def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
     """Remove the files, in their order, less the weights with which the new training begins.
 

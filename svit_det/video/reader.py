@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Film:
         """Open the film. Raises InputError if it is missing, is no film, or has no frame."""
         refuse_url(path)
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such film.")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty.")

@@ -36,6 +36,13 @@ def builds_nothing(monkeypatch):
         (["--grids", "4x4", "--tokens", "4", "4"], "choose one of them"),
         (["--plot", "--batch-sizes", "1"], "--plot draws over tokens"),
         (["--dtype", "float32", "--warmup", "-1"], "--warmup -1"),
+        (["--warmup", f"{10**20}"], "give numbers up to 1,000,000."),
+        (["--height", f"{10**20}"], f"--height {10**20}: give numbers up to 1,000,000."),
+        (["--threads", "2000"], "--threads 2000: give numbers up to 1,024."),
+        (["--tokens", "4", f"{10**9}"], "--tokens 4 1000000000: give numbers up to"),
+        (["--grids", f"{10**9}x4"], "--grids 1000000000x4: give tokens as HxW"),
+        (["--keep-ratios", "0.5", "nan"], "--keep-ratios nan: shares lie in (0, 1]."),
+        (["--device", ""], "MODEL.DEVICE: no device ''"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
