@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from svit_det.cli.commands import COMMANDS
-from svit_det.cli.execution import MAY_BE_ADDRESSES, command_parser, import_command
+from svit_det.cli.execution import command_parser, import_command
 from svit_det.cli.numbers import Number
 from svit_det.cli.output import READ, files_read
 from svit_det.cli.program import available, main
@@ -133,7 +133,7 @@ def test_nothing_is_fetched(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for action in actions_of(name):
         is_word = not (isinstance(action, Number) or action.choices or action.type in (int, float))
-        if not is_word or action.dest in ("packages", *MAY_BE_ADDRESSES):
+        if not is_word or action.dest in ("packages", *WORDS):
             continue
         given = ["MODEL.WEIGHTS", ADDRESS] if action.dest == "opts" else spelled(action, ADDRESS)
         assert main([name, *needed(name, action.dest), *given]) == 1

@@ -6,6 +6,7 @@ import os
 import tempfile
 
 import pytest
+from PIL import Image
 
 from svit_det.cli.output import (
     OutputFolder,
@@ -14,6 +15,7 @@ from svit_det.cli.output import (
     files_read,
     refuse_input,
 )
+from svit_det.cli.program import main
 from svit_det.cli.stems import Stems
 from svit_det.errors import InputError
 
@@ -117,11 +119,7 @@ def test_places_where_nothing_can_be_made(tmp_path):
 # ------------------------------------------------------------------ files that are read
 
 
-def test_every_file_that_an_option_names(tmp_path):
-    args = argparse.Namespace(
-        weights=["a.pth", "b.pth"], config_file="c.yaml", annotations=None, film="f.mp4", other="x"
-    )
-    assert files_read(args) == ["a.pth", "b.pth", "c.yaml", "f.mp4"]
+def test_a_file_that_is_read_is_no_place_for_a_result(tmp_path):
     (tmp_path / "results.json").write_text("mine")
     with pytest.raises(InputError, match=r"results\.json is one of the files that are read"):
         check_output(tmp_path, ["results.json"], overwrite=True, inputs=[tmp_path / "results.json"])
@@ -160,6 +158,57 @@ def test_what_is_written_beside_it_is_no_input_either(tmp_path):
     with pytest.raises(InputError, match=r"a\.html: a\.json, which is written too, is one of the"):
         refuse_input(tmp_path / "a.html", read, also=also)
     refuse_input(tmp_path / "b.html", read, also=[tmp_path / "b.json"])
+
+
+def test_every_file_that_a_command_line_names_is_read(tmp_path):
+    names = ("a.pth", "b.yaml", "c.json", "d.pth", "e.pth", "f.mp4", "out.json")
+    paths = {name: tmp_path / name for name in names}
+    for path in paths.values():
+        path.touch()
+    args = argparse.Namespace(
+        weights=[str(paths["a.pth"]), str(paths["e.pth"])],
+        config_file=str(paths["b.yaml"]),
+        annotations=paths["c.json"],
+        checkpoints=[f"name={paths['d.pth']}", "gone.pth", "n" * 300, "a\0b", ""],
+        film=str(paths["f.mp4"]),
+        pruned=None,
+        output=paths["out.json"],
+        title=str(paths["out.json"]),
+        argv=[str(paths["out.json"])],
+        limit=5,
+    )
+    assert set(files_read(args)) == {str(paths[name]) for name in names if name != "out.json"}
+
+
+# A command and the words with which its output would replace the file {there}, which it reads.
+ONTO_ITS_INPUT = [
+    ("predict", "results.json", "--weights {there} --output {folder} {picture}"),
+    ("predict", "coco.json", "--weights a.pth --config-file {there} --output {folder} {picture}"),
+    ("visualize", "token_usage.json", "--weights {there} --output {folder} {picture}"),
+    ("figures", "a.png", "--figure 4 --weights {there} --output {there} {picture}"),
+    ("export", "detector.onnx", "--weights {there} --formats onnx --output {folder}"),
+    ("convert", "a.pth", "--from deit --weights {there} --config-file none --output {there}"),
+    ("classification-tables", "a.json", "name={there} --output {there}"),
+    ("benchmark", "results.json", "--config-file {there} --output {folder}"),
+    ("benchmark-classifier", "results.json", "--weights {there} --output {folder}"),
+    (
+        *("attention-figure", "attention_figure.json"),
+        "--dense {there} --pruned a.pth --output {folder} {picture}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "words"), ONTO_ITS_INPUT, ids=lambda each: each[:60])
+def test_no_command_replaces_what_it_reads(name, file, words, tmp_path, capsys):
+    folder, picture = tmp_path / "results", tmp_path / "p.png"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(picture)
+    there = folder / file
+    there.write_text("hours")
+    given = [word.format(folder=folder, there=there, picture=picture) for word in words.split()]
+    assert main([name, "--overwrite", *given]) == 1
+    assert "one of the files that are read" in capsys.readouterr().err
+    assert there.read_text() == "hours"
 
 
 def test_names_that_no_file_can_have_are_not_there(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def was_cleaned(output: str, name: str) -> bool:
 
     A file of that name without the list beside it is another file, such as the set's own json.
     """
-    return cleaned_file(output, name).is_file() and list_file(output, name).is_file()
+    places = (cleaned_file(output, name), list_file(output, name))
+    return all(map(os.path.isfile, places))  # a name that no file can have is none
 
 
 def remove_cleaned(output: str, name: str) -> None:
@@ -53,7 +55,7 @@ def write_cleaned(examined: Examined, output: str, name: str) -> Path:
     and for another file in the place of the new json.
     """
     to = cleaned_file(output, name)
-    if to.exists() and not was_cleaned(output, name):
+    if os.path.exists(to) and not was_cleaned(output, name):
         raise InputError(
             f"OUTPUT_DIR {output}: {to} would be replaced, which no run has written; name another "
             "OUTPUT_DIR."

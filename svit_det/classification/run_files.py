@@ -10,6 +10,7 @@ from svit_det.files import try_writing, write_whole
 from svit_det.training.run_folder import (
     refuse_held,
     refuse_no_files,
+    refuse_no_text,
     refuse_parent_in,
     remove_all_but,
 )
@@ -28,6 +29,7 @@ def check_folder(cfg: Any, *, begins: bool, overwrite: bool = False) -> None:
     """
     if not cfg.OUTPUT_DIR:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
+    refuse_no_text(cfg.OUTPUT_DIR)
     folder = Path(cfg.OUTPUT_DIR)
     try:
         try_writing(folder)

@@ -60,7 +60,7 @@ from svit_det.benchmark.report import (
 )
 from svit_det.benchmark.runtimes import runtimes_table
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
-from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_elsewhere import config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
 from svit_det.cli.benchmark_measures import (
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""
     check(with_defaults(args))
     if not args.memory_of:
-        read = files_read(args)
-        check_output(args.output, ["results.json"], overwrite=args.overwrite, inputs=read)
+        names = ["results.json", *charts_in(args.output, wanted=args.plot)]
+        check_output(args.output, names, overwrite=args.overwrite, inputs=files_read(args))
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:

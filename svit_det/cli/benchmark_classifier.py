@@ -34,7 +34,7 @@ from svit_det.benchmark.unequal import WAYS, Run, run_in
 from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
 from svit_det.classification.weights import load_weights
-from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_inputs import cover
 from svit_det.cli.benchmark_options import DTYPES
 from svit_det.cli.execution import problem_of
@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
-    check_output(args.output, ["results.json"], overwrite=args.overwrite, inputs=files_read(args))
+    names = ["results.json", *charts_in(args.output, wanted=args.plot)]
+    check_output(args.output, names, overwrite=args.overwrite, inputs=files_read(args))
     if args.image_folder is not None:
         refuse_folder_of(args.output, pictures_in(args.image_folder))
     if args.threads:

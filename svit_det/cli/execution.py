@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import ModuleType
 from typing import Any
 
+from svit_det.cli.output import WORDS, WRITTEN
 from svit_det.errors import InputError, is_url, printable, refuse_url, says_no_memory
 from svit_det.files import of_the_disk
 from svit_det.interrupts import Terminated, remembering_interrupts
@@ -18,10 +19,6 @@ from svit_det.results import json_text
 from svit_det.startup import INTERRUPTED, TERMINATED
 from svit_det.streams import failure_of
 
-MAY_BE_ADDRESSES = ("dist_url", "title", "label")
-"""Arguments in which an address is no file: where processes meet, and words for people."""
-WRITTEN = ("output", "export", "file", "cache")
-"""Arguments that name places to write to."""
 JSON = ("--json", "--jso", "--js", "--j")
 """The option, and what argparse takes for it."""
 
@@ -148,7 +145,7 @@ def refuse_addresses(parser: argparse.ArgumentParser, args: argparse.Namespace) 
     for action in parser._actions:
         given = getattr(args, action.dest, None)
         option = action.option_strings[-1] if action.option_strings else ""
-        if action.dest in MAY_BE_ADDRESSES:
+        if action.dest in WORDS:
             continue
         words = given if isinstance(given, list) else [given]
         for word in words:

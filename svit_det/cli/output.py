@@ -13,12 +13,11 @@ from svit_det.errors import InputError
 from svit_det.files import is_there, try_writing
 from svit_det.shipped import find_config, find_weights
 
-READ = (
-    *("weights", "config_file", "annotations", "film", "dense", "pruned", "checkpoints"),
-    *("compare", "opts", "words", "input"),
-)
-"""The options, as the code calls them, whose words may name files to read. The pictures in a folder
-are for the command to add."""
+WRITTEN = ("output", "export", "file", "cache")
+"""Arguments, as the code calls them, that name places to write to."""
+WORDS = ("dist_url", "title", "label")
+"""Arguments that name no files: where processes meet, and words for people."""
+NOT_READ = (*WRITTEN, *WORDS, "argv")
 Place = tuple[int, int]
 """The device and the number of a file's content on it."""
 
@@ -128,17 +127,21 @@ def refuse_folder_of(output: str | Path, pictures: Iterable[Path]) -> None:
 
 
 def files_read(args: argparse.Namespace) -> list[str]:
-    """What the options of `READ` name, files and other words; names of what ships become paths."""
+    """The files that the command line names, as PATH or KEY=PATH; names of what ships become paths.
+
+    A command reads them all: its weights, configs, annotations and pictures. The pictures in a
+    folder are for the command to add.
+    """
     found = []
-    for name in READ:
-        given = getattr(args, name, None)
-        for each in given if isinstance(given, list) else [given]:
-            # "" stands for no weights. NAME=FILE gives a file a name.
-            path = str(each or "").rpartition("=")[2] if name == "checkpoints" else str(each or "")
-            with suppress(InputError):  # the code that reads the file says what is wrong with it
-                find = {"weights": find_weights, "config_file": find_config}.get(name, str)
-                found.append(find(path))
-    return [path for path in found if path]
+    for name, given in vars(args).items():
+        if name in NOT_READ:
+            continue
+        find = {"weights": find_weights, "config_file": find_config}.get(name, str)
+        for word in map(str, given if isinstance(given, list) else [given]):
+            for path in dict.fromkeys((word, word.rpartition("=")[2])):
+                with suppress(InputError):  # the code that reads the file says what is wrong
+                    found.append(find(path))
+    return [path for path in found if os.path.isfile(path)]
 
 
 def places_of(paths: Iterable[str | Path]) -> frozenset[Place]:

@@ -29,6 +29,7 @@ from svit_det.detection.run_files import (
     RESULTS,
     begin_results,
     check_folder,
+    check_sets,
     clear_folder,
     start_run,
 )
@@ -107,9 +108,10 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     begins_from = ""
     if not has_checkpoint:
         check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
-        begins_from = "" if args.eval_only else find_weights(cfg.MODEL.WEIGHTS)
+        begins_from = find_weights(cfg.MODEL.WEIGHTS)
     if not args.eval_only:
         say_epochs(cfg)
+    check_sets(cfg)
     check_folder(
         cfg.OUTPUT_DIR,
         resume=args.resume,

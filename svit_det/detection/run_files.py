@@ -29,6 +29,7 @@ from svit_det.results import finite
 from svit_det.training.run_folder import (
     refuse_held,
     refuse_no_files,
+    refuse_no_text,
     refuse_parent_in,
     remove_all_but,
 )
@@ -39,6 +40,7 @@ WEIGHTS = "model_*.pth"
 OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
+PREDICTIONS = "coco_instances_results.json"
 WINDOW = 20
 """Number of steps of detectron2's running median."""
 
@@ -53,6 +55,7 @@ def check_folder(
     """
     if not folder:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
+    refuse_no_text(folder)
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -63,7 +66,20 @@ def check_folder(
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
-    refuse_parent_in(folder, begins_from, [WEIGHTS])
+    if not evaluates:
+        refuse_parent_in(folder, begins_from, [WEIGHTS])
+
+
+def check_sets(cfg: CfgNode) -> None:
+    """Refuse a set whose json would be replaced or removed by a file of the run."""
+    written = [Path(cfg.OUTPUT_DIR) / name for name in (*OF_A_RUN[:-1], PREDICTIONS)]
+    for name, json_file, _ in cfg.DATASETS.COCO_FORMAT:
+        for path in written:
+            if os.path.exists(path) and os.path.exists(json_file) and path.samefile(json_file):
+                raise InputError(
+                    f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {path.name} is the json of the set {name}, and "
+                    "no run replaces it; name another folder."
+                )
 
 
 def clear_folder(cfg: CfgNode) -> None:

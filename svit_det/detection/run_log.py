@@ -28,10 +28,7 @@ def log_into(
     handler.setFormatter(logging.Formatter(LINE, datefmt=TIME))
     for name in names:
         logger = setup_logger(distributed_rank=rank, name=name, configure_stdout=on_stdout)
-        for other in logger.handlers[:]:
-            if (
-                isinstance(other, logging.FileHandler)
-                and other.baseFilename == handler.baseFilename
-            ):
-                logger.removeHandler(other)  # of an earlier run of this process
+        for each in logger.handlers[:]:
+            if getattr(each, "baseFilename", None) == handler.baseFilename:
+                logger.removeHandler(each)  # of an earlier run of this process
         logger.addHandler(handler)

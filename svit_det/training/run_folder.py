@@ -10,6 +10,19 @@ from svit_det.errors import InputError
 from svit_det.files import remove
 
 
+def refuse_no_text(folder: str | Path) -> None:
+    """Refuse an OUTPUT_DIR whose name is no text, as a name from another system may be.
+
+    Tensorboard could not write its file there. Raises InputError.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"OUTPUT_DIR {folder}: its name is no text in UTF-8; name another folder."
+        ) from error
+
+
 def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
     """Refuse to begin in a folder that holds these files of a training. Raises InputError."""
     if held:
