@@ -62,7 +62,8 @@ def test_report(interrupted, weights, pictures, tmp_path):
 @pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "kill -INT"])
 def test_compare(interrupted, tiny_model, tiny_yaml, tmp_path, everyone):
     """Its trainings are processes of their own, and end with it."""
-    torch.save({"model": tiny_model().state_dict()}, tmp_path / "dense.pth")
+    dense = tiny_model("MODEL.TOKEN_POLICY.NAME", "Dense")
+    torch.save({"model": dense.state_dict()}, tmp_path / "dense.pth")
     output = tmp_path / "out"
 
     def begun(said):
