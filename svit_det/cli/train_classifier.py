@@ -33,6 +33,10 @@ from svit_det.cli.options import add_config_file, add_overrides
 from svit_det.errors import InputError
 from svit_det.results import write_json
 from svit_det.shipped import find_config
+from svit_det.training.interrupts import let_go, remembering_interrupts
+
+GO_ON = "--resume goes on from the last checkpoint"
+"""What is said after Ctrl-C."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,6 +70,15 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         raise InputError("--export goes with --eval-only and names a .safetensors file.")
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
+    try:
+        with remembering_interrupts():
+            return _run(cfg, args)
+    except KeyboardInterrupt as stop:
+        let_go(stop)
+        raise KeyboardInterrupt(*([] if args.eval_only else [GO_ON])) from stop
+
+
+def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
     with joined(cfg.MODEL.DEVICE) as (where, device):
         check_folder(cfg, begins=not (args.eval_only or args.resume or args.overwrite))
         log = RunLog(where)

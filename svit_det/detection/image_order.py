@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
 from svit_det.errors import InputError
+from svit_det.training.interrupts import ignore_interrupts
 from svit_det.training.randomness import drawn_at, seed_of
 
 logger = logging.getLogger(__name__)
@@ -145,11 +145,6 @@ class _Plan:
 
 def _as_it_is(batch: list[dict]) -> list[dict]:
     return batch
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _records(cfg: CfgNode) -> list[dict]:

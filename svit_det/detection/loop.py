@@ -11,8 +11,8 @@ from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase, hooks
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from svit_det.detection.interrupts import stop_if_asked
 from svit_det.training.finite import check_losses
+from svit_det.training.interrupts import stop_if_asked
 
 
 def run_steps(trainer: TrainerBase, start: int, stop: int) -> None:

@@ -17,8 +17,8 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from svit_det.detection.interrupts import let_go, remembering_interrupts
 from svit_det.errors import InputError
+from svit_det.training.interrupts import let_go, remembering_interrupts
 
 PATIENCE = 4
 """Seconds that processes get for each way of ending them."""

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
-from svit_det.detection.image_order import TrainImages, ignore_interrupts
+from svit_det.detection.image_order import TrainImages
 from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
 from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
 from svit_det.detection.run_state import CatchUp, RunState, check_resume
@@ -36,6 +36,7 @@ from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import not_finite, some_of
 from svit_det.training.freezing import Freezing
 from svit_det.training.groups import name_of, named_from
+from svit_det.training.interrupts import ignore_interrupts
 from svit_det.vit import TokenNet, find_token_net
 from svit_det.weights.files import read_checkpoint
 

@@ -84,6 +84,14 @@ def stop_if_asked() -> None:
         raise KeyboardInterrupt
 
 
+def ignore_interrupts(worker: int) -> None:
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process ends this one.
+
+    For the processes of a loader of images (`worker_init_fn`).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def remembering_interrupts() -> Iterator[None]:
     """Inside the with-block Ctrl-C is remembered, unless another handler is set."""
