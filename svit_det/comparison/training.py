@@ -54,7 +54,8 @@ def train_all(
 
 def _end(futures: Sequence[Future], processes: set[subprocess.Popen]) -> None:
     """End the trainings that run. A terminal's Ctrl-C has reached them, but another one has not."""
-    while wait(futures, timeout=PATIENCE).not_done:
+    begun = [future for future in futures if not future.cancelled()]  # no cancelled one gets done
+    while wait(begun, timeout=PATIENCE).not_done:
         for process in list(processes):
             process.terminate()
 
