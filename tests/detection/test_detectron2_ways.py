@@ -162,10 +162,16 @@ def test_the_lazy_config_is_the_yamls_model():
 # ------------------------------------------------------------------ torch.jit.trace
 
 
+RETINANET = (
+    *("MODEL.META_ARCHITECTURE", "TokenRetinaNet"),
+    *("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3', 'p4']"),
+)
+
+
 @pytest.mark.parametrize(
     "options",
-    [(), ("MODEL.META_ARCHITECTURE", "TokenRetinaNet"), ("MODEL.TOKEN_POLICY.NAME", "EViT")],
-    ids=str,
+    [(), ("MODEL.TOKEN_POLICY.NAME", "EViT"), RETINANET],
+    ids=["SViT", "EViT", "RetinaNet"],
 )
 @pytest.mark.parametrize("flattened", [False, True], ids=["the model", "detectron2's adapter"])
 def test_a_whole_detector_is_not_traced(tiny_model, training_input, options, flattened):
