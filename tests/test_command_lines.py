@@ -117,7 +117,10 @@ def test_the_sentence(words, said, capsys):
     [
         ("compare --policies Dense Random --baseline dens", "--baseline dens: no arm; choose"),
         ("compare --policies Dense Random --controls rand", "--controls rand: needs two arms"),
-        ("compare-classifiers --policies a.yaml --baseline dense", "--baseline dense: no arm; ch"),
+        (
+            "compare-classifiers --policies digits/compare/ats --baseline dense",
+            "--baseline dense: no arm; choose among ats.",
+        ),
     ],
 )
 def test_arms_that_are_none(words, said, capsys, tmp_path):

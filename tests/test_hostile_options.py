@@ -42,7 +42,7 @@ REFUSED = [
     (
         "classification-tables",
         "{digits} --batch-size 0 --output {folder}/a.json",
-        "TEST.BATCH_SIZE",
+        "--batch-size 0 must lie in [1, 100000].",
     ),
     ("classification-tables", "{digits} --device= --output {folder}/a.json", "MODEL.DEVICE: no "),
     ("device-checks", "--toy --device tpu", "--device: no device 'tpu'; choose cpu or cuda."),

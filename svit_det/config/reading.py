@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from textwrap import shorten
 from typing import Any
 
@@ -30,6 +31,17 @@ OTHER_TASKS = {
     ),
 }
 """Nodes and keys that the configs of one task alone have, and that task."""
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,15})")
+"""A whole number as text. With more digits it cannot be meant."""
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "list": "a list",
+    "tuple": "a list",
+    "str": "text; one that looks like a number needs two pairs of quotes, as in \"'2024'\"",
+}
+"""What to give for a default of this type."""
 LONGEST_VALUE = 20_000
 """Most characters of a value on the command line."""
 
@@ -114,10 +126,11 @@ def merge_values(cfg: CfgNode, loaded: Mapping[str, Any], *, source: str) -> Non
     """Put nested plain values over the config. Raises InputError that begins with `source`."""
     known = list(keys_of(cfg))
     _check_keys(cfg, loaded, known, source)
+    loaded = _with_points(cfg, loaded)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # for words that begin like a number
-            cfg.merge_from_other_cfg(type(cfg)(dict(loaded)))
+            cfg.merge_from_other_cfg(type(cfg)(loaded))
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"{source}: {_explain(error, known)}") from error
     except (RecursionError, MemoryError) as error:
@@ -141,6 +154,35 @@ def _check_keys(
         elif any(isinstance(leaf, int) and leaf.bit_length() > 1024 for leaf in _leaves(value)):
             # Python refuses to print such a number, so that no later message could show it.
             raise InputError(f"{source}: {full}: a number of hundreds of digits cannot be meant.")
+
+
+def _with_points(node: CfgNode, loaded: Mapping[str, Any]) -> dict[str, Any]:
+    """`loaded` with a point in every whole number that stands for a number of any kind.
+
+    yacs refuses 100 where the default is 4.0.
+    """
+    return {
+        name: _with_points(node[name], value)
+        if isinstance(value, dict)
+        else _with_point(node[name], value)
+        for name, value in loaded.items()
+    }
+
+
+def _with_points_in_pairs(cfg: CfgNode, options: Sequence[str]) -> list[str]:
+    words = list(options)
+    for at, key in enumerate(words[::2]):
+        *nodes, last = key.split(".")
+        words[2 * at + 1] = _with_point(reduce(getattr, nodes, cfg)[last], words[2 * at + 1])
+    return words
+
+
+def _with_point(default: Any, value: Any) -> Any:
+    if not isinstance(default, float):
+        return value
+    if isinstance(value, str) and WHOLE.fullmatch(value):
+        return f"{value}.0"
+    return float(value) if type(value) is int and value.bit_length() < 1000 else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -181,7 +223,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
-            cfg.merge_from_list(list(options))
+            cfg.merge_from_list(_with_points_in_pairs(cfg, options))
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise InputError(f"On the command line: {_explain(error, known)}") from error
     except (RecursionError, MemoryError) as error:
@@ -194,17 +236,23 @@ def _explain(error: Exception, known: Sequence[str]) -> str:
     unknown = re.search(r"Non-existent config key: (.+)", message)
     if unknown:
         return _unknown(unknown.group(1), known)
-    mismatch = re.search(r"with values \((.*) vs\. (.*)\) for config key: (.+)", message, re.S)
+    mismatch = re.search(
+        r"\(<class '(\w+)'> vs.* with values \((.*) vs\. (.*)\) for config key: (.+)", message, re.S
+    )
     if mismatch:
-        default, given, key = (shorten(part[:200], 80) for part in mismatch.groups())
-        return f"{key}: '{given}' is not of the type of the value it replaces, {default}."
+        kind, default, given, key = (shorten(part[:200], 80) for part in mismatch.groups())
+        wanted = f"; give {KINDS[kind]}" if kind in KINDS else ""
+        return f"{key}: '{given}' is not of the type of the value it replaces, {default}{wanted}."
     return shorten(message[:400], 300)
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
     if key in known:  # a dotted name in yaml is one word, not a path of nodes
         return f"'{key}' must be written as a key inside nodes: '{key.split('.')[0]}:' and so on."
-    brief = shown(key)[1:-1]
+    # Letters of other alphabets may look alike, and so would the two names of the sentence.
+    brief = shown(key)[1:-1] if key.isascii() else ascii(key[:60])[1:-1]
+    if key.upper().rpartition(".")[2] == "_BASE_":
+        return f"no config key '{brief}': bases are named by _BASE_, at the top of a file."
     if key.upper() in known:
         return f"no config key '{brief}'; keys are in capitals: '{key.upper()}'."
     top = key.partition(".")[0]

@@ -131,7 +131,7 @@ def _parse(text: str, path: str) -> dict[str, Any]:
             raise InputError(f"{path}: is empty; a config holds keys with values.")
         if not isinstance(node, yaml.MappingNode):
             raise InputError(f"{path}: a config holds keys with values, unlike this file.")
-        _Measure(path).check(node)
+        _Measure(path, loader).check(node)
         return loader.construct_document(node)
     except InputError:
         raise
@@ -177,12 +177,21 @@ class _ShallowLoader(yaml.SafeLoader):
         return node
 
 
+# Yaml 1.1 takes 1e9 for a text, because it has no point. yacs reads such a text as a number, but
+# not inside of a list.
+_ShallowLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
 class _Measure:
     """Refuses, before any value is built, everything that a plain config does not have."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, loader: _ShallowLoader) -> None:
         self.path = path
-        self.resolver = yaml.resolver.Resolver()
+        self.loader = loader
         self.known: dict[int, tuple[int, int]] = {}
         self.open: set[int] = set()
 
@@ -244,7 +253,7 @@ class _Measure:
         Such a number is 10:40, which is 640, or 0640, which is 416.
         """
         text = node.value
-        meant = self.resolver.resolve(yaml.ScalarNode, text, (True, False))
+        meant = self.loader.resolve(yaml.ScalarNode, text, (True, False))
         if meant != node.tag and not (kind == "float" and meant.endswith(":int")):
             raise self._refusal(key, node, f"{shown(text)} is not {NUMBERS[kind]}, as its tag says")
         if kind in ("int", "float") and (":" in text or OCTAL.fullmatch(text)):

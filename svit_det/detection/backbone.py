@@ -17,6 +17,7 @@ from svit_det.detection.stock_trainer import refuse_stock_trainer
 from svit_det.detection.untrained import RefusesUntrained
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
+from svit_det.settings import shown
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
 from svit_det.vit.net import is_recorded
 
@@ -171,11 +172,22 @@ def check_levels(model: CfgNode, levels: list[str]) -> None:
     """Refuse heads that ask for missing levels; the levels' names depend on the patch size."""
     keys = head_keys(model)
     for key in keys:
+        wanted = list(model[key].IN_FEATURES)
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise InputError(
+                f"MODEL.{key}.IN_FEATURES: {shown(wanted)} must name levels, each of them once; "
+                f"they are {', '.join(levels)}."
+            )
         missing = [name for name in model[key].IN_FEATURES if name not in levels]
         if missing:
             raise InputError(
                 f"MODEL.{key}.IN_FEATURES: the pyramid has no {', '.join(map(str, missing))}; its "
                 f"levels are {', '.join(levels)}."
+            )
+        if key == "ROI_HEADS" and wanted not in _runs(levels):
+            raise InputError(
+                f"MODEL.{key}.IN_FEATURES: {shown(wanted)} must be a run of {', '.join(levels)}, "
+                "in that order."
             )
     for key in ("SIZES", "ASPECT_RATIOS"):
         given, wanted = len(model.ANCHOR_GENERATOR[key]), len(model[keys[0]].IN_FEATURES)
@@ -184,6 +196,12 @@ def check_levels(model: CfgNode, levels: list[str]) -> None:
                 f"MODEL.ANCHOR_GENERATOR.{key}: {given} lists for the {wanted} levels of "
                 f"MODEL.{keys[0]}.IN_FEATURES; give one for each, or one for all."
             )
+
+
+def _runs(levels: list[str]) -> list[list[str]]:
+    """Every run of levels that follow each other."""
+    ends = range(1, len(levels) + 1)
+    return [levels[start:end] for end in ends for start in range(end)]
 
 
 class LastLevelMaxPoolOn(LastLevelMaxPool):

@@ -75,7 +75,7 @@ def check_sets(cfg: CfgNode) -> None:
     written = [Path(cfg.OUTPUT_DIR) / name for name in (*OF_A_RUN[:-1], PREDICTIONS)]
     for name, json_file, _ in cfg.DATASETS.COCO_FORMAT:
         for path in written:
-            if os.path.exists(path) and os.path.exists(json_file) and path.samefile(json_file):
+            if all(map(os.path.exists, (path, json_file))) and path.samefile(json_file):
                 raise InputError(
                     f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {path.name} is the json of the set {name}, and "
                     "no run replaces it; name another folder."

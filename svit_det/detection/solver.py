@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver import LRMultiplier
+from detectron2.solver import LRMultiplier, build_lr_scheduler
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
@@ -18,6 +17,8 @@ from svit_det.training.groups import named_from, parameter_groups
 from svit_det.vit import TokenNet
 
 NO_WEIGHT_DECAY: tuple[str, ...] = SolverKeys.defaults()["no_weight_decay"]
+BEFORE_THE_END = 1e-5
+"""Share of a training; detectron2 rounds shares of a training to 1e-6."""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -61,15 +62,17 @@ def build_adamw(
     return kind(groups, lr=rate)
 
 
-def keep_before_the_end(schedule: LRMultiplier) -> LRMultiplier:
-    """The schedule, asked for shares of the training below 1.
+def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """detectron2's schedule that `SOLVER.LR_SCHEDULER_NAME` names.
 
-    detectron2 asks for the rate of the step behind the last one, at the share 1. Its
-    WarmupStepWithFixedGammaLR has no rate there, and would end a training without its last
-    checkpoint.
+    When a training ends, detectron2 asks for the rate of the step behind the last one. Its
+    WarmupStepWithFixedGammaLR has no rate there, and would end the training without its last
+    checkpoint; here the schedule goes on with its last rate.
     """
-    inner: Callable[[float], float] = schedule._multiplier
-    schedule._multiplier = lambda share: inner(min(share, math.nextafter(1.0, 0.0)))
+    schedule = build_lr_scheduler(cfg, optimizer)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
+        inner: Callable[[float], float] = schedule._multiplier
+        schedule._multiplier = lambda share: inner(min(share, 1 - BEFORE_THE_END))
     return schedule
 
 

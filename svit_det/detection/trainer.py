@@ -28,7 +28,7 @@ from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
 from svit_det.detection.resume import check_resume
 from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
 from svit_det.detection.run_state import CatchUp, RunState
-from svit_det.detection.solver import build_optimizer, keep_before_the_end
+from svit_det.detection.solver import build_optimizer, build_schedule
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
@@ -139,8 +139,8 @@ class TokenTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """detectron2's schedule, which also survives the step behind the last one."""
-        return keep_before_the_end(super().build_lr_scheduler(cfg, optimizer))
+        """The recipe's schedule."""
+        return build_schedule(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

@@ -83,6 +83,14 @@ def said_about(path, content):
         ("SEED: {}\n", "SEED holds a value, not keys"),
         ("KEY" * 300 + ": 3\n", "the nearest is"),
         ("DEPTH: 3\n", "the nearest is 'MODEL.VIT.DEPTH'"),
+        ("S\u0415ED: 3\n", "no config key 'S\\u0415ED'; the nearest is 'SEED'"),
+        ("_base_: x.yaml\n", "bases are named by _BASE_, at the top of a file"),
+        ("MODEL: {_BASE_: x.yaml}\n", "bases are named by _BASE_, at the top of a file"),
+        ("DATA: {ROOT: x}\n", "no config key 'DATA' here; configs of image classifiers"),
+        ("DATASETS: {TEST: a}\n", "not of the type of the value it replaces, (); give a list"),
+        ("OUTPUT_DIR: '2024'\n", "needs two pairs of quotes, as in \"'2024'\""),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[1e9]]}}\n", "SIZES: 1000000000.0 must lie in"),
+        ("SOLVER: {NO_WEIGHT_DECAY: ['']}\n", "a list of words holds an empty one; remove it"),
         ("MODEL:\n  TOKEN_POLICY:\n    LAYERS: [3.0, 6.0]\n", "LAYERS"),
     ],
     ids=lambda each: repr(each)[:30],
@@ -164,6 +172,15 @@ def test_bases_that_double_from_file_to_file(tmp_path):
     with pytest.raises(InputError, match=r"0\.yaml: its _BASE_ leads to more than 100 files"):
         read_yaml(str(tmp_path / "0.yaml"))
     assert read_yaml(str(tmp_path / "22.yaml")) == {"SEED": 1}
+
+
+def test_a_whole_number_may_stand_for_any(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("OUTPUT_DIR: \"'2024'\"\nMODEL: {VIT: {MLP_RATIO: 100}, DEVICE: cpu}\n")
+    cfg = load_config(str(path), ["SOLVER.GAMMA", "2", "SOLVER.WEIGHT_DECAY", "0", "SEED", "7"])
+    got = cfg.MODEL.VIT.MLP_RATIO, cfg.SOLVER.GAMMA, cfg.SOLVER.WEIGHT_DECAY
+    assert got == (100.0, 2.0, 0.0) and {type(each) for each in got} == {float}
+    assert (cfg.SEED, cfg.OUTPUT_DIR) == (7, "2024")
 
 
 def test_numbers_that_read_as_written(tmp_path):

@@ -29,6 +29,22 @@ def test_refused_when_the_config_is_read(key, value, said, tiny_config):
     assert str(refusal.value).startswith(begin) and said in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("RPN.IN_FEATURES", "[]", "must name levels, each of them once"),
+        ("RPN.IN_FEATURES", "['p2', 'p2', 'p3']", "must name levels, each of them once"),
+        ("ROI_HEADS.IN_FEATURES", "[]", "must name levels, each of them once"),
+        ("ROI_HEADS.IN_FEATURES", "['p4', 'p3', 'p2']", "must be a run of p2, p3, p4"),
+        ("ROI_HEADS.IN_FEATURES", "['p2', 'p4']", "must be a run of p2, p3, p4"),
+    ],
+)
+def test_levels_of_heads(key, value, said, tiny_model):
+    with pytest.raises(InputError) as refusal:
+        tiny_model(f"MODEL.{key}", value)
+    assert str(refusal.value).startswith(f"MODEL.{key}: ") and said in str(refusal.value)
+
+
 def test_other_detectors_may_have_them(tiny_config):
     """A ResNet under detectron2's own meta-architecture is nobody's business here."""
     options = ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.KEYPOINT_ON", "True")
