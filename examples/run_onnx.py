@@ -77,6 +77,10 @@ def pasted(logits, box, *size):
 def main(model, picture, result, least=0.5):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["svit_det"])
+    plan, sets = about["keep_schedule"] or {}, ", ".join(about["train_sets"]) or "not said"
+    pairs = zip(plan.get("layers", ()), plan.get("shares", ()))
+    kept = ", ".join(f"{share:.0%} in block {layer}" for layer, share in pairs) or "none"
+    print(f"svit_det {about['version']}, trained on: {sets}; kept by schedule: {kept}")
     bgr = decoded(picture)
     size, drawn = bgr.shape[:2], bgr.copy()
     given, inside = prepared(bgr[..., ::-1], about["input"])

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
+
+NO_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory", "Unable to allocate"),
+    *("size calculation overflowed", "integer multiplication overflow"),
+)
+"""Words of torch and NumPy about more memory than there is, and about sizes that no memory has."""
 
 
 class InputError(ValueError):
@@ -38,12 +46,23 @@ def printable(text: object) -> str:
     )
 
 
+def is_url(given: object) -> bool:
+    """Whether text or a path is an address; a path has lost the second slash of `https://`."""
+    one_slash = isinstance(given, PurePath) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(given))
+    return "://" in str(given) or bool(one_slash)
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """Whether the error is about memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
 def refuse_url(given: object, *, name: str = "") -> None:
     """Raise InputError for an address, detectron2's own included: nothing is fetched.
 
     `name`: the option or key that the address was given for, if there is one.
     """
-    if "://" in str(given):
+    if is_url(given):
         what = f"{name} {given}" if name else str(given)
         raise InputError(f"{what}: a file is wanted, not a URL; download it first.")
 

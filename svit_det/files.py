@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tempfile
@@ -9,23 +10,107 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from svit_det.errors import InputError
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that is full or mounted for reading."""
+TRIED = 4096
+"""Bytes that are written to try a folder: a full disk may have room for a name alone."""
 
 
 def try_writing(folder: Path) -> None:
     """Try whether files can be made in the folder, or in the nearest folder above that is there.
 
     A nameless file is written, because rights are not enough: a disk may be full or mounted for
-    reading. Raises OSError, with the folder that was tried as its `filename`.
+    reading. Raises OSError, with the folder that was tried as its `filename`; so does a name that
+    no folder can have, and a link that leads nowhere.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    nearest = next(place for place in (folder, *folder.absolute().parents) if _may_hold(place))
     try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(bytes(TRIED))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         error.filename = str(nearest)
         raise
+
+
+def is_there(place: Path) -> bool:
+    """Whether something is at this path; raises OSError for a name that nothing can have."""
+    try:
+        os.stat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(place)) from error
+    return True
+
+
+def _may_hold(place: Path) -> bool:
+    """As `is_there`; also raises OSError for a link that leads nowhere, which is no folder."""
+    found = is_there(place)
+    if not found and place.is_symlink():
+        raise OSError(errno.ENOENT, "a link that leads nowhere", str(place))
+    return found
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make the folder, and the missing ones above it; a link leads to its target.
+
+    Returns the folder as it was named. Raises InputError where it cannot be made.
+    """
+    with naming(folder):
+        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, if it is there. Raises InputError where it stays."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be removed ({error.strerror}).") from error
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for temporary files, which is removed at the end of the with-block.
+
+    Raises InputError where there is no place for it, or no room in it.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="svit_det_")
+    except OSError as error:
+        raise InputError(
+            f"there is no folder for temporary files ({error.strerror}); name one in the "
+            "environment variable TMPDIR."
+        ) from error
+    with made as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if of_the_disk(error) is None:
+                raise
+            raise InputError(
+                f"{Path(folder).parent}: temporary files cannot be written ({error.strerror}); "
+                "name another folder in the environment variable TMPDIR."
+            ) from error
+
+
+def open_log(path: str | Path) -> TextIO:
+    """An empty file for lines of text, in place of an older one. Raises InputError."""
+    with naming(path):
+        return open(path, "w", encoding="utf-8")
+
+
+def of_the_disk(error: OSError) -> str | None:
+    """The sentence for an error of a full disk or of one mounted for reading; None for others."""
+    if error.errno not in DISK:
+        return None
+    return f"{error.filename or 'a file'}: cannot be written ({error.strerror})."
 
 
 @contextmanager
@@ -51,12 +136,12 @@ def write_all_whole(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
     try:
         modes = []
         for file in files:
-            with _naming(file.path):
+            with naming(file.path):
                 modes.append(file.begin())
-        with _naming(", ".join(map(str, paths))):
+        with naming(", ".join(map(str, paths))):
             yield [file.partial for file in files]
         for file, mode in zip(files, modes, strict=True):
-            with _naming(file.path):
+            with naming(file.path):
                 file.finish(mode)
         _rename_all(files)
     finally:
@@ -106,7 +191,7 @@ def _rename_all(files: Sequence[_NewFile]) -> None:
     try:
         for file in files:
             is_new = not file.target.exists()
-            with _naming(file.path):
+            with naming(file.path):
                 os.replace(file.partial, file.target)
             if is_new:
                 added.append(file.target)
@@ -117,7 +202,7 @@ def _rename_all(files: Sequence[_NewFile]) -> None:
 
 
 @contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | Path) -> Iterator[None]:
     """Inside the with-block, an OSError becomes an InputError that names `path`."""
     try:
         yield

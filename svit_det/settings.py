@@ -151,6 +151,8 @@ def _checked_entry(name: str, value: Any, about: Setting) -> Any:
     if not is_of_kind:
         kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
         raise InputError(f"{shown(value)} is not {kinds[about.kind]}.", setting=name)
+    if about.many and value == "" and not about.choices:
+        raise InputError("a list of words holds an empty one; remove it.", setting=name)
     if about.choices and value not in about.choices:
         raise InputError(
             f"no {shown(value)}; choose one of {', '.join(map(worded, about.choices))}.",

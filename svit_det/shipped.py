@@ -6,6 +6,7 @@ In a checkout both lie in configs/ beside the package, in an installation inside
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path, PurePosixPath
 
 from svit_det.errors import InputError, refuse_url
@@ -41,6 +42,7 @@ def find_config(path: str) -> str:
     a path below a folder named configs. Any other path comes back unchanged, so that the code that
     reads it reports the missing file.
     """
+    refuse_url(path)
     found = _find(path, YAML)
     if _may_be_shipped(found):
         bare = _bare(f"/{found}".rpartition("/configs/")[2].lstrip("/"), YAML)
@@ -59,8 +61,9 @@ def existing_weights(weights: str, *, name: str = "--weights") -> str:
     """The file of this path or of the shipped weights of this name. Raises InputError for none."""
     refuse_url(weights, name=name)
     path = find_weights(weights)
-    if not Path(path).is_file():
-        raise InputError(f"{name} {weights}: no such file.")
+    if not os.path.isfile(path):
+        what = "a folder, not a file" if os.path.isdir(path) else "no such file"
+        raise InputError(f"{name} {weights}: {what}.")
     return path
 
 
@@ -69,6 +72,13 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent
     inside, beside = package / "configs", package.parent / "configs"
     return inside if inside.is_dir() else beside
+
+
+def find_config_folder(path: str) -> Path | None:
+    """`path` where such a folder exists; else the shipped folder of this name, such as
+    "digits/compare", or None."""
+    shipped = config_folder() / _bare(path, "")
+    return next((each for each in (Path(path), shipped) if os.path.isdir(each)), None)
 
 
 def _names(suffix: str) -> list[str]:
@@ -85,7 +95,7 @@ def _bare(name: str, suffix: str) -> str:
 def _may_be_shipped(path: str) -> bool:
     """Whether `path` is that of a missing yaml, and perhaps meant as one of the shipped ones."""
     pure = PurePosixPath(path)
-    is_yaml = pure.suffix in (YAML, ".yml") and "://" not in path and not Path(path).exists()
+    is_yaml = pure.suffix in (YAML, ".yml") and not os.path.exists(path)
     return is_yaml and (not pure.is_absolute() or "configs" in pure.parts)
 
 
@@ -99,7 +109,7 @@ def _get(name: str, suffix: str, what: str) -> str:
 
 
 def _find(path: str, suffix: str) -> str:
-    if not path or Path(path).is_file():
+    if not path or os.path.isfile(path):
         return path
     if _bare(path, suffix) in _names(suffix):
         return _get(path, suffix, "")

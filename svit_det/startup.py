@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import io
 import logging
 import os
 import sys
 import warnings
 from types import TracebackType
+
+from svit_det.streams import hold_streams
 
 FOREIGN_WARNINGS = (
     r"pkg_resources is deprecated",
@@ -31,8 +32,8 @@ FOREIGN_LOGGERS = (
 
 ALLOCATOR = "SVIT_DET_ALLOCATOR"
 """Environment variable of `keep_freed_memory`: `keep`, the default, or `system`."""
-INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C ended."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit status of a program that Ctrl-C ended, and of one that SIGTERM ended."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt."""
 
@@ -47,22 +48,13 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    print_any_name()
+    hold_streams()
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, ends no run
     sys.excepthook = _say_interrupted
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in FOREIGN_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def print_any_name() -> None:
-    """Spell out characters that the terminal's encoding lacks, instead of failing to print them.
-
-    Names of files are bytes: a name from another system may be no text in this system's encoding.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _say_interrupted(

@@ -268,10 +268,9 @@ def class_everyone():
 
 TEST_ONLY = {each.__name__: each for each in (AttentiveHalf, GatedHalf, SoftKeys, SomeParts)}
 BARE = [*POLICY_REGISTRY.names(), *TEST_ONLY]
-POLICY_CASES = [
-    *BARE,
-    *(f"{wrapper}({inner})" for wrapper in WRAPPER_REGISTRY.names() for inner in BARE),
-]
+# A network may have a class token that its policy does not need, as every classifier has; and in
+# SViT's own classifier the last gate decides about it.
+CLASS_TOKEN, GATED_CLASS_TOKEN = "class token", "gated class token"
 
 
 @dataclass(frozen=True)
@@ -283,19 +282,33 @@ class PolicyCase:
 
 
 def made(name, **config):
-    """A policy of 24 channels and 12 blocks by its name, as in "Monotone(SViT)"."""
-    inner, wrappers = name.removesuffix(")"), []
-    if "(" in name:
-        wrapper, inner = inner.split("(")
-        wrappers = [wrapper]
+    """A policy of 24 channels and 12 blocks by its name, as in "Monotone(SViT, class token)"."""
+    wrapper, _, inner = name.removesuffix(")").rpartition("(")
+    inner, _, class_token = inner.partition(", ")
     if inner in TEST_ONLY:
         policy = TEST_ONLY[inner]()
-        return WRAPPER_REGISTRY.get(wrappers[0])(policy) if wrappers else policy
-    settings = POLICY_REGISTRY.get(inner).Config
-    if wrappers and "layers" in settings.described():
-        # As the ablations are configured: nine halvings would leave later gates no token.
-        config = {"layers": (3, 6, 9), "keep_ratios": (0.7, 0.49, 0.343), **config}
-    return build_policy(inner, shape=SHAPE, config=settings(**config), wrappers=wrappers)
+    else:
+        settings = POLICY_REGISTRY.get(inner).Config
+        if wrapper and "layers" in settings.described():
+            # As the ablations are configured: nine halvings would leave later gates no token.
+            config = {"layers": (3, 6, 9), "keep_ratios": (0.7, 0.49, 0.343), **config}
+        if class_token == GATED_CLASS_TOKEN:
+            config = {"gate_class_token": True, **config}
+        policy = build_policy(inner, shape=SHAPE, config=settings(**config))
+    if class_token:
+        # tiny_trunk has a class token where the policy says that it needs one.
+        policy.needs_class_token = True
+    return WRAPPER_REGISTRY.get(wrapper)(policy) if wrapper else policy
+
+
+NEEDS_NONE = [name for name in BARE if not made(name).needs_class_token]
+GATED = f"SViT, {GATED_CLASS_TOKEN}"
+POLICY_CASES = [
+    *BARE,
+    *(f"{wrapper}({inner})" for wrapper in WRAPPER_REGISTRY.names() for inner in [*BARE, GATED]),
+    *(f"{name}, {CLASS_TOKEN}" for name in NEEDS_NONE),
+    GATED,
+]
 
 
 @pytest.fixture
@@ -306,7 +319,7 @@ def make_policy():
 
 @pytest.fixture(params=POLICY_CASES)
 def policy_case(request):
-    """Each policy in turn, bare and under each wrapper."""
+    """Each policy in turn: bare, under each wrapper, with a class token that it does not need."""
     return PolicyCase(request.param, lambda: made(request.param))
 
 

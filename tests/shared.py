@@ -2,6 +2,13 @@
 
 import importlib.util
 import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 
@@ -44,6 +51,68 @@ if os.fork() == 0:
     os.kill(victim, signal.SIGKILL)
     os._exit(0)
 """.format
+
+
+# ------------------------------------------------------------------ Ctrl-C
+
+
+def group_is_gone(group, seconds):
+    """Whether no process of the group is left within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def lines_apart_from_progress(said):
+    """What was said in lines of text, without the states of progress bars."""
+    lines = re.split(r"[\r\n]+", said)
+    return [line for line in lines if line.strip() and not re.search(r"\[\d+:\d\d[<,]", line)]
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """Factory: runs tools/NAME, and presses Ctrl-C once `begun(what it has said on stderr)`.
+
+    Returns what it said, without progress bars. The command must end with the exit status of an
+    interrupt, and none of its processes may be left. `everyone`: the signal goes to all processes,
+    as from a terminal; otherwise to the first one, as from `kill -INT`.
+    """
+
+    def run(name, *arguments, begun, everyone=True):
+        said = tmp_path / "said.txt"
+        environment = {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": ""}
+        with open(said, "w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, str(PROJECT / "tools" / name), *map(str, arguments)],
+                cwd=tmp_path,
+                env=os.environ | environment,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+                # A shell that starts the tests in the background has them ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        try:
+            end = time.monotonic() + 900
+            while not begun(said.read_text()):
+                assert process.poll() is None and time.monotonic() < end, said.read_text()
+                time.sleep(0.02)
+            (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+            status = process.wait(120)
+            assert status == 130, said.read_text()
+            assert group_is_gone(process.pid, 30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return lines_apart_from_progress(said.read_text())
+
+    return run
 
 
 # ------------------------------------------------------------------ hostile values of config keys

@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "errors": set(),
     "settings": {"errors"},
     "files": {"errors"},
-    "startup": set(),
+    "streams": set(),
+    "interrupts": set(),
+    "startup": {"streams"},
     "shipped": set(),
     "__main__": {"cli"},
     "results": {"files"},
@@ -28,7 +30,7 @@ MAY_IMPORT = {
     "policies": {"tokens"},
     "vit": {"tokens", "policies"},
     "adapter": {"tokens", "vit"},
-    "training": {"tokens", "policies", "vit"},
+    "training": {"files", "tokens", "policies", "vit"},
     "weights": {"files", "vit"},
     "config": {"policies", "vit"},
     "visualization": {"files", "tokens"},
@@ -38,19 +40,19 @@ MAY_IMPORT = {
     "export": {"tokens", "vit"},
     "detection": {
         *CORE,
-        *("files", "shipped", "results", "images", "config", "annotations"),
+        *("files", "interrupts", "shipped", "results", "images", "config", "annotations"),
         *("training", "weights", "visualization", "export"),
     },
     "classification": {
         *CORE - {"adapter"},
-        *("files", "shipped", "results", "images", "training", "weights", "config"),
+        *("files", "interrupts", "shipped", "results", "images", "training", "weights", "config"),
     },
 }
 MAY_IMPORT["comparison"] = {*MAY_IMPORT["detection"], "detection", "benchmark"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 MAY_IMPORT["tools"] = {*MAY_IMPORT}
 OPEN = {"errors", "settings", "__version__"}
-WITHOUT_OPEN = {"__init__", "errors", "settings", "files", "startup"}
+WITHOUT_OPEN = {"__init__", "errors", "settings", "files", "streams", "interrupts", "startup"}
 WITH_DETECTRON2 = {"detection", "comparison", "cli", "tools"}
 # Other people's packages that a room may use. A room that is not here may use any but detectron2.
 PACKAGES = {
@@ -58,7 +60,10 @@ PACKAGES = {
     "errors": set(),
     "settings": set(),
     "files": set(),
-    "startup": set(),  # it runs before torch is imported
+    # These three run before torch is imported.
+    "streams": set(),
+    "interrupts": set(),
+    "startup": set(),
     "shipped": set(),
     "__main__": set(),
     "results": set(),

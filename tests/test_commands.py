@@ -158,6 +158,10 @@ def test_an_unknown_command(capsys):
         capsys.readouterr().err
         == "svit-det: no command 'benchmarks'; the nearest is 'benchmark'.\n"
     )
+    for odd in ("TRAIN", "tr\nain", "\x1b[31m", "x" * 5000):
+        assert main([odd]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "\x1b" not in said and len(said) < 200
     assert main([]) == 2
     assert "usage: svit-det" in capsys.readouterr().err
     assert main(["--version"]) == 0
@@ -214,17 +218,48 @@ def test_a_refusal_under_json(command, capfd):
     assert said.out == "" and said.err == "p: give more.\n"
 
 
+def test_an_abbreviated_json_is_json(command, capfd):
+    """argparse takes the beginning of an option for the option."""
+    for number, word in enumerate(("--js", "--jso", "--json")):
+        assert execute(command("return {'n': 1}", f"short_{number}"), [word], program="p") == 0
+        assert json.loads(capfd.readouterr().out) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise MemoryError",
+        "import torch; torch.empty(1 << 62)",
+        "import torch; torch.empty(1 << 40, 1 << 40)",
+        "import numpy; numpy.zeros(1 << 50)",
+    ],
+)
+def test_a_want_of_memory_is_said_in_a_sentence(command, capfd, body):
+    name = command(body, f"large_{abs(hash(body))}")
+    assert execute(name, ["--json"], program="p") == 1
+    said = capfd.readouterr()
+    assert said.err.startswith("p: there is not enough memory for what was asked for; choose")
+    assert said.err.count("\n") == 1 and json.loads(said.out)["error"] in said.err
+
+
+def test_other_errors_are_not_hidden(command):
+    with pytest.raises(RuntimeError, match="other"):
+        execute(command("raise RuntimeError('other')", "other"), [], program="p")
+
+
 def test_a_package_that_registers_a_policy_is_imported_first(command, capfd, tmp_path, monkeypatch):
     name = command("return {'seen': sorted(m for m in sys.modules if m.startswith('my_pol'))}", "d")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/my_policies.py").write_text("")
     (tmp_path / "elsewhere/my_broken.py").write_text("1 / 0")
+    (tmp_path / "elsewhere/my_ending.py").write_text("raise SystemExit(0)")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert execute(name, ["--json", "--import", "my_policies"], program="p") == 0
     assert json.loads(capfd.readouterr().out) == {"seen": ["my_policies"]}
     for package, said in (
         ("my_missing", "no such package, neither installed nor in"),
         ("my_broken", "importing it fails (ZeroDivisionError: division by zero)."),
+        ("my_ending", "importing it fails (SystemExit: 0)."),
     ):
         assert execute(name, ["--import", package], program="p") == 1
         assert f"p: --import {package}: " in (error := capfd.readouterr().err) and said in error

@@ -5,12 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from svit_det.errors import InputError
-from svit_det.files import write_all_whole, write_whole
+from svit_det.files import (
+    make_folder,
+    open_log,
+    remove,
+    scratch_folder,
+    write_all_whole,
+    write_whole,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -224,3 +232,45 @@ def test_a_rename_that_fails_leaves_no_file_that_was_not_there(tmp_path, monkeyp
     with pytest.raises(InputError, match=r"b\.txt: cannot be written"):
         write_pair(tmp_path, "new")
     assert names(tmp_path) == ["b.txt"] and texts(tmp_path) == ["old"]
+
+
+# ------------------------------------------------------------------ folders and logs
+
+
+def test_a_folder_is_made_where_a_link_points(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "folder")
+    assert make_folder(tmp_path / "link") == tmp_path / "link"
+    assert (tmp_path / "new" / "folder").is_dir()
+    make_folder(tmp_path / "link")
+
+
+@pytest.mark.parametrize("make", [make_folder, open_log], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("name", ["file/below", "n" * 300])
+def test_a_place_that_cannot_be_is_a_sentence(tmp_path, make, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"{name}: cannot be written"):
+        make(tmp_path / name)
+
+
+def test_what_cannot_be_removed_is_a_sentence(tmp_path):
+    remove(tmp_path / "gone")
+    with pytest.raises(InputError, match="cannot be removed"):
+        remove(tmp_path)
+
+
+def test_temporary_files_are_gone_in_the_end():
+    with scratch_folder() as folder:
+        (folder / "a").write_text("x")
+    assert not folder.exists()
+
+
+def test_no_room_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"No space left.*TMPDIR"), scratch_folder():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), scratch_folder() as folder:
+        (folder / "gone").read_text()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(InputError, match=r"no folder for .*TMPDIR"), scratch_folder():
+        raise AssertionError("there is none")
+    assert names(tmp_path) == []

@@ -9,10 +9,12 @@ import json
 import random
 import struct
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,8 +24,11 @@ from PIL import Image
 from safetensors.torch import save
 
 from svit_det.annotations import Demands, examine
+from svit_det.detection import load_config
 from svit_det.errors import InputError
-from svit_det.images import read_image, size_on_disk
+from svit_det.images import pictures_of, read_image, size_on_disk
+from svit_det.video.reader import Film
+from svit_det.video.writer import film_to
 from svit_det.weights.files import read_checkpoint
 
 SMALL = settings(
@@ -62,6 +67,43 @@ def coco_json():
     return json.dumps(content).encode()
 
 
+CONFIG = """
+MODEL:
+  DEVICE: "cpu"
+  VIT: {EMBED_DIM: 32, DEPTH: 3, NUM_HEADS: 2, PRETRAIN_GRID: [8, 8]}
+  TOKEN_POLICY:
+    NAME: "SViT"
+    LAYERS: [1, 2]
+    KEEP_RATIOS: [0.7, 0.5]
+DATASETS:
+  COCO_FORMAT:
+    - ["my_train", "set.json", "."]
+  TRAIN: &sets ["my_train"]
+  TEST: *sets
+SOLVER:
+  STEPS: (500, 630)
+  AMP: {ENABLED: True}
+OUTPUT_DIR: "output/here"
+"""
+
+
+def film(name):
+    """A film of four frames, from this machine's encoders."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        frames = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8)
+        if path.suffix == ".mp4":
+            with film_to(path, size=(32, 48), fps=10.0) as h264:
+                for frame in frames:
+                    h264.add(frame)
+        else:
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 32))
+            for frame in frames:
+                writer.write(frame)
+            writer.release()
+        return path.read_bytes()
+
+
 FILES = {
     "a.safetensors": lambda: save(WEIGHTS, metadata={"svit_det": '{"steps": 3}'}),
     "a.pth": torch_file,
@@ -74,7 +116,12 @@ FILES = {
     "picture.bmp": lambda: picture("BMP"),
     "picture.webp": lambda: picture("WEBP", lossless=True),
     "picture.gif": lambda: picture("GIF"),
+    "picture.ppm": lambda: picture("PPM"),
+    "picture.jp2": lambda: picture("JPEG2000"),
     "set.json": coco_json,
+    "config.yaml": CONFIG.encode,
+    "film.avi": lambda: film("film.avi"),
+    "film.mp4": lambda: film("film.mp4"),
 }
 
 
@@ -85,6 +132,10 @@ def read(path):
         return examine(str(path), str(path.parent), demands)
     if path.suffix in (".pth", ".safetensors"):
         return read_checkpoint(str(path))
+    if path.suffix == ".yaml":
+        return load_config(str(path))
+    if path.suffix in (".avi", ".mp4"):
+        return sum(1 for _ in Film.open(path).read()), sum(1 for _ in pictures_of(path))
     size = size_on_disk(path)
     return size, read_image(path, "RGB")
 
@@ -179,8 +230,6 @@ def mutated(random_, content):
 
 def main(seconds):
     """Mutate heads of weights until the time is up; an exception that is no InputError ends it."""
-    import tempfile
-
     random_, tried, taken = random.Random(time.time_ns()), 0, 0
     names = ["a.safetensors", "a.pth", "legacy.pth"]
     contents = {name: FILES[name]() for name in names}

@@ -61,15 +61,26 @@ def finest_map(
     total = resize_map(start, 0.25).contiguous(memory_format=torch.channels_last)
     # In channels last both layers are products of rows, and can be added in place.
     rows = total.permute(0, 2, 3, 1)
+    add_upsampled(rows, level, up, scale)
+    add_projected(rows, stem_map, project, scale)
+    return total
+
+
+def add_upsampled(rows: Tensor, level: Tensor, up: nn.ConvTranspose2d, scale: Tensor) -> None:
+    """Add scale * up(level), without the bias, to `rows` (B, 4 H, 4 W, C) in place."""
     batch, height, width, channels = rows.shape
     doubled = level.permute(0, 2, 3, 1) @ (
-        (up.weight * scale.view(1, -1, 1, 1)).to(dtype).permute(0, 2, 3, 1).flatten(1)
+        (up.weight * scale.view(1, -1, 1, 1)).to(rows.dtype).permute(0, 2, 3, 1).flatten(1)
     )
     blocks = rows.view(batch, height // 2, 2, width // 2, 2, channels)
     blocks.add_(doubled.unflatten(-1, (2, 2, channels)).transpose(2, 3))
-    weight = (project.weight.flatten(1) * scale.unsqueeze(1)).to(dtype)
-    rows.view(-1, channels).addmm_(stem_map.permute(0, 2, 3, 1).flatten(0, 2), weight.T)
-    return total
+
+
+def add_projected(rows: Tensor, stem_map: Tensor, project: nn.Conv2d, scale: Tensor) -> None:
+    """Add scale * project(stem_map), without the bias, to `rows` (B, 4 H, 4 W, C) in place."""
+    weight = (project.weight.flatten(1) * scale.unsqueeze(1)).to(rows.dtype)
+    stem_rows = stem_map.permute(0, 2, 3, 1).flatten(0, 2)
+    rows.view(-1, rows.shape[-1]).addmm_(stem_rows, weight.T)
 
 
 def _scale_and_shift(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -6,7 +6,13 @@ images on disk. `findings` counts the problems. `cleaned` writes a set without i
 """
 
 from svit_det.annotations.check import Demands, Examined, examine
-from svit_det.annotations.cleaned import cleaned_file, list_file, write_cleaned
+from svit_det.annotations.cleaned import (
+    cleaned_file,
+    list_file,
+    remove_cleaned,
+    was_cleaned,
+    write_cleaned,
+)
 from svit_det.annotations.json_file import read_json
 
 __all__ = [
@@ -16,5 +22,7 @@ __all__ = [
     "examine",
     "list_file",
     "read_json",
+    "remove_cleaned",
+    "was_cleaned",
     "write_cleaned",
 ]

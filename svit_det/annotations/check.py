@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from svit_det.annotations.entries import AnnotationCheck, check_images, is_id
@@ -74,7 +74,7 @@ def examine(path: str, folder: str | None, demands: Demands) -> Examined:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise InputError(f"{path}: not a COCO instance file, it has no list '{name}'.")
     categories = _check_categories(path, content["categories"], demands)
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder of images (for {path}).")
     findings = Findings()
     images, annotations = content["images"], content["annotations"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from svit_det.annotations.check import Examined
-from svit_det.files import write_whole
+from svit_det.errors import InputError
+from svit_det.files import remove, write_whole
 from svit_det.results import write_json
 
 AT_ONCE = 10_000
@@ -25,6 +27,22 @@ def list_file(output: str, name: str) -> Path:
     return Path(output) / "annotations" / f"{_as_file_name(name)}_left_out.json"
 
 
+def was_cleaned(output: str, name: str) -> bool:
+    """Whether a run that wrote to `output` has made the cleaned json of the set `name`.
+
+    A file of that name without the list beside it is another file, such as the set's own json.
+    """
+    places = (cleaned_file(output, name), list_file(output, name))
+    return all(map(os.path.isfile, places))  # a name that no file can have is none
+
+
+def remove_cleaned(output: str, name: str) -> None:
+    """Remove the files of an earlier run, which had to clean the set. Raises InputError."""
+    if was_cleaned(output, name):
+        remove(cleaned_file(output, name))
+        remove(list_file(output, name))
+
+
 def _as_file_name(name: str) -> str:
     return "".join(each if each.isalnum() or each in "-_." else "_" for each in name)
 
@@ -33,8 +51,15 @@ def write_cleaned(examined: Examined, output: str, name: str) -> Path:
     """Write the set `name` without its unusable entries, and a list of these; return the new json.
 
     Both files lie in the folder `output`/annotations. The list names each entry with its place in
-    the original, counted from 0, and the reason. Raises InputError where a file cannot be written.
+    the original, counted from 0, and the reason. Raises InputError where a file cannot be written,
+    and for another file in the place of the new json.
     """
+    to = cleaned_file(output, name)
+    if os.path.exists(to) and not was_cleaned(output, name):
+        raise InputError(
+            f"OUTPUT_DIR {output}: {to} would be replaced, which no run has written; name another "
+            "OUTPUT_DIR."
+        )
     lost = {where: examined.findings.refused(where) for where in ("images", "annotations")}
     listed: dict[str, Any] = {"source": str(Path(examined.path).absolute())}
     for where, problems in lost.items():
@@ -47,7 +72,6 @@ def write_cleaned(examined: Examined, output: str, name: str) -> Path:
         key: examined.usable(key) if key in lost else value
         for key, value in examined.content.items()
     }
-    to = cleaned_file(output, name)
     with write_whole(to) as partial, open(partial, "w", encoding="utf-8") as file:
         file.writelines(_in_parts(kept))
     return to

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 
 
 def read_json(path: str) -> Any:
@@ -20,6 +20,7 @@ def read_json(path: str) -> Any:
     Raises InputError for a file that cannot be read, is not UTF-8 without a byte-order mark, is not
     json, is nested too deeply, or says the same key twice in one place.
     """
+    refuse_url(path)
     text = _read_text(path)
     try:
         with _without_collector():

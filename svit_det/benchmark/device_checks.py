@@ -25,6 +25,8 @@ from svit_det.tokens import PassRecord
 from svit_det.vit import Execution, Masked, Padded, TokenTrunk, build_trunk
 
 NO_GPU = "needs a CUDA device"
+FIXED, BY_IMAGE = "fixed", "by image"
+"""Kinds of counts of tokens: known before the pass, or dependent on the image."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,26 @@ def check_laws(case: Case, policies: Iterable[str]) -> dict[str, dict[str, float
 
 
 @torch.no_grad()
-def check_host_syncs(case: Case, policies: Iterable[str]) -> dict[str, int | None]:
-    """By policy, how many times one pass makes the host wait for the GPU; None on a CPU."""
-    found = {}
+def check_host_syncs(case: Case, policies: Iterable[str]) -> dict[str, dict[str, int | None]]:
+    """By policy and count, how many times one pass makes the host wait; None on a CPU.
+
+    A count is FIXED or BY_IMAGE; a policy that has both is asked for both.
+    """
+    found: dict[str, dict[str, int | None]] = {}
     for name in policies:
-        trunk, images = (
-            case.trunk(name, POLICY_REGISTRY.get(name).Config.fixed_count),
-            case.images(1),
-        )
-        trunk(images)
-        found[name] = count_host_syncs(partial(trunk, images), case.device)
+        found[name] = {}
+        fixed = POLICY_REGISTRY.get(name).Config.fixed_count
+        for settings in ({}, fixed) if fixed else ({},):
+            trunk, images = case.trunk(name, settings), case.images(1)
+            _, record = run_trunk(trunk, images)
+            count = FIXED if has_known_counts(record) else BY_IMAGE
+            found[name][count] = count_host_syncs(partial(trunk, images), case.device)
     return found
+
+
+def has_known_counts(record: PassRecord) -> bool:
+    """Whether every block of the pass knew its number of rows beforehand."""
+    return all(block.selection.total is not None for block in record.blocks)
 
 
 @torch.no_grad()
@@ -119,7 +130,7 @@ def check_graphs(case: Case, policies: Iterable[str]) -> dict[str, Any]:
     for name in policies:
         trunk = case.trunk(name, POLICY_REGISTRY.get(name).Config.fixed_count)
         record = run_trunk(trunk, case.images(1))[1]
-        if any(block.selection.total is None for block in record.blocks):
+        if not has_known_counts(record):
             trunk.execution = Execution(Padded(1.0))
         try:
             found[name] = _replayed_equal(trunk, case)
@@ -188,6 +199,8 @@ class _MapAlone(nn.Module):
         return run_trunk(self.trunk, images)[0]
 
 
+VARLEN = "varlen"
+"""The name of torch's own attention over ragged rows."""
 Attend = Callable[[Tensor], Tensor]
 """(3, T, h, d) queries, keys and values of all images together -> (T, h, d)."""
 
@@ -221,24 +234,41 @@ def ragged_attentions(lengths: Sequence[int], device: str) -> dict[str, Attend]:
         return out
 
     ways: dict[str, Attend] = {"one_by_one": one_by_one, "padded": padded}
-    return {**ways, "varlen": varlen} if on_cuda(device) else ways
+    return {**ways, VARLEN: varlen} if on_cuda(device) else ways
 
 
 @torch.no_grad()
 def time_ragged_attention(case: Case, lengths: Sequence[int], *, repeats: int) -> dict[str, Any]:
-    """Differences of each way from `one_by_one` on the same rows, and seconds."""
+    """Differences of each way from `one_by_one` on the same rows, seconds, and what is missing."""
     heads = case.shape.num_heads
     generator = torch.Generator().manual_seed(1)
     size = (3, sum(lengths), heads, case.shape.embed_dim // heads)
     qkv = torch.randn(size, generator=generator).to(case.device, case.dtype)
     ways = ragged_attentions(lengths, case.device)
-    if case.dtype == torch.float32:
-        ways.pop("varlen", None)  # `varlen` works in half precision only
+    missing = why_not(ways.get(VARLEN), qkv)
+    if missing is not None:
+        ways.pop(VARLEN, None)
     expected = ways["one_by_one"](qkv)
     timings = time_interleaved(ways, [qkv], repeats=repeats, warmup=2, device=case.device)
     return {
         "lengths": list(lengths),
         "dtype": str(case.dtype).removeprefix("torch."),
         "difference": {way: (run(qkv) - expected).abs().max().item() for way, run in ways.items()},
+        "missing": {} if missing is None else {VARLEN: missing},
         "seconds": timings.seconds,
     }
+
+
+def why_not(varlen: Attend | None, qkv: Tensor) -> str | None:
+    """The reason why torch's attention over ragged rows cannot run here; None where it can."""
+    if varlen is None:
+        return NO_GPU
+    if qkv.dtype == torch.float32:
+        return "works in half precision only"
+    try:
+        varlen(qkv)
+    except ImportError:
+        return f"torch {torch.__version__} has none"
+    except RuntimeError as problem:  # such as an old GPU's
+        return str(problem).splitlines()[0]
+    return None

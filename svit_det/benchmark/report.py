@@ -13,16 +13,21 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from svit_det import __version__
+from svit_det.benchmark.checkout import commit_of
+from svit_det.benchmark.precision import tf32_allowed
 from svit_det.benchmark.timing import Spread, Timings
 
 NEGLIGIBLE = 0.2
 """Percent of a dense block below which a decision counts as none: a hook without a decision costs
 less than this."""
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "svit_det")
+RUNTIMES = ("onnx", "onnxruntime", "openvino")
+"""Packages that run exported files; their versions are told where they are installed."""
 
 
 def describe_machine(device: torch.device | str) -> dict[str, Any]:
-    """The processor, GPU, versions and settings on which timings depend."""
+    """The processor, GPU, commit, versions and settings on which timings depend."""
     device = torch.device(device)
     described = {
         "cpu": _cpu_model(),
@@ -34,12 +39,13 @@ def describe_machine(device: torch.device | str) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": _versions(),
+        "commit": commit_of() or f"version {__version__}",
     }
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
         described["cuda"] = torch.version.cuda
-        described["tf32"] = torch.backends.cuda.matmul.allow_tf32
+        described["tf32"] = tf32_allowed()
     return described
 
 
@@ -60,6 +66,11 @@ def _is_virtual() -> bool | None:
 
 def _load() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _versions() -> dict[str, str | None]:
+    found = {name: _version(name) for name in (*PACKAGES, *RUNTIMES)}
+    return {name: each for name, each in found.items() if each or name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

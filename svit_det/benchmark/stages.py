@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from svit_det.adapter import ViTAdapter
+from svit_det.adapter import ViTAdapter, output_maps
 from svit_det.benchmark.clock import method_clock
 from svit_det.benchmark.timing import Timings, time_interleaved
 from svit_det.vit import find_token_net
@@ -24,8 +24,16 @@ _BACKBONE = "backbone"
 HEADS = {"proposal_generator": "proposals", "roi_heads": "heads", "head": "heads"}
 """The stage of each of these attributes of a detector."""
 
-Stages = dict[str, list[tuple[nn.Module, str]]]
-"""By stage, its modules and methods."""
+INSIDE = {
+    "ffns": "extractors",
+    "norms": "resizes",
+    "upsampling": "resizes",
+    "projection": "resizes",
+}
+"""Stages that run inside of another stage, whose own share is the rest of it."""
+
+Stages = dict[str, list[tuple[Any, str]]]
+"""By stage, its modules and methods, or functions of a Python module."""
 
 
 def find_stages(model: nn.Module) -> Stages:
@@ -40,14 +48,32 @@ def find_stages(model: nn.Module) -> Stages:
             "prior": [(net.spatial_prior, "forward")],
             "injectors": [(injector, "forward") for injector in net.injectors],
             "extractors": [(extractor, "forward") for extractor in net.extractors],
+            "ffns": [(extractor.ffn, "forward") for extractor in net.extractors],
             "resizes": [(net, "add_trunk")],
         }
+        stages |= _inside_the_resizes(net)
     if isinstance(getattr(model, "backbone", None), nn.Module):
         stages[_BACKBONE] = [(model.backbone, "forward")]
         for attribute, stage in HEADS.items():
             if isinstance(part := getattr(model, attribute, None), nn.Module):
                 stages[stage] = [(part, "forward")]
     return stages
+
+
+def _inside_the_resizes(net: ViTAdapter) -> Stages:
+    """The layers of the output maps, in both ways in which they run.
+
+    Norms of inference are folded into the layers and resizes beside them, and take no time of their
+    own; then the layers are not called as modules.
+    """
+    found: Stages = {"norms": [(norm, "forward") for norm in net.norms]}
+    if net.up is not None and net.spatial_prior.fc1 is not None:
+        found["upsampling"] = [(output_maps, "add_upsampled"), (net.up, "forward")]
+        found["projection"] = [
+            (output_maps, "add_projected"),
+            (net.spatial_prior.fc1, "forward"),
+        ]
+    return found
 
 
 def with_rest(stages: Mapping[Hashable, float], total: float) -> dict[Hashable, float]:
@@ -65,7 +91,10 @@ def with_rest(stages: Mapping[Hashable, float], total: float) -> dict[Hashable, 
 def stage_clock(
     model: nn.Module, device: torch.device | str, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[dict[Hashable, float]]:
-    """Seconds of each stage of `model` within the with-block, without the remaining time."""
+    """Seconds of each stage of `model` within the with-block, without the remaining time.
+
+    After the block, no stage includes a stage of `INSIDE`, and such a stage is there if it ran.
+    """
     stages = find_stages(model)
     watched = [
         (module, name, lambda *_, stage=stage: stage)
@@ -73,8 +102,11 @@ def stage_clock(
         for module, name in each
     ]
     with method_clock(watched, device, clock) as spent:
-        spent.update(dict.fromkeys(stages, 0.0))
+        spent.update({stage: 0.0 for stage in stages if stage not in INSIDE})
         yield spent
+    for inner, outer in INSIDE.items():
+        if inner in spent:
+            spent[outer] -= spent[inner]
 
 
 def time_stages(
@@ -82,19 +114,22 @@ def time_stages(
     inputs: Sequence[Any],
     *,
     device: torch.device | str,
+    runs: Mapping[str, Callable[[Any], Any]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     **options: Any,
 ) -> dict[str, dict[Hashable, list[float]]]:
     """Seconds of each call by model and stage; the models take turns as in `time_interleaved`.
 
-    `options` are those of `time_interleaved`; its warm-up rounds are thrown away here too.
+    `runs` are the calls of the models, where a model is not simply called. `options` are those of
+    `time_interleaved`; its warm-up rounds are thrown away here too.
     """
+    calls_of = models if runs is None else runs
     spent: dict[str, list[dict[Hashable, float]]] = {name: [] for name in models}
 
     def watched(name: str) -> Callable[[Any], None]:
         def run(given: Any) -> None:
             with stage_clock(models[name], device, clock) as seconds:
-                models[name](given)
+                calls_of[name](given)
             spent[name].append(seconds)
 
         return run

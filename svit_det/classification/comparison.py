@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from svit_det.classification.config import load_config
 from svit_det.errors import InputError
+from svit_det.files import make_folder, open_log
 from svit_det.results import write_json
+from svit_det.shipped import find_config, find_config_folder
 
 DONE = "trained_with.json"
 """The file with the whole config in a training's folder, written when the training has ended."""
@@ -42,15 +44,29 @@ class Trainings:
         return [*self.overrides, *own]
 
 
-def arms_of(files: Iterable[str]) -> dict[str, Path]:
-    """Config files by the names of their arms. Raises InputError for a name that comes twice."""
+def arms_of(words: Iterable[str]) -> dict[str, Path]:
+    """Config files by the names of their arms.
+
+    A word is a yaml, or a folder whose yamls are all meant; both may be named as they ship, such as
+    "photographs/compare". Raises InputError for a name that comes twice, and for a folder without
+    yamls.
+    """
     arms: dict[str, Path] = {}
-    for each in files:
-        path = Path(each)
+    for path in (path for word in words for path in _yamls(word)):
         if path.stem in arms:
-            raise InputError(f"{each}: another arm is called {path.stem} too; rename one of them.")
+            raise InputError(f"{path}: another arm is called {path.stem} too; rename one of them.")
         arms[path.stem] = path
     return arms
+
+
+def _yamls(word: str) -> list[Path]:
+    folder = find_config_folder(word)
+    if folder is None:
+        return [Path(find_config(word))]
+    found = sorted(folder.glob("*.yaml"))
+    if not found:
+        raise InputError(f"{word}: there is no yaml in this folder.")
+    return found
 
 
 def train_all(trainings: Trainings, *, program: Sequence[str]) -> None:
@@ -60,10 +76,19 @@ def train_all(trainings: Trainings, *, program: Sequence[str]) -> None:
     training that fails, and for a folder that holds a training with other settings.
     """
     runs = [(arm, seed) for seed in trainings.seeds for arm in trainings.arms]
-    for arm in trainings.arms:  # refuse wrong configs before the first training begins
-        load_config(str(trainings.arms[arm]), trainings.options(arm, trainings.seeds[0]))
+    for arm in trainings.arms:  # refuse what cannot begin before the first training begins
+        _check(trainings, arm)
     for arm, seed in tqdm(runs, unit="training"):
         _train(trainings, arm, seed, program)
+
+
+def _check(trainings: Trainings, arm: str) -> None:
+    path = trainings.arms[arm]
+    for seed in trainings.seeds:
+        weights = load_config(str(path), trainings.options(arm, seed)).MODEL.WEIGHTS
+    to_do = [s for s in trainings.seeds if not (trainings.folder(arm, s) / DONE).is_file()]
+    if to_do and weights and not os.path.isfile(weights):
+        raise InputError(f"{path}: MODEL.WEIGHTS {weights}: no such file; train the parent first.")
 
 
 def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) -> None:
@@ -76,9 +101,9 @@ def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) ->
         if json.loads(record.read_text()) == merged:
             return
         raise InputError(f"{folder} holds a training with other settings: name another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     command = [*program, "--config-file", path, "--resume", *options]
-    with open(folder / "output.txt", "w") as log:
+    with open_log(folder / "output.txt") as log:
         done = subprocess.run(
             command, env=dict(os.environ), stdout=log, stderr=subprocess.STDOUT, check=False
         )

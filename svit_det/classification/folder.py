@@ -31,7 +31,7 @@ def read_split(root: str | Path, split: str, *, num_classes: int) -> LabelledIma
     with another number of them than the head has classes, and for a class without images.
     """
     folder = Path(root) / split
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"DATA.ROOT {root}: no folder {split} in it with a folder by class.")
     # scandir tells files from folders without one disk access for each of a million files.
     with os.scandir(folder) as entries:

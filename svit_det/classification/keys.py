@@ -178,8 +178,8 @@ class SolverKeys(Settings):
     )
     teacher: str = setting(
         "",
-        "Weights of the frozen dense teacher, where some loss learns from a teacher. An empty "
-        "text means the weights of MODEL.WEIGHTS.",
+        "Weights of the frozen dense teacher; refused where nothing learns from a teacher. An "
+        "empty text means the weights of MODEL.WEIGHTS.",
     )
     logit_distill_weight: float = setting(
         0.0,

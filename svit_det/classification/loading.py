@@ -22,6 +22,7 @@ from svit_det.classification.images import (
 )
 from svit_det.classification.processes import Processes
 from svit_det.errors import InputError
+from svit_det.interrupts import ignore_interrupts
 
 Batch = Any
 """A batch of a loader: images (B, 3, h, w), labels (B,), numbers of unreadable files (B,)."""
@@ -98,5 +99,6 @@ def _reading(cfg: Any) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
+        "worker_init_fn": ignore_interrupts,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
     }

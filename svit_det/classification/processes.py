@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from svit_det.errors import InputError
+from svit_det.settings import shown
 
 PATIENCE = timedelta(hours=1)
 """The time for which a process waits for the others, which may be evaluating or writing."""
@@ -40,18 +44,60 @@ class Processes:
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     """Join the processes that torchrun has started; yield their number and rank, and the device.
 
-    GPUs communicate through NCCL, CPUs through gloo.
+    GPUs communicate through NCCL, CPUs through gloo. Raises InputError where torchrun's environment
+    variables say nothing that processes can join by.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _number("WORLD_SIZE", 1, least=1)
     if count == 1:
         yield Processes(), torch.device(device)
         return
+    rank = _number("RANK", None, most=count - 1)
     on_gpu = device.startswith("cuda")
-    here = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else device)
+    here = torch.device(f"cuda:{_number('LOCAL_RANK', 0)}" if on_gpu else device)
+    _number("MASTER_PORT", None, most=65535)
+    _check_host()
     if on_gpu:
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise InputError(
+            f"process {rank} of {count} cannot join the others at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({reason.rstrip('.')})."
+        ) from error
     try:
         yield Processes(dist.get_rank(), count), here
     finally:
         dist.destroy_process_group()
+
+
+def _check_host() -> None:
+    """Refuse a host that is not there, for which the processes would wait an hour."""
+    host = os.environ.get("MASTER_ADDR")
+    if not host:
+        raise _said("MASTER_ADDR", "is not set")
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise _said("MASTER_ADDR", f"is {shown(host)}, where no machine is") from error
+
+
+def _number(name: str, default: int | None, *, least: int = 0, most: int = 100_000) -> int:
+    """The whole number that an environment variable of torchrun holds. Raises InputError."""
+    text = os.environ.get(name)
+    if text is None:
+        if default is None:
+            raise _said(name, "is not set")
+        return default
+    is_number = text.isascii() and text.isdigit() and len(text) < 9
+    if not (is_number and least <= int(text) <= most):
+        raise _said(name, f"is {shown(text)}, no number from {least} to {most}")
+    return int(text)
+
+
+def _said(name: str, problem: str) -> InputError:
+    return InputError(
+        f"the environment variable {name} {problem}: start several processes with torchrun, or "
+        "unset WORLD_SIZE."
+    )

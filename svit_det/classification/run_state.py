@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from svit_det.classification.config import default_config
-from svit_det.config.yaml_file import parse_yaml
+from svit_det.config.same_settings import changes, settings_of
 from svit_det.errors import InputError, printable
 from svit_det.settings import shown
 from svit_det.training.finite import not_finite, optimizer_tensors, some_of
@@ -76,40 +76,19 @@ def check_resume(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
     `before` and `now`: the config as text under "config", and the numbers that `COUNTS` names.
     Raises InputError that names the file and the first difference.
     """
-    settings = settings_of(before["config"], source=f"the config in {path}")
-    changes = changed(settings, settings_of(now["config"], source="this run's config"))
+    defaults = default_config().dump()
+    settings = settings_of(before["config"], defaults=defaults, source=f"the config in {path}")
+    now_set = settings_of(now["config"], defaults=defaults, source="this run's config")
+    changed = changes(settings, now_set, may_change=MAY_CHANGE.__contains__)
     for key, name in COUNTS.items():
         if key in before and before[key] != now[key]:  # older checkpoints lack some
-            changes.append((name, before[key], now[key]))
-    if changes:
-        what, old, new = changes[0]
+            changed.append((name, before[key], now[key]))
+    if changed:
+        what, old, new = changed[0]
         raise InputError(
             f"{path}: a training with {what} {shown(old)} cannot go on with {shown(new)}; set it "
             "back, or begin anew in another OUTPUT_DIR."
         )
-
-
-def settings_of(config: str, *, source: str) -> dict[str, Any]:
-    """The values of a config by their full keys; a key that the text lacks has its default.
-
-    Raises InputError, naming `source`, for text that is not a plain config.
-    """
-    defaults = dict(_leaves(parse_yaml(default_config().dump(), source="the defaults")))
-    return defaults | dict(_leaves(parse_yaml(config, source=source)))
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Key, old value and new value for each key that changes the result and is not as it was."""
-    keys = [key for key in {**now, **before} if key not in MAY_CHANGE]
-    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
 
 
 def _refusal(path: Path, reason: str) -> InputError:

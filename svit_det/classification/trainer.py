@@ -91,6 +91,12 @@ class Trainer:
     def _teacher(self) -> TokenClassifier | None:
         solver = self.cfg.SOLVER
         if not (self.net.trunk.policy.needs_teacher or solver.LOGIT_DISTILL_WEIGHT):
+            if solver.TEACHER:
+                raise InputError(
+                    f"SOLVER.TEACHER {solver.TEACHER}: nothing learns from a teacher here; give "
+                    "SOLVER.LOGIT_DISTILL_WEIGHT or the policy's DISTILL_WEIGHT a weight above 0, "
+                    "or leave SOLVER.TEACHER empty."
+                )
             return None
         return load_teacher(self.net, solver.TEACHER or self.cfg.MODEL.WEIGHTS).to(self.device)
 

@@ -13,6 +13,7 @@ answer and the number of tokens that each block kept.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -31,9 +32,9 @@ from svit_det.classification.load import read_trained
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.images import find_images, read_image
 from svit_det.policies.attention_probe import AttentionWatch, watched_attention
 from svit_det.results import write_json
@@ -59,9 +60,10 @@ class Watched:
     @classmethod
     def read(cls, path: str, device: str | None) -> Watched:
         """Load a classifier. Raises InputError for a file that does not say how it was trained."""
-        if not Path(path).is_file():
+        refuse_url(path)
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such file.")
-        cfg, model = read_trained(path, ["MODEL.DEVICE", device] if device else [])
+        cfg, model = read_trained(path, [] if device is None else ["MODEL.DEVICE", device])
         model.trunk.policy = AttentionWatch(model.trunk.policy)
         names = read_checkpoint(path)[DESCRIPTION].get("classes")
         return cls(path, cfg, model, tuple(names or map(str, range(model.num_classes))))
@@ -105,7 +107,7 @@ class Watched:
 def origin_of(path: str) -> str:
     """The origin of the weights at `path`, as named in the file or in the files it began from."""
     seen = set()
-    while path and path not in seen and Path(path).is_file():
+    while path and path not in seen and os.path.isfile(path):
         seen.add(path)
         said = read_checkpoint(path).get(DESCRIPTION, {})
         if "origin" in said:
@@ -141,7 +143,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output(args.output, [NUMBERS], overwrite=args.overwrite)
     paths = find_images(args.pictures)
     stems = Stems(paths)
-    folder = OutputFolder.apart_from(paths, args.output, overwrite=args.overwrite)
+    read = [*paths, *files_read(args)]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     folder.check([NUMBERS, *(f"{stems.of(path)}.png" for path in paths)])
     models = [Watched.read(path, args.device) for path in (args.dense, args.pruned)]
     _check_pair(*models)

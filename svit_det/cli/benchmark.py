@@ -14,6 +14,9 @@ among the overrides loads trained weights, with which the arms decide as trained
 runs on pictures. Policies whose counts depend on the image must be timed with both. --parts
 training is a step of the backbone alone with the policy's own losses, forward and backward.
 
+--dtype bfloat16 turns blocks and backbone into it. A whole detector and a training step keep their
+weights in float32 and run under autocast. float32 is never TF32 here.
+
 --policies NAME ... runs several policies and one dense model in turn, with the same weights in the
 trunk; a policy that needs a class token is compared with a dense model that has one. A file named
 by MODEL.WEIGHTS then serves the dense model alone, and the decisions of all policies are fresh.
@@ -35,7 +38,6 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -46,7 +48,9 @@ from typing import Any
 import torch
 
 from svit_det.benchmark.arms import trunk_of
+from svit_det.benchmark.checkout import commit_of
 from svit_det.benchmark.memory import peak_memory
+from svit_det.benchmark.precision import without_tf32
 from svit_det.benchmark.report import (
     decisions_table,
     describe_machine,
@@ -56,8 +60,8 @@ from svit_det.benchmark.report import (
 )
 from svit_det.benchmark.runtimes import runtimes_table
 from svit_det.benchmark.tables import against_table, processes_table, throughput_table
-from svit_det.cli.benchmark_charts import draw_charts
-from svit_det.cli.benchmark_elsewhere import commit_of, config_in, start, start_workers
+from svit_det.cli.benchmark_charts import charts_in, draw_charts
+from svit_det.cli.benchmark_elsewhere import config_in, start, start_workers
 from svit_det.cli.benchmark_inputs import Size, image_sizes
 from svit_det.cli.benchmark_measures import (
     Bench,
@@ -71,7 +75,8 @@ from svit_det.cli.benchmark_options import check, measures_rate, warn_of_few_cor
 from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
-from svit_det.cli.output import check_output
+from svit_det.cli.output import check_output, files_read
+from svit_det.files import scratch_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config
 
@@ -86,12 +91,14 @@ def main(argv: Sequence[str]) -> str | None:
     return problem_of(sys.modules[__name__], argv)
 
 
+@without_tf32()
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole benchmark; or, with --memory-of, the memory of one pass alone."""
     check(with_defaults(args))
     if not args.memory_of:
-        check_output(args.output, ["results.json"], overwrite=args.overwrite)
+        names = ["results.json", *charts_in(args.output, wanted=args.plot)]
+        check_output(args.output, names, overwrite=args.overwrite, inputs=files_read(args))
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:
@@ -102,7 +109,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = build(configs, args)
     sizes = image_sizes(args, found.step, found.patch_size)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch = stack.enter_context(scratch_folder())
         words = [word for word in args.argv if word != "--json"]
         bench = Bench(args=args, found=found, argv=words, scratch=scratch)
         if args.memory_of:
@@ -111,7 +118,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.dtype != "float32":
             try_dtype(found, configs[0], args)
         path = Path(args.output) / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         results = describe(bench, sizes)
         for key in ("command", "machine", "device", "dtype", "image_size", "token_grid"):
             print(f"{key.replace('_', ' ')}: {results[key]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ def draw_charts(results: Mapping[str, Any], folder: Path) -> list[Path]:
     ):
         written += draw(rows, folder)
     return written
+
+
+def charts_in(folder: str | Path, *, wanted: bool) -> list[str]:
+    """The names of the charts that stand in the folder, where new ones are wanted."""
+    if not wanted or not os.path.isdir(folder):
+        return []
+    return sorted(path.name for path in Path(folder).glob("*.png"))
 
 
 def tokens_of(row: Row) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from svit_det.benchmark.arms import settle, with_policy
+from svit_det.benchmark.precision import without_tf32
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.tables import throughput_table
 from svit_det.benchmark.throughput import speed_of_batches
@@ -33,10 +34,11 @@ from svit_det.benchmark.unequal import WAYS, Run, run_in
 from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
 from svit_det.classification.weights import load_weights
-from svit_det.cli.benchmark_charts import draw_charts
+from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_inputs import cover
 from svit_det.cli.benchmark_options import DTYPES
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import COUNT, THREADS, TURNS, Whole
 from svit_det.cli.options import (
     add_config_file,
     add_device,
@@ -45,7 +47,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output
+from svit_det.cli.output import check_output, files_read, refuse_folder_of
 from svit_det.errors import InputError
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies.dense import Dense
@@ -71,11 +73,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; default: random")
     add("--image-folder", help="pictures to run on, or class folders of them, instead of noise")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of unequal lengths")
-    add("--batch-sizes", type=int, nargs="+", help="default: 1 to 32, on a GPU to 512")
-    add("--batches", type=int, help="random batches of each size; default: 5, on a GPU 30")
-    add("--repeats", type=int, help="calls on each batch; default: 5, on a GPU 50")
-    add("--warmup", type=int, default=1, help="turns thrown away")
-    add("--threads", type=int, help="of the CPU; default: torch's choice")
+    sizes = "default: 1 to 32, on a GPU to 512"
+    add("--batch-sizes", action=Whole, interval=COUNT, nargs="+", help=sizes)
+    batches = "random batches of each size; default: 5, on a GPU 30"
+    add("--batches", action=Whole, interval=COUNT, help=batches)
+    calls = "calls on each batch; default: 5, on a GPU 50"
+    add("--repeats", action=Whole, interval=COUNT, help=calls)
+    add("--warmup", action=Whole, interval=TURNS, default=1, help="turns thrown away")
+    add("--threads", action=Whole, interval=THREADS, help="of the CPU; default: torch's choice")
     add("--dtype", choices=DTYPES, default="float32")
     add_device(parser)
     add("--plot", action="store_true", help="also a chart over batch sizes, with error bars")
@@ -90,6 +95,7 @@ def main(argv: Sequence[str]) -> str | None:
     return problem_of(sys.modules[__name__], argv)
 
 
+@without_tf32()
 @torch.inference_mode()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole measurement; the file is written after each batch size."""
@@ -99,7 +105,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
-    check_output(args.output, ["results.json"], overwrite=args.overwrite)
+    names = ["results.json", *charts_in(args.output, wanted=args.plot)]
+    check_output(args.output, names, overwrite=args.overwrite, inputs=files_read(args))
+    if args.image_folder is not None:
+        refuse_folder_of(args.output, pictures_in(args.image_folder))
     if args.threads:
         torch.set_num_threads(args.threads)
     runs = arms_of(cfg, args)
@@ -139,19 +148,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _device(args: argparse.Namespace) -> list[str]:
-    return ["MODEL.DEVICE", args.device] if args.device else []
+    return [] if args.device is None else ["MODEL.DEVICE", args.device]
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be measured before anything is built."""
-    for name in ("batch_sizes", "batches", "repeats", "threads"):
-        given = getattr(args, name)
-        values = given if isinstance(given, list) else [given]
-        if any(value is not None and value < 1 for value in values):
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} {' '.join(map(str, values))}: give numbers from 1 up.")
-    if args.warmup < 0:
-        raise InputError(f"--warmup {args.warmup}: give 0 or more.")
     if args.plot and len(set(args.batch_sizes)) < 2:
         raise InputError("--plot draws over batch sizes: give several --batch-sizes.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from svit_det.cli.benchmark_options import DTYPES
 from svit_det.cli.benchmark_parts import Part
 from svit_det.cli.benchmark_worker import maps_of
 from svit_det.errors import InputError
+from svit_det.weights.files import save
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).resolve().with_name("benchmark_worker.py")
@@ -58,16 +58,6 @@ def config_in(folder: Path, config: str) -> str:
     if not there.is_file():
         raise InputError(f"--against {folder}: has no {path.relative_to(ROOT)}.")
     return str(there)
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit that is checked out in `folder`; None where git does not tell."""
-    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
 
 
 def options_of(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
@@ -107,7 +97,7 @@ class Older:
     ) -> None:
         self._worker, self._part, self._scratch = worker, part, scratch
         weights = scratch / "weights.pt"
-        torch.save(part.models[pair.pruned].state_dict(), weights)
+        save(part.models[pair.pruned].state_dict(), weights)
         folder = Path(args.against).resolve()
         config = config_in(folder, args.config_file)
         ask_to_build(worker, part, pair, args, config=config, weights=weights)
@@ -122,7 +112,7 @@ class Older:
         `inputs` are made of `images`.
         """
         path = self._scratch / "inputs.pt"
-        torch.save(list(inputs if self._part.name == "detector" else images), path)
+        save(list(inputs if self._part.name == "detector" else images), path)
         self._worker.ask(do="inputs", path=str(path))
         places = {id(given): index for index, given in enumerate(inputs)}
 
@@ -186,14 +176,14 @@ def measure_load(
 ) -> dict[str, Any]:
     """Images per second of the workers together, each with one thread and its own inputs."""
     weights = scratch / "weights.pt"
-    torch.save(part.models[pair.pruned].state_dict(), weights)
+    save(part.models[pair.pruned].state_dict(), weights)
     config = str(Path(args.config_file).resolve())
     for worker in workers:
         ask_to_build(worker, part, pair, args, config=config, weights=weights)
     for number, worker in enumerate(workers):
         worker.receive()
         path = scratch / "inputs.pt"
-        torch.save(_inputs_of(number, part, pair, args, batch, size), path)
+        save(_inputs_of(number, part, pair, args, batch, size), path)
         worker.ask(do="inputs", path=str(path))
     what = f"{part.name}, {pair.policy}, batch {batch}, {len(workers)} processes"
     with tqdm(total=args.warmup + args.repeats, desc=what, unit="turn") as bar:

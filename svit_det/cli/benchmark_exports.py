@@ -32,8 +32,15 @@ class Graph:
     """The module that one arm of a part is exported from, and the tensors that the module takes."""
 
     def __init__(
-        self, part: Part, arm: str, images: Sequence[Tensor], inputs: Sequence[Any]
+        self,
+        part: Part,
+        arm: str,
+        images: Sequence[Tensor],
+        inputs: Sequence[Any],
+        *,
+        calibration: Sequence[Tensor] = (),
     ) -> None:
+        """`calibration`: images as `images`, on which the ranges of 8-bit files are chosen."""
         self.part = part.name
         model = part.models[arm]
         self.trunk = trunk_of(model)
@@ -48,6 +55,7 @@ class Graph:
             self.module = DetectorGraph(model)
             self._tensor_of = lambda given: given[0]["image"].unsqueeze(0)
         self.tensors = [self._tensor_of(each) for each in inputs]
+        self.calibration = [self._tensor_of(part.prepare(each)) for each in calibration]
 
     @torch.no_grad()
     def kept_share(self) -> float:
@@ -80,7 +88,7 @@ class Graph:
             write_onnx(program, source, about, outputs=outputs, opset=variant.opset)
         if variant.precision == INT8:
             path, weights = folder / "int8.onnx", self.trunk.policy.parameters()
-            write_int8(source, path, about, pictures=self.tensors, decisions=weights)
+            write_int8(source, path, about, pictures=self.calibration, decisions=weights)
             return path
         if variant.format == "openvino":
             path = folder / f"{variant.precision}.xml"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -58,18 +59,24 @@ def _pictures(
     cfg: CfgNode, args: argparse.Namespace, batch: int, size: Size, offset: int
 ) -> list[Tensor]:
     """Pictures spread over the folder; a folder with too few gives some of them more than once."""
-    paths, wanted = find_images([args.image_folder]), args.images * batch
     # The picture fills the size that was asked for; the rest, up to a multiple that the backbone
     # takes, is padding.
     inner = size if grids_of(args) else (args.height, args.width)
-    chosen = spread_out(paths, wanted * (offset + 1))
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in pixel_scale(cfg))
     images = []
-    for path in islice(cycle(chosen), wanted * offset, wanted * (offset + 1)):
+    for path in timed_pictures(args, args.images * batch, offset=offset):
         pixels = cover(read_image(path, cfg.INPUT.FORMAT), inner)
         image = (torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() - mean) / std
         images.append(F.pad(image, (0, size[1] - inner[1], 0, size[0] - inner[0])))
     return list(torch.stack(images).split(batch))
+
+
+def timed_pictures(args: argparse.Namespace, wanted: int, *, offset: int = 0) -> list[Path]:
+    """The `wanted` files of --image-folder that a run takes; none without that folder."""
+    if args.image_folder is None:
+        return []
+    chosen = spread_out(find_images([args.image_folder]), wanted * (offset + 1))
+    return list(islice(cycle(chosen), wanted * offset, wanted * (offset + 1)))
 
 
 def cover(image: np.ndarray, size: Size) -> np.ndarray:

@@ -214,7 +214,7 @@ def add_details(bench: Bench, part: Part, inputs: Sequence[Any], rows: Sequence[
         arms = dict.fromkeys(arm for pair in bench.found.pairs for arm in pair.arms.values())
         models = {arm: part.models[arm] for arm in arms}
         with bench.bar(f"stages of the {part.name}") as bar:
-            timed = time_stages(models, inputs, **bench.turning(bar))
+            timed = time_stages(models, inputs, runs=part.runs, **bench.turning(bar))
         for pair, row in zip(bench.found.pairs, rows, strict=True):
             row["stage_seconds_per_batch"] = {kind: timed[a] for kind, a in pair.arms.items()}
             row["stage_macs_per_batch"] = {

@@ -52,7 +52,7 @@ def read_configs(args: argparse.Namespace) -> list[CfgNode]:
     SViT runs in `quota` mode. Mode and wrappers stay as they were trained where the overrides name
     the weights of the policy.
     """
-    device = ["MODEL.DEVICE", args.device] if args.device else []
+    device = [] if args.device is None else ["MODEL.DEVICE", args.device]
     first = load_config(args.config_file, [*args.opts, *device])
     own = first.MODEL.TOKEN_POLICY.NAME
     is_dense = keeps_everyone(POLICY_REGISTRY.named(own, "MODEL.TOKEN_POLICY.NAME"))

@@ -13,7 +13,9 @@ import torch
 
 from svit_det.benchmark.decisions import keeps_everyone
 from svit_det.benchmark.runtimes import EAGER
+from svit_det.cli.numbers import COUNT, PIXELS, SHARE, THREADS, TOKENS, TURNS, Real, Whole
 from svit_det.cli.options import add_output, add_overwrite
+from svit_det.cli.output import refuse_folder_of
 from svit_det.errors import InputError
 from svit_det.export.runtimes import NEEDED, check_modules
 from svit_det.export.variants import VARIANTS
@@ -28,6 +30,8 @@ ELSEWHERE = ("blocks", "backbone", "detector")
 """The parts that processes of their own can run."""
 COMPARABLE = ("blocks", "backbone")
 """The parts whose maps can be compared with those of another checkout."""
+DEFAULT_SIZE = (800, 1333)
+"""Height and width by default."""
 ALL_RUNTIMES = (EAGER, *VARIANTS)
 
 
@@ -46,23 +50,31 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--runtime", nargs="+", metavar="NAME", help=f"{', '.join(ALL_RUNTIMES)}: at batch 1")
     add("--policies", nargs="+", metavar="NAME", help="several in one run, not the config's")
     add("--parts", nargs="+", choices=PARTS, default=["blocks", "backbone"], help="default: two")
-    add("--height", type=int, default=800, help="pixels; padded as the backbone needs it")
-    add("--width", type=int, default=1333, help="pixels; padded as the backbone needs it")
-    add("--tokens", type=int, nargs=2, metavar=("H", "W"), help="the grid, instead of pixels")
+    for side, pixels in zip(("--height", "--width"), DEFAULT_SIZE, strict=True):
+        padded = f"default: {pixels} pixels; padded as the backbone needs it"
+        add(side, action=Whole, interval=PIXELS, help=padded)
+    grid = "the grid, instead of pixels"
+    add("--tokens", action=Whole, interval=TOKENS, nargs=2, metavar=("H", "W"), help=grid)
     add("--grids", nargs="+", metavar="HxW", help="several grids of tokens, instead of --tokens")
     add("--image-folder", help="pictures to run on, instead of noise")
-    add("--keep-ratios", type=float, nargs="+", help="by deciding block; default: the config's")
-    add("--batch-sizes", type=int, nargs="+", help="default: 1 4, and 1 with --runtime")
-    add("--count-spread", type=float, default=0.3, help="images of a batch keep 1 -+ this much")
-    add("--images", type=int, default=3, help="different inputs, each timed --repeats times")
-    add("--repeats", type=int, default=3, help="turns of every arm on every input")
-    add("--warmup", type=int, default=1, help="turns thrown away")
-    add("--threads", type=int, help="of the CPU; default: torch's choice")
+    ratios = "by deciding block; default: the config's"
+    add("--keep-ratios", action=Real, interval=SHARE, nargs="+", help=ratios)
+    sizes = "default: 1 4, and 1 with --runtime"
+    add("--batch-sizes", action=Whole, interval=COUNT, nargs="+", help=sizes)
+    spread = "images of a batch keep 1 -+ this much"
+    add("--count-spread", action=Real, interval="[0, 1)", default=0.3, help=spread)
+    inputs = "different inputs, each timed --repeats times"
+    add("--images", action=Whole, interval=COUNT, default=3, help=inputs)
+    turns = "turns of every arm on every input"
+    add("--repeats", action=Whole, interval=COUNT, default=3, help=turns)
+    add("--warmup", action=Whole, interval=TURNS, default=1, help="turns thrown away")
+    add("--threads", action=Whole, interval=THREADS, help="of the CPU; default: torch's choice")
     add("--dtype", choices=DTYPES, default="float32")
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--against", metavar="FOLDER", help="an older checkout, whose arms take turns with ours")
     add("--throughput", action="store_true", help="images/s by batch size, and no speed-ups")
-    add("--processes", type=int, nargs="+", metavar="N", help="images/s of N at a time likewise")
+    at_a_time = "images/s of N at a time likewise"
+    add("--processes", action=Whole, interval=THREADS, nargs="+", metavar="N", help=at_a_time)
     add("--stages", action="store_true", help="also where backbone and detector spend their time")
     add("--decisions", action="store_true", help="also what deciding costs in each block")
     add("--no-memory", action="store_true", help="skip peak memory: two more processes per row")
@@ -75,28 +87,25 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
-    """Fill in the batch sizes and the device where the command line leaves them open."""
+    """Fill in batch sizes, device and pixels where the command line leaves them open."""
     args.batch_sizes = args.batch_sizes or ([1] if args.runtime else [1, 4])
     if args.runtime:
-        args.device = args.device or "cpu"
+        args.device = "cpu" if args.device is None else args.device
+    if not args.tokens and not args.grids:
+        args.height = DEFAULT_SIZE[0] if args.height is None else args.height
+        args.width = DEFAULT_SIZE[1] if args.width is None else args.width
     return args
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be measured before anything is built."""
-    sizes = {"--tokens": args.tokens or [1], "--batch-sizes": args.batch_sizes}
-    sizes["--processes"] = args.processes or [1]
-    single = ("height", "width", "images", "repeats", "threads")
-    sizes |= {f"--{name}": [getattr(args, name)] for name in single}
-    for name, values in sizes.items():
-        if any(value is not None and value < 1 for value in values):
-            raise InputError(f"{name} {' '.join(map(str, values))}: give numbers from 1 up.")
-    if args.warmup < 0:
-        raise InputError(f"--warmup {args.warmup}: give 0 or more.")
-    if not 0 <= args.count_spread < 1:
-        raise InputError(f"--count-spread {args.count_spread}: must lie in [0, 1).")
     if args.tokens and args.grids:
         raise InputError("--tokens and --grids both name grids: choose one of them.")
+    if (args.tokens or args.grids) and (args.height, args.width) != (None, None):
+        raise InputError(
+            "--height and --width are pixels, and --tokens and --grids give the size in tokens: "
+            "choose one of them."
+        )
     if args.stages and not set(args.parts) & set(STAGED):
         raise InputError("--stages are those of backbone and detector: name one in --parts.")
     if args.decisions and "blocks" not in args.parts:
@@ -109,7 +118,7 @@ def check(args: argparse.Namespace) -> None:
     if args.against is not None:
         _check_checkout(args)
     if args.image_folder is not None:
-        _check_pictures(args.image_folder)
+        _check_pictures(args)
 
 
 def grids_of(args: argparse.Namespace) -> list[tuple[int, int]]:
@@ -118,9 +127,9 @@ def grids_of(args: argparse.Namespace) -> list[tuple[int, int]]:
         return [tuple(args.tokens)]
     grids = []
     for text in args.grids or []:
-        sides = re.fullmatch(r"(\d+)x(\d+)", text)
-        if sides is None or min(map(int, sides.groups())) < 1:
-            raise InputError(f"--grids {text}: give tokens as HxW, such as 16x16.")
+        sides = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", text)
+        if sides is None:
+            raise InputError(f"--grids {text[:60]}: give tokens as HxW, such as 16x16.")
         grids.append((int(sides[1]), int(sides[2])))
     return grids
 
@@ -195,11 +204,12 @@ def _check_checkout(args: argparse.Namespace) -> None:
         )
 
 
-def _check_pictures(folder: str) -> None:
+def _check_pictures(args: argparse.Namespace) -> None:
     try:
-        find_images([folder])
+        pictures = find_images([args.image_folder])
     except InputError as error:
         raise InputError(f"--image-folder {error}") from error
+    refuse_folder_of(args.output, pictures)
 
 
 def warn_of_few_cores(counts: Sequence[int]) -> None:

@@ -54,15 +54,15 @@ def build(configs: Sequence[CfgNode], args: argparse.Namespace) -> Compared:
     made: dict[str, Part] = {}
     if "training" in args.parts:
         made["training"] = _training(backbones, pairs, args)
-    # By now decisions are settled and weights for training are copied, both in full precision.
+    if "detector" in args.parts:
+        made["detector"] = _detector(models, pairs[0].cfg, DTYPES[args.dtype])
+    # By now decisions are settled and weights are copied, all in full precision.
     for model in models.values():
         model.to(DTYPES[args.dtype])
     first = next(iter(backbones.values()))
     patch_size = compared.trunk_of(first).patch_size
     made["blocks"] = _blocks(backbones, pairs)
     made["backbone"] = _backbone(backbones)
-    if whole:
-        made["detector"] = _detector(models, pairs[0].cfg)
     return Compared(
         parts={name: made[name] for name in args.parts},
         pairs=pairs,
@@ -105,11 +105,26 @@ def _backbone(backbones: Mapping[str, nn.Module]) -> Part:
     )
 
 
-def _detector(models: Mapping[str, nn.Module], cfg: CfgNode) -> Part:
-    """The whole detector on detectron2's inputs, post-processing included."""
+def _detector(models: Mapping[str, nn.Module], cfg: CfgNode, dtype: torch.dtype) -> Part:
+    """The whole detector on detectron2's inputs, post-processing included.
+
+    In another dtype than float32 it has weights of its own, in float32, and runs under autocast:
+    boxes, their suppression and the pooling of their features need float32.
+    """
     mean, std = pixel_scale(cfg)
+    device = cfg.MODEL.DEVICE.split(":")[0]
+    mixed = dtype != torch.float32
+    models = copy.deepcopy(dict(models)) if mixed else models
+
+    def run(arm: str) -> Callable[[list[dict[str, Any]]], Any]:
+        def run_mixed(given: list[dict[str, Any]]) -> Any:
+            with torch.autocast(device, dtype=dtype):
+                return models[arm](given)
+
+        return run_mixed if mixed else models[arm]
 
     def prepare(images: Tensor) -> list[dict[str, Any]]:
+        images = images.float()
         # Back to pixels: the detector normalises them into the images that the other parts get.
         scale, shift = (images.new_tensor(each).view(3, 1, 1) for each in (std, mean))
         height, width = images.shape[2:]
@@ -120,7 +135,7 @@ def _detector(models: Mapping[str, nn.Module], cfg: CfgNode) -> Part:
     return Part(
         name="detector",
         models=models,
-        runs=models,
+        runs={arm: run(arm) for arm in models},
         prepare=prepare,
         split=lambda batch: [[each] for each in batch],
     )

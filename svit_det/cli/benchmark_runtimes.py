@@ -17,12 +17,15 @@ from svit_det.benchmark.runtimes import (
     summarise_arms,
 )
 from svit_det.benchmark.timing import time_interleaved
+from svit_det.cli.benchmark_calibration import calibration_for
 from svit_det.cli.benchmark_elsewhere import TOLERANCE, Older
 from svit_det.cli.benchmark_exports import Graph
 from svit_det.cli.benchmark_inputs import Size
 from svit_det.cli.benchmark_measures import Bench, Row, name_row
 from svit_det.cli.benchmark_parts import Part
 from svit_det.export.checks import Parity
+from svit_det.export.formats import INT8
+from svit_det.export.variants import VARIANTS
 from svit_det.vit.flops import count_macs
 
 
@@ -37,10 +40,13 @@ def measure_runtimes(bench: Bench, part: Part, size: Size) -> Row:
     }
     arms, parity, kept = [(EAGER, budget) for budget in budgets], {}, {}
     names = [name for name in bench.args.runtime if name != EAGER]
+    int8 = any(VARIANTS[name].precision == INT8 for name in names)
+    calibration = calibration_for(bench.cfg, bench.args, size) if int8 else None
+    others = calibration.images if calibration else []
     title = "{}, {} x {} pixels".format(part.name, *size)
     with tqdm(total=len(budgets) * len(names), desc=f"{title}: exports", unit="file") as bar:
         for budget in budgets:
-            graph = Graph(part, budget, images, inputs)
+            graph = Graph(part, budget, images, inputs, calibration=others)
             kept[budget] = graph.kept_share()
             for name, call, found in graph.exported(names, _folder(bench, part, size, budget)):
                 runs[arm_name(name, budget)] = call
@@ -61,6 +67,7 @@ def measure_runtimes(bench: Bench, part: Part, size: Size) -> Row:
     macs = {each: count_macs(partial(part.runs[each], inputs[0])).total for each in budgets}
     row = name_row(bench, part, pair, 1, size)
     row["arms"] = summarise_arms(timings, arms, macs=macs, kept=kept, parity=parity)
+    row["int8_calibration"] = calibration.said if calibration else None
     return row | {"against": against, "raw_seconds_per_image": timings.seconds}
 
 

@@ -33,10 +33,16 @@ class Arms:
         from svit_det.policies.dense import Dense
 
         torch.set_num_threads(threads)
+        # As in the process that asks, whatever an older checkout does.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         cfg = load_config(config, options)
         build = build_model if part == "detector" else build_backbone
         torch.manual_seed(0)
-        whole = build(cfg).to(cfg.MODEL.DEVICE, getattr(torch, dtype)).eval()
+        half = getattr(torch, dtype)
+        # A whole detector has weights in float32 and runs under autocast.
+        self.mixed = half if part == "detector" and half != torch.float32 else None
+        own = torch.float32 if self.mixed else half
+        whole = build(cfg).to(cfg.MODEL.DEVICE, own).eval()
         self.trunk = next(m for m in whole.modules() if type(m).__name__ == "TokenTrunk")
         self.model: Any = self.trunk if part == "blocks" else whole
         self.model.load_state_dict(torch.load(weights, map_location=cfg.MODEL.DEVICE), strict=True)
@@ -59,7 +65,14 @@ class Arms:
         """Run one pass of an arm on one of the inputs."""
         self.trunk.policy = self.policies[arm]
         given = self.inputs[index]
-        return self.trunk.run(given, 0, self.trunk.depth) if self._blocks else self.model(given)
+        if self._blocks:
+            return self.trunk.run(given, 0, self.trunk.depth)
+        if self.mixed is None:
+            return self.model(given)
+        import torch
+
+        with torch.autocast(self.device.type, dtype=self.mixed):
+            return self.model(given)
 
     def timed(self, arm: str, index: int) -> float:
         """The seconds that one pass of an arm takes."""

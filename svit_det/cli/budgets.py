@@ -20,6 +20,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from svit_det.cli.numbers import SHARE, Real
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
@@ -40,12 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_pictures(parser)
     add_weights(parser, "trained weights; default: the ones that --config-file names")
     add_config_file(parser, "of the model; default: what the weights carry")
-    parser.add_argument(
-        "--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7], help="shares of tokens"
-    )
-    parser.add_argument(
-        "--follow", action="store_true", help="let thresholds follow the pictures before"
-    )
+    add, default = parser.add_argument, [0.3, 0.5, 0.7]
+    shares = "shares of tokens"
+    add("--budgets", action=Real, interval=SHARE, nargs="+", default=default, help=shares)
+    add("--follow", action="store_true", help="let thresholds follow the pictures before")
     add_allow_untrained(parser)
     return parser
 

@@ -10,10 +10,10 @@ anew. GFLOPs are giga multiply-adds, counted from the record of each image's pas
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from svit_det.benchmark.report import describe_machine
@@ -24,8 +24,9 @@ from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes
 from svit_det.classification.tables import Row, row_of, table_1, table_2
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import Whole
 from svit_det.cli.options import add_device, add_output, add_overwrite
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
 from svit_det.results import write_json
 
@@ -38,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="[NAME=]FILE", help="the dense model first")
     add("--data-root", help="folder in ImageNet's layout; default: the one each was trained on")
-    add("--batch-size", type=int, help="images at a time; default: as trained (TEST.BATCH_SIZE)")
+    size = "images at a time; default: as trained (TEST.BATCH_SIZE)"
+    add("--batch-size", action=Whole, interval="[1, 100000]", help=size)
     add_device(parser)
     add_output(parser, "file of all figures", default="output/classification_tables.json")
     add_overwrite(parser)
@@ -53,9 +55,10 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """All checkpoints, then both tables and the JSON."""
     check_output_file(args.output, suffixes=(".json",), overwrite=args.overwrite)
+    refuse_input(args.output, files_read(args))
     options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
-    given = [str(word) for pair in options.items() if pair[1] for word in pair]
+    given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     rows = [_row(each, given) for each in args.checkpoints]
     written = {
         "command": shlex.join(["python", "tools/classification_tables.py", *args.argv]),
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _row(given: str, options: Sequence[str]) -> Row:
     name, _, path = given.rpartition("=")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
     cfg, model = read_trained(path, options)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)

@@ -1,11 +1,14 @@
 """Every policy fine-tuned alike from one dense classifier, several seeds each, in one table.
 
-    python tools/compare_classifiers.py [--seeds 1 2 3] [--policies FILE.yaml ...]
+    svit-det compare-classifiers [--seeds 1 2 3] [--policies FILE.yaml ...]
+    svit-det compare-classifiers --policies photographs/compare --output output/compare_photographs
 
 By default the arms are those of configs/digits/compare: eleven policies with about as many
 multiply-adds as SViT's own schedule. The images are the digits that tools/setup/prepare_digits.py
-makes. Finished trainings in --output are kept, so that an interrupted run goes on. The command ends
-with a table, a chart and results.json.
+makes. configs/photographs/compare has the same policies for the photographs that
+tools/prepare_photographs.py makes, with the classifier of configs/photographs/dense.yaml as parent.
+Finished trainings in --output are kept, so that an interrupted run goes on. The command ends with a
+table, a chart and results.json.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ from svit_det.classification.comparison import (
 )
 from svit_det.cli.again import command_again
 from svit_det.cli.execution import problem_of
-from svit_det.cli.options import add_output, add_overrides
+from svit_det.cli.numbers import SEED, Whole
+from svit_det.cli.options import add_baseline, add_output, add_overrides, baseline_of
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.results import write_json
-from svit_det.shipped import config_folder
 from svit_det.visualization.comparison_charts import (
     Point,
     draw_quality_over_cost,
@@ -44,11 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    arms = sorted(map(str, (config_folder() / "digits" / "compare").glob("*.yaml")))
-    add("--policies", nargs="+", default=arms, help="yaml files; default: configs/digits/compare")
-    add("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    add(
+        "--policies",
+        nargs="+",
+        default=["digits/compare"],
+        metavar="YAML",
+        help="yaml files and folders of them, also by the names of those that ship, such as "
+        "photographs/compare; default: digits/compare",
+    )
+    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3])
     add_output(parser, "folder for trainings and results", default="output/compare_classifiers")
-    add("--baseline", default="dense", help="arm that the others are compared with")
+    add_baseline(parser)
     add_overrides(parser)
     return parser
 
@@ -62,8 +72,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole comparison."""
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
+    check_output(args.output, (), overwrite=True)
     output = Path(args.output).resolve()
     trainings = Trainings(arms_of(args.policies), args.seeds, args.opts, output)
+    baseline = baseline_of(args, list(trainings.arms))
     print(f"{len(trainings.arms)} arms x {len(args.seeds)} seeds")
     train_all(trainings, program=command_again("classify", packages=args.packages))
     results = results_of(trainings)
@@ -89,6 +101,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     write_json(output / "results.json", written)
     print(f"\nMeans over seeds {args.seeds}, smallest and largest in brackets.\n")
-    print(comparison_table(results, args.baseline))
+    print(comparison_table(results, baseline))
     print(f"\nCharts: {args.output}/*.png   all figures: {args.output}/results.json")
     return written

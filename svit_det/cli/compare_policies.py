@@ -17,12 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from svit_det.benchmark.report import describe_machine
 from svit_det.cli.again import command_again
-from svit_det.cli.options import add_config_file, add_output, add_overrides, add_weights
+from svit_det.cli.numbers import LONG, SEED, THREADS, Real, Whole
+from svit_det.cli.options import (
+    add_baseline,
+    add_config_file,
+    add_output,
+    add_overrides,
+    add_weights,
+    baseline_of,
+)
 from svit_det.cli.output import check_output
 from svit_det.comparison.arms import Arm, Recipe, arms_of, options_of, run_folder
 from svit_det.comparison.cost import Reading, read_at_cost
@@ -31,12 +38,16 @@ from svit_det.comparison.report import draw, draw_tiles, quality_table, usage_ta
 from svit_det.comparison.training import train_all
 from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
+from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
+from svit_det.files import make_folder
 from svit_det.images import find_images, spread_out
 from svit_det.results import write_json
 from svit_det.shipped import config_folder, existing_weights, find_config
 
 NUM_MEASURED, NUM_PICTURES = 10, 3
+CONTROLS = ("random", "monotone_random")
+"""Compared with where they are among the arms and the command line names none."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,9 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
         default=arms,
         help="yaml files, or registered names, trained by --config-file; default: configs/compare",
     )
-    add("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    add("--steps", type=int, default=200, help="of each fine-tuning")
-    add("--jobs", type=int, default=1, help="trainings at a time; they share the cores")
+    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3])
+    add("--steps", action=Whole, interval=LONG, default=200, help="of each fine-tuning")
+    jobs = "trainings at a time; they share the cores"
+    add("--jobs", action=Whole, interval=THREADS, default=1, help=jobs)
     add_config_file(parser, "task and recipe", default="configs/base/nuclei_finetune.yaml")
     add_weights(parser, "the dense parent", default="configs/demo/dense.safetensors")
     add_output(
@@ -60,16 +72,18 @@ def build_parser() -> argparse.ArgumentParser:
         "folder for trainings and results; what is trained there is kept, the rest made anew",
         default="output/compare",
     )
-    add("--baseline", default="dense", help="arm that times are compared with (default: dense)")
+    add_baseline(parser)
     add(
         "--controls",
         nargs="*",
-        default=["random", "monotone_random"],
-        help="arms NAME_20, NAME_50 ... that the others are compared with at equal cost",
+        metavar="NAME",
+        help="arms NAME_20, NAME_50 ... that the others are compared with at equal cost; default: "
+        f"{' '.join(CONTROLS)}",
     )
     add(
         "--cost",
-        type=float,
+        action=Real,
+        interval="(0, 1e6]",
         metavar="GMACS",
         help="read every arm off where its trunk spends this, by MODEL.TOKEN_POLICY.TEST_KEEP_RATIO"
         " found on training images, if its policy has a budget to set; dense and controls stay",
@@ -82,10 +96,6 @@ def check(args: argparse.Namespace) -> Recipe:
     """Refuse options that cannot work before any training; returns the recipe."""
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
-    if min(args.steps, args.jobs) < 1:
-        raise InputError("--steps and --jobs must be at least 1.")
-    if args.cost is not None and not 0 < args.cost < float("inf"):
-        raise InputError("--cost must be a positive number of giga multiply-adds.")
     return Recipe(
         config_file=Path(find_config(args.config_file)).resolve(),
         weights=Path(existing_weights(args.weights)).resolve(),
@@ -93,6 +103,29 @@ def check(args: argparse.Namespace) -> Recipe:
         overrides=tuple(args.opts),
         output=Path(args.output).resolve(),
     )
+
+
+def check_parent(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+    """Refuse a parent that one of the trainings would replace. Raises InputError."""
+    for folder in (run_folder(recipe, arm, seed) for arm in arms for seed in seeds):
+        if recipe.weights.parent == folder:
+            raise InputError(
+                f"--weights {recipe.weights}: lies in the folder of a training, which would "
+                "replace it; name another --output."
+            )
+
+
+def choose_compared(args: argparse.Namespace, arms: Sequence[Arm]) -> None:
+    """Set the baseline and the controls. Raises InputError for named ones that are no arms."""
+    names = [arm.name for arm in arms]
+    args.baseline = baseline_of(args, names)
+    for control in args.controls or ():
+        if len(budgets_of(names, control)) < 2:
+            raise InputError(
+                f"--controls {control}: needs two arms or more called {control}_ and a number, and "
+                f"the arms are {', '.join(names)}."
+            )
+    args.controls = list(CONTROLS) if args.controls is None else args.controls
 
 
 def take_readings(
@@ -115,15 +148,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing, then measure, draw and report."""
     recipe = check(args)
     arms = arms_of(args.policies, recipe)
+    choose_compared(args, arms)
+    check_parent(recipe, arms, args.seeds)
     check_output(args.output, (), overwrite=True)
-    recipe.output.mkdir(parents=True, exist_ok=True)
+    make_folder(recipe.output)
     first = arms[0]
     cfg = load_config(str(first.config_file), options_of(recipe, first, args.seeds[0], arms))
     prepare_datasets(cfg, training=True)
     print(f"{len(arms)} arms x {len(args.seeds)} seeds of {args.steps} steps")
     train = command_again("train", packages=args.packages)
     train_all(arms, args.seeds, recipe, jobs=args.jobs, program=train)
-    setup_logger(str(recipe.output / "log.txt"), name="svit_det", configure_stdout=False)
+    log_into(recipe.output / "log.txt", ("svit_det",), on_stdout=False)
     dataset = cfg.DATASETS.TEST[0]
     tiles = find_images([MetadataCatalog.get(dataset).image_root])
     measured = spread_out(tiles, NUM_MEASURED)

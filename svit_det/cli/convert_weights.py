@@ -38,7 +38,7 @@ from svit_det.cli.options import (
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output_file
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
 from svit_det.shipped import existing_weights
 from svit_det.weights.classifiers import CLASSIFIERS
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Read, rename, check against the model, write."""
     output = Path(args.output)
     check_output_file(output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
+    refuse_input(output, files_read(args))
     args.weights = existing_weights(args.weights)
     if args.classifier:
         said = convert_classifier(args)

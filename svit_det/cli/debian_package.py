@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svit_det.errors import InputError
+from svit_det.files import make_folder
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEAD = 60
@@ -56,7 +57,7 @@ def fetch_package(package: DebianPackage, cache: Path) -> Path:
             f"This machine has no apt-get to download Debian's {package.name} {package.version} "
             f"with; {by_hand}, and start again."
         )
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     # The folder lies in the cache, so that os.replace is a rename within one file system.
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
         # When an administrator runs apt, it downloads as the user _apt, who may not write here.

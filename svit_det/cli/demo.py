@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -30,9 +29,11 @@ from svit_det.cli.output import check_output
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.pictures import write_pictures
 from svit_det.detection.predictor import TokenPredictor
+from svit_det.detection.run_log import log_into
 from svit_det.detection.token_usage import SETS
 from svit_det.detection.trained import read_trained
 from svit_det.detection.trainer import TokenTrainer
+from svit_det.files import make_folder, open_log
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.results import write_json
 from svit_det.visualization.usage_chart import draw_usage_chart
@@ -58,9 +59,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run every step and say where its results are."""
     output = Path(args.output)
     check_output(output, (), overwrite=True)
-    output.mkdir(parents=True, exist_ok=True)
-    setup_logger(str(output / "log.txt"), name="detectron2", configure_stdout=False)
-    setup_logger(str(output / "log.txt"), name="svit_det", configure_stdout=False)
+    make_folder(output)
+    log_into(output / "log.txt", ("detectron2", "svit_det"), on_stdout=False)
     arms = {name: load_arm(name, output, args.opts) for name in ARMS}
     cfg = arms["svit"].cfg
     tiles = find_images([MetadataCatalog.get(cfg.DATASETS.TEST[0]).image_root])
@@ -96,10 +96,10 @@ def load_arm(name: str, output: Path, options: list[str]) -> TokenPredictor:
 
 def evaluate(arm: TokenPredictor, folder: Path) -> dict:
     """AP and token usage over the validation set."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     name = arm.cfg.DATASETS.TEST[0]
     loader = TokenTrainer.build_test_loader(arm.cfg, name)
-    with open(folder / "coco.txt", "w") as log, contextlib.redirect_stdout(log):
+    with open_log(folder / "coco.txt") as log, contextlib.redirect_stdout(log):
         found = inference_on_dataset(
             arm.model, tqdm(loader, unit="tile"), TokenTrainer.build_evaluator(arm.cfg, name)
         )
@@ -144,7 +144,6 @@ def compare(models: dict, inputs: list) -> dict:
 
 def draw(arm: TokenPredictor, tiles: list[Path], folder: Path) -> None:
     """Draw the detections beside the heat map, and the keep maps, of each tile."""
-    folder.mkdir(parents=True, exist_ok=True)
     for tile in tqdm(tiles, unit="tile"):
         write_pictures(arm(tile), folder, tile.stem, class_names=arm.class_names)
 

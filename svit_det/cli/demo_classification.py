@@ -28,6 +28,7 @@ from svit_det.classification.processes import Processes
 from svit_det.classification.tables import row_of, table_1
 from svit_det.cli import benchmark_classifier
 from svit_det.cli.options import add_output
+from svit_det.cli.output import check_output
 from svit_det.images import read_image, spread_out
 from svit_det.results import write_json
 from svit_det.shipped import get_weights_file
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole demo."""
     data, output = args.data_root, Path(args.output)
+    check_output(output, (), overwrite=True)
     options = ["DATA.ROOT", data, "DATA.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"]
     rows, last = [], None
     for name in MODELS:

@@ -32,10 +32,14 @@ from svit_det.benchmark.device_checks import (
     time_compiled,
     time_ragged_attention,
 )
+from svit_det.benchmark.precision import tf32_allowed, without_tf32
 from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.timing import Spread
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import COUNT, Whole
 from svit_det.cli.options import add_device, add_output
+from svit_det.cli.output import check_output, refuse_input
+from svit_det.config.reading import check_device
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TrunkShape
 from svit_det.results import write_json
@@ -46,7 +50,7 @@ FULL_CASE = Case(TrunkShape(384, 12, 6), (50, 84), batch=1)
 """The case for timed attention and for compiled blocks: ViT-S at COCO's size."""
 RAGGED, TOY_RAGGED = (1120, 784, 549, 1600), (11, 7, 5, 16)
 TOLERANCE = 1e-3
-"""Largest difference between the ways of running a trunk in float32; TF32 exceeds it."""
+"""Largest difference between the ways of running a trunk in float32; TF32 would exceed it."""
 COMPILED = ("Dense", "SViT", "EViT")
 """The policies whose compiled trunks are timed: autotuning takes most of a minute for each."""
 
@@ -59,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_device(parser)
     add("--toy", action="store_true", help="tiny sizes: whether the checks run at all")
-    add("--repeats", type=int, default=10, help="turns of what is timed")
+    timed = "turns of what is timed"
+    add("--repeats", action=Whole, interval=COUNT, default=10, help=timed)
     add("--collect", metavar="DIR", help="put the results below this folder into one file instead")
     add_output(parser, "folder for the JSON file", default="output/device_checks")
     return parser
@@ -72,6 +77,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check, or collect; returns what is in the file."""
+    check_output(args.output, (), overwrite=True)
     if args.collect is None:
         return run_checks(args)
     path = collect(Path(args.collect), Path(args.output))
@@ -79,18 +85,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"output": str(path)}
 
 
+@without_tf32()
 def run_checks(args: argparse.Namespace) -> dict[str, Any]:
-    """Run every check; the file is written after each."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: there is no usable GPU here.")
-    if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: give 1 or more.")
+    """Run every check without TF32 of either kind; the file is written after each."""
+    device = args.device
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device, key="--device")
     found: dict[str, Any] = {
         "command": shlex.join(["python", "tools/device_checks.py", *args.argv]),
         "machine": describe_machine(device),
         "device": device,
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32": tf32_allowed(),
     }
     checks = checks_of(device, toy=args.toy, repeats=args.repeats)
     path = Path(args.output) / "device_checks.json"
@@ -140,7 +146,7 @@ def report(found: dict[str, Any]) -> None:
         [
             name,
             *(f"{laws[way]:.1e}" for way in ways),
-            "-" if syncs[name] is None else syncs[name],
+            ", ".join(f"{kind}: {'-' if n is None else n}" for kind, n in syncs[name].items()),
             graphs.get(name, "-"),
         ]
         for name, laws in found["laws"].items()
@@ -155,6 +161,8 @@ def report(found: dict[str, Any]) -> None:
         ]
         print(f"\n{timed['lengths']} rows, {timed['dtype']}")
         print(tabulate(rows, ["attention", "ms", "difference"]))
+        for way, reason in timed["missing"].items():
+            print(f"{way}: {reason}.")
     if "skipped" in found["compiled"]:
         print(f"\nCaptured and compiled graphs: {found['compiled']['skipped']}.")
     else:
@@ -165,6 +173,20 @@ def report(found: dict[str, Any]) -> None:
         print(tabulate(rows, ["eager / max-autotune", "median", "low", "high"]))
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """The results in a file. Raises InputError for a file that holds anything else."""
+    try:
+        if not path.is_file():  # reading from a pipe could wait forever
+            raise OSError("a folder, a pipe or a link that leads nowhere")
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise InputError(f"{path}: is no JSON file ({reason}); remove it.") from problem
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no results by name; remove it.")
+    return found
+
+
 def collect(source: Path, target: Path) -> Path:
     """Write one dated file with every results.json and device_checks.json below `source`."""
     found = sorted([*source.rglob("results.json"), *source.rglob("device_checks.json")])
@@ -173,12 +195,10 @@ def collect(source: Path, target: Path) -> Path:
     today = datetime.date.today().isoformat()
     contents = {}
     for path in found:
-        try:
-            contents[str(path.relative_to(source))] = json.loads(path.read_text())
-        except ValueError as problem:
-            raise InputError(f"{path}: is no JSON file ({problem}); remove it.") from problem
+        contents[str(path.relative_to(source))] = read_results(path)
     first = next(iter(contents.values()))
-    device = str(first.get("device", "cpu")).split(":")[0]
+    device = "cuda" if str(first.get("device", "cpu")).startswith("cuda") else "cpu"
     path = target / f"{today}_{device}_checks.json"
+    refuse_input(path, found)
     write_json(path, {"date": today, "machine": first.get("machine"), "files": contents})
     return path

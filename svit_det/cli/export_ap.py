@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from svit_det.detection.trainer import TokenTrainer
 from svit_det.export.build import Wanted, export_files
 from svit_det.export.formats import FORMATS
 from svit_det.export.quiet import quiet
+from svit_det.files import scratch_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("dense", "svit", "adapter_svit")
@@ -43,8 +43,8 @@ def ap_rows(shipped: Sequence[str] = SHIPPED, options: Sequence[str] = ()) -> It
         prepare_datasets(cfg, training=False)
         model = build_model(cfg).eval()
         TokenCheckpointer(model).load(str(ROOT / f"configs/demo/{name}.safetensors"))
-        with tempfile.TemporaryDirectory() as folder:
-            arms = [model, *exported_arms(cfg, model, Path(folder))]
+        with scratch_folder() as folder:
+            arms = [model, *exported_arms(cfg, model, folder)]
             cells = [average_precision(cfg, arm.eval()) for arm in arms]
         yield f"| demo/{name} | {' | '.join(cells)} |"
 
@@ -70,9 +70,9 @@ def exported_arms(cfg: CfgNode, model: nn.Module, folder: Path) -> list[nn.Modul
 def average_precision(cfg: CfgNode, model: nn.Module) -> str:
     """Box and mask AP on the config's test set."""
     dataset = cfg.DATASETS.TEST[0]
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         own = cfg.clone()
-        own.merge_from_list(["OUTPUT_DIR", folder, "TEST.TOKEN_USAGE", False])
+        own.merge_from_list(["OUTPUT_DIR", str(folder), "TEST.TOKEN_USAGE", False])
         evaluator = TokenTrainer.build_evaluator(own, dataset)
         loader = TokenTrainer.build_test_loader(cfg, dataset)
         with quiet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,14 @@ def calibration_pictures(
     chosen = spread_out(paths, NUMBER)
     if len(chosen) < batch:
         raise InputError(f"--calibration: {len(chosen)} pictures are fewer than --batch {batch}.")
-    pictures = [fitted(read_image(path, cfg.INPUT.FORMAT), cfg, size) for path in chosen]
+    pictures = prepared_pictures(chosen, cfg, size)
     full = len(pictures) // batch * batch
     return list(torch.stack(pictures[:full]).split(batch))
+
+
+def prepared_pictures(paths: Sequence[Path], cfg: CfgNode, size: tuple[int, int]) -> list[Tensor]:
+    """The pictures of these files, each (3, *size) with pixels from 0 to 255."""
+    return [fitted(read_image(path, cfg.INPUT.FORMAT), cfg, size) for path in paths]
 
 
 def training_folder(cfg: CfgNode) -> str:

@@ -1,40 +1,38 @@
 """The tables of docs/export.md: which policies export, how far from the model, and the shipped AP.
 
-    python tools/export_table.py [--image-folder FOLDER] [--tables parity open ap]
+    python tools/export_table.py [--image-folder FOLDER] [--tables parity open refused ap]
 
 The first table has every policy under both networks at toy size, on real pictures, in every format.
-The second has some policies with open sizes. The third has the AP of the shipped detectors and of
-their exported files. --policies NAME ... measures the named policies anew and leaves the other rows
-of the first table as they are. The page is written after every policy, so that an interrupted run
-keeps its rows.
+The second has some policies with open sizes. The third says what is refused, with the reason. The
+fourth has the AP of the shipped detectors and of their exported files. --policies NAME ... measures
+the named policies anew and leaves the other rows of the first table as they are. The page is
+written after every policy, so that an interrupted run keeps its rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from svit_det.cli.execution import problem_of
 from svit_det.cli.export import fixed_count_options
 from svit_det.cli.export_ap import ap_rows
-from svit_det.detection import load_config
+from svit_det.cli.export_refused import in_a_cell, refused_rows
+from svit_det.cli.export_toy import NETWORKS, SIZE, toy_model
 from svit_det.errors import InputError
 from svit_det.export.backbone import BackboneGraph
 from svit_det.export.build import Wanted, export_files, has_fixed_count
 from svit_det.export.checks import compare
 from svit_det.export.formats import FORMATS
 from svit_det.export.running import load
-from svit_det.files import write_whole
+from svit_det.files import scratch_folder, write_whole
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.vit import find_token_net
@@ -42,18 +40,9 @@ from svit_det.vit import find_token_net
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "export.md"
 MARKS = "<!-- {} of tools/export_table.py: {} -->"
-NETWORKS = {"simple pyramid": "demo/dense.yaml", "ViT-Adapter": "demo/adapter_dense.yaml"}
-TABLES = ("parity", "open", "ap")
-OPEN = ("Dense", "SViT")
-"""Policies of the table of open sizes. Two are enough: whether an open size exports depends on the
-network and on whether the count depends on the image."""
-SIZE = (64, 96)
-TOY = (
-    *("MODEL.DEVICE", "cpu", "MODEL.VIT.EMBED_DIM", "48", "MODEL.VIT.DEPTH", "6"),
-    *("MODEL.ADAPTER.INTERACTIONS", "[[0, 2], [3, 5]]"),
-    # With these values tokens halt under random weights, too.
-    *("MODEL.TOKEN_POLICY.A_VIT.GAMMA", "20.0", "MODEL.TOKEN_POLICY.A_VIT.BETA", "4.0"),
-)
+TABLES = ("parity", "open", "refused", "ap")
+OPEN = ("ATS", "Dense", "DynamicViT", "EViT", "EvoViT", "Random", "SViT")
+"""Policies of the table of open sizes: each way in which a count comes about."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,6 +85,8 @@ def measure(args: argparse.Namespace) -> None:
             write_rows(args.file, "parity", [*PARITY_HEAD, *lines])
     if "open" in args.tables:
         write_rows(args.file, "open", open_rows(pictures))
+    if "refused" in args.tables:
+        write_rows(args.file, "refused", refused_rows())
     if "ap" in args.tables:
         write_rows(args.file, "ap", ap_rows())
 
@@ -104,8 +95,9 @@ def read_page(path: Path) -> str:
     """The text of the page. Raises InputError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--file {path}: cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise InputError(f"--file {path}: cannot be read ({reason}).") from error
 
 
 def write_rows(path: Path, name: str, rows: Iterable[str]) -> None:
@@ -201,32 +193,6 @@ def open_rows(
                 yield row_of(model, policy, options, network, cells)
 
 
-def toy_model(
-    policy: str, options: Sequence[str], network: str, pictures: Sequence[Tensor]
-) -> nn.Module:
-    """A small detector with weights far from their start, whose thresholds divide the tokens."""
-    cfg = toy_config(policy, options, network)
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    net = find_token_net(model)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        images = (torch.cat(list(pictures)) - model.pixel_mean) / model.pixel_std
-        net.trunk.policy.track(net.train()(images)[1])
-    return model.eval()
-
-
-def toy_config(policy: str, options: Sequence[str], network: str) -> CfgNode:
-    """The demo's config at toy size; blocks 2 to 4 decide, where the policy has a schedule."""
-    path = str(ROOT / "configs" / NETWORKS[network])
-    chosen = [*TOY, "MODEL.TOKEN_POLICY.NAME", policy, *options]
-    if "layers" in POLICY_REGISTRY.get(policy).Config.described():
-        chosen += ["MODEL.TOKEN_POLICY.LAYERS", "[2, 3, 4]"]
-        chosen += ["MODEL.TOKEN_POLICY.KEEP_RATIOS", "[0.7, 0.49, 0.343]"]
-    return load_config(path, chosen)
-
-
 def cells_of(model: nn.Module, pictures: Sequence[Tensor]) -> list[str]:
     """The cell of each format; all files come from one program where every format can export."""
     try:
@@ -242,7 +208,7 @@ def cell_or_reason(
     try:
         return exported_cells(model, (name,), pictures, open_sizes=open_sizes)[0]
     except InputError as problem:
-        return f"no: {problem}".replace("|", "/").replace("[", "\\[")  # neither a column nor a link
+        return in_a_cell(f"no: {problem}")
 
 
 def exported_cells(
@@ -254,11 +220,11 @@ def exported_cells(
 ) -> list[str]:
     """The largest difference of each format's maps from the model's, on real pictures."""
     cells = []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         wanted = Wanted(part="backbone", size=SIZE, formats=formats, dynamic_size=open_sizes)
-        export_files(model, wanted, Path(folder))
+        export_files(model, wanted, folder)
         for name in formats:
-            run, _ = load(Path(folder) / f"backbone{FORMATS[name][-1]}")
+            run, _ = load(folder / f"backbone{FORMATS[name][-1]}")
             parity = compare(BackboneGraph(model), run, pictures)
             cells.append(f"{parity.difference:.0e}" if parity.same_kept else f"no: {parity}")
     return cells

@@ -23,30 +23,29 @@ from svit_det.cli.captions import model_words
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output_file, refuse_input
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.cli.report import num_models, read_models
 from svit_det.detection.predictor import TokenPredictor
-from svit_det.detection.trained import Trained, read_trained
+from svit_det.detection.trained import Trained, read_trained, refuse_random_attention
 from svit_det.detection.usage_picture import usage_picture
 from svit_det.errors import InputError
 from svit_det.images import find_images
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.visualization import UsagePicture, write_image
 from svit_det.visualization.figures import attention_figure, reuse_figure, usage_figure
-from svit_det.weights.files import read_checkpoint
 
 UNDER_PROBE = (
     *("MODEL.TOKEN_POLICY.NAME", "AttentionProbe"),
     # This policy has no schedule, and refuses one.
     *("MODEL.TOKEN_POLICY.LAYERS", "[]", "MODEL.TOKEN_POLICY.KEEP_RATIOS", "[]"),
 )
-CLASS_TOKEN = "cls_token"
 MAX_PICTURES = 12
 MAX_MODELS = 4
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -61,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; figure 3: of several models", nargs="+")
     add_config_file(parser, "one for each model; default: what the weights carry", nargs="+")
     add_output(parser, "the figure, .png or .jpg", required=True, type=Path)
-    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that counts")
+    add_min_score(parser, "counts")
     add_overwrite(parser)
     add_allow_untrained(parser)
     return parser
@@ -123,17 +122,15 @@ def config_of(args: argparse.Namespace, model: Trained, options: Sequence[str]) 
         if not POLICY_REGISTRY.get(cfg.MODEL.TOKEN_POLICY.NAME).shows_attention:
             config = args.config_file[0] if args.config_file else None
             cfg = read_trained(weights, [*options, *UNDER_PROBE], config_file=config).cfg
-        if not any(name.endswith(CLASS_TOKEN) for name in read_checkpoint(weights)["model"]):
-            raise InputError(
-                f"--weights {weights}: has no class token, whose attention figure 2 shows; train "
-                "a policy that has one, or convert weights with theirs."
-            )
+        refuse_random_attention(cfg)
     return cfg
 
 
 def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path]:
     """Refuse options that cannot work, before a model is built; returns the pictures' paths."""
     models, most = num_models(args), MAX_MODELS if args.figure == "3" else 1
+    if models < 1:
+        raise InputError("Nothing to run: give --weights, or --config-file that names some.")
     if models > most:
         raise InputError(f"--weights: {models} models; figure {args.figure} takes {most}.")
     for name in ("weights", "config_file"):
@@ -145,7 +142,7 @@ def check_arguments(args: argparse.Namespace, given: Sequence[str]) -> list[Path
         raise InputError("No picture is named: give files or folders.")
     check_output_file(args.output, suffixes=SUFFIXES, overwrite=args.overwrite)
     paths = find_images(given)
-    refuse_input(args.output, paths)
+    refuse_input(args.output, [*paths, *files_read(args)])
     most = MAX_PICTURES if args.figure == "4" else 1
     if len(paths) > most:
         raise InputError(f"{len(paths)} pictures; figure {args.figure} takes {most}.")

@@ -8,18 +8,25 @@
 | `--overwrite` | replace results that are there |
 | `--allow-untrained` | run although gates or heads have no trained weights |
 | `--device` | cpu or cuda |
+| `--baseline` | the arm that a comparison compares the others with |
+| `--min-score` | the least score of a detection |
 | `KEY VALUE ...` | config overrides, last |
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from svit_det.cli.numbers import SCORE, Real
+from svit_det.errors import InputError
+
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
+BASELINE = "dense"
+"""The arm that others are compared with where the command line names none."""
 TOP_LEVEL_KEYS = ("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK")
 
 
@@ -57,6 +64,25 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="DEVICE", help=help_)
 
 
+def add_baseline(parser: argparse.ArgumentParser) -> None:
+    """--baseline; `baseline_of` checks it."""
+    help_ = f"arm that the others are compared with; default: {BASELINE}"
+    parser.add_argument("--baseline", metavar="ARM", help=help_)
+
+
+def baseline_of(args: argparse.Namespace, arms: Sequence[str]) -> str:
+    """The baseline's name. Raises InputError where the command line names one that is no arm."""
+    if args.baseline is not None and args.baseline not in arms:
+        raise InputError(f"--baseline {args.baseline}: no arm; choose among {', '.join(arms)}.")
+    return BASELINE if args.baseline is None else str(args.baseline)
+
+
+def add_min_score(parser: argparse.ArgumentParser, which: str) -> None:
+    """--min-score; `which` detections have at least this score."""
+    help_ = f"of a detection that {which}; default: %(default)s"
+    parser.add_argument("--min-score", action=Real, interval=SCORE, default=0.5, help=help_)
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """KEY VALUE ... at the end."""
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, last")
@@ -86,6 +112,6 @@ def split_pictures(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     for at, word in enumerate(words):
         is_key = KEY.fullmatch(word) or word in TOP_LEVEL_KEYS
-        if is_key and not Path(word).exists():
+        if is_key and not os.path.exists(word):
             return list(words[:at]), list(words[at:])
     return list(words), []

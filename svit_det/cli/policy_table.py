@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write or check the table. Raises InputError where it is not fresh."""
     try:
         before = args.file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--file {args.file}: cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise InputError(f"--file {args.file}: cannot be read ({reason}).") from error
     after = with_table(before, args.file)
     if not args.check:
         with write_whole(args.file) as path:

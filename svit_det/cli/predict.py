@@ -23,28 +23,32 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
+from svit_det.cli.numbers import COUNT, LONG, SHARE, Real, Whole
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
     add_device,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_overview
 from svit_det.detection.prediction import Prediction, coco_json
 from svit_det.detection.predictor import Predictor, Unread
-from svit_det.errors import InputError
+from svit_det.errors import InputError, renamed_settings
 from svit_det.images import find_sources, is_film
 from svit_det.results import write_json
 
 COCO, RESULTS = "coco.json", "results.json"
+CAMERAS = "[0, 99]"
+"""Numbers of cameras; OpenCV takes larger ones for other interfaces."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,12 +62,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_overwrite(parser)
     add_device(parser)
     add_allow_untrained(parser)
-    add("--min-score", type=float, default=0.5, help="of a detection; default: %(default)s")
-    add("--budget", type=float, help="mean share of tokens; default: as trained")
+    add_min_score(parser, "is written")
+    share = "mean share of tokens; default: as trained"
+    add("--budget", action=Real, interval=SHARE, help=share)
     add("--follow", action="store_true", help="let thresholds follow the pictures before")
-    add("--batch", type=int, default=1, help="pictures that run together")
-    add("--camera", type=int, metavar="NUMBER", help="take pictures from this camera")
-    add("--frames", type=int, metavar="COUNT", help="stop after so many pictures or frames")
+    together = "pictures that run together"
+    add("--batch", action=Whole, interval=COUNT, default=1, help=together)
+    camera = "take pictures from this camera"
+    add("--camera", action=Whole, interval=CAMERAS, metavar="NUMBER", help=camera)
+    frames = "stop after so many pictures or frames"
+    add("--frames", action=Whole, interval=LONG, metavar="COUNT", help=frames)
     add("--no-pictures", action="store_true", help="write coco.json and results.json alone")
     parser.set_defaults(output="output/predictions")
     return parser
@@ -90,7 +98,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     files = find_sources(named)
     pictures = [path for path in files if not is_film(path)]
     stems = Stems(pictures)
-    folder = OutputFolder.apart_from(files, args.output, overwrite=args.overwrite)
+    read = [*files, *files_read(args)]
+    folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     drawn = [] if args.no_pictures else [f"{stems.of(path)}.jpg" for path in pictures]
     folder.check([COCO, RESULTS, *drawn])
     predictor = predictor_of(args, options)
@@ -105,7 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 draw(prediction, folder, row["picture"], args.min_score, predictor.class_names)
             done.rows.append(row)
             # Masks are kept as RLE: the pixels of a long film's pictures would fill the memory.
-            done.parts.append(without_pixels(prediction, args.min_score))
+            done.parts.append(without_pixels(prediction, predictor, args.min_score))
     except InputError as problem:
         if not done.rows:
             raise
@@ -151,22 +160,21 @@ def check_arguments(args: argparse.Namespace, named: Sequence[str]) -> None:
         raise InputError("No picture is named: give files, folders, patterns, films or --camera.")
     if args.camera is not None and args.frames is None:
         raise InputError("--camera goes on without end: say when to stop with --frames.")
-    if not 0 <= args.min_score <= 1:
-        raise InputError(f"--min-score {args.min_score} must lie in [0, 1].")
 
 
 def predictor_of(args: argparse.Namespace, options: Sequence[str]) -> Predictor:
     """The model of the command line."""
-    device = ["MODEL.DEVICE", args.device] if args.device else []
-    return Predictor(
-        args.weights,
-        cfg=args.config_file,
-        options=[*device, *options],
-        budget=args.budget,
-        batch_size=args.batch,
-        allow_untrained=args.allow_untrained,
-        follow=args.follow,
-    )
+    device = [] if args.device is None else ["MODEL.DEVICE", args.device]
+    with renamed_settings(lambda name: f"--{name}" if name == "budget" else name):
+        return Predictor(
+            args.weights,
+            cfg=args.config_file,
+            options=[*device, *options],
+            budget=args.budget,
+            batch_size=args.batch,
+            allow_untrained=args.allow_untrained,
+            follow=args.follow,
+        )
 
 
 def begun(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -188,15 +196,22 @@ def row_of(prediction: Prediction, min_score: float) -> dict[str, Any]:
     }
 
 
-def without_pixels(prediction: Prediction, min_score: float) -> dict[str, Any]:
+def without_pixels(
+    prediction: Prediction, predictor: Predictor, min_score: float
+) -> dict[str, Any]:
     """A picture's part of coco.json, numbered from 1."""
-    return coco_json([prediction], num_classes=0, min_score=min_score)
+    return coco_json(
+        [prediction], num_classes=num_classes(predictor.cfg.MODEL), min_score=min_score
+    )
 
 
 def merged_coco(parts: list[dict[str, Any]], predictor: Predictor) -> dict[str, Any]:
     """One COCO file of all pictures' parts; images and annotations get consecutive numbers."""
     whole = coco_json(
-        [], class_names=predictor.class_names, num_classes=num_classes(predictor.cfg.MODEL)
+        [],
+        class_names=predictor.class_names,
+        num_classes=num_classes(predictor.cfg.MODEL),
+        category_ids=predictor.category_ids,
     )
     for image_id, part in enumerate(parts, start=1):
         whole["images"] += [{**part["images"][0], "id": image_id}]

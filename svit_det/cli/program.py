@@ -15,6 +15,7 @@ from pathlib import Path
 
 from svit_det import __version__
 from svit_det.cli.commands import COMMANDS, Command
+from svit_det.errors import printable
 from svit_det.startup import prepare_process
 
 prepare_process()
@@ -31,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = words[0]
     if name not in available():
-        nearest = difflib.get_close_matches(name, available(), n=1, cutoff=0.0)[0]
-        print(f"svit-det: no command '{name}'; the nearest is '{nearest}'.", file=sys.stderr)
+        nearest = difflib.get_close_matches(name.lower(), available(), n=1, cutoff=0.0)[0]
+        said = printable(name[:60])
+        print(f"svit-det: no command '{said}'; the nearest is '{nearest}'.", file=sys.stderr)
         return 2
     return start(name, words[1:], program=f"svit-det {name}")
 

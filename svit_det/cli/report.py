@@ -19,16 +19,18 @@ from tqdm import tqdm
 
 from svit_det import __version__
 from svit_det.cli.captions import model_words
+from svit_det.cli.numbers import LONG, Whole
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import check_output, check_output_file, refuse_input
+from svit_det.cli.output import check_output, check_output_file, files_read, refuse_input
 from svit_det.cli.report_pictures import Pictures, ShownPictures, find_pictures, name_of
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.cli.visualize_tokens import names_among
@@ -60,9 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--annotations", help="COCO-format json with the pictures' ground truth")
     add("--label", nargs="+", help="what the models are called; default: their files' names")
     add("--title", default="Tokens and detections", help="default: %(default)s")
-    add("--shown", type=int, default=12, help="pictures in the page; default: %(default)s")
-    add("--limit", type=int, help="count over so many pictures only, evenly over the set")
-    add("--min-score", type=float, default=0.5, help="of a detection that counts")
+    shown = "pictures in the page; default: %(default)s"
+    add("--shown", action=Whole, interval=f"[1, {MAX_SHOWN}]", default=12, help=shown)
+    limit = "count over so many pictures only, evenly over the set"
+    add("--limit", action=Whole, interval=LONG, help=limit)
+    add_min_score(parser, "counts")
     add_overwrite(parser)
     add_allow_untrained(parser)
     return parser
@@ -74,8 +78,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     given, options = pictures_of(args)
     models = read_models(args, options)
     pictures = find_pictures(given, args, models[0].cfg)
-    for target in (args.output, json_path(args.output)):
-        refuse_input(target, [*pictures.paths, *pictures.jsons])
+    read = [*pictures.paths, *pictures.jsons]
+    refuse_input(args.output, read, also=[json_path(args.output)])
     labels = labels_of(args)
     shown = ShownPictures(spread_out(pictures.paths, args.shown))
     unread: dict[Path, str] = {}
@@ -100,7 +104,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         facts=facts(pictures, len(on_page), args.min_score, unread),
     )
     with write_whole(args.output) as partial:
-        partial.write_text(page, encoding="utf-8")
+        # Names from the command line and of files may hold bytes that are no text.
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     numbers = {
         "arms": [arm.as_json() for arm in arms],
         "unread": [{"name": str(path), "reason": reason} for path, reason in unread.items()],
@@ -175,12 +180,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         if given is not None and len(given) != count:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option}: {len(given)} given for {count} models.")
-    if not 1 <= args.shown <= MAX_SHOWN:
-        raise InputError(f"--shown {args.shown}: choose from 1 to {MAX_SHOWN} pictures.")
-    if args.limit is not None and args.limit < 1:
-        raise InputError(f"--limit {args.limit}: choose at least one picture.")
     check_output_file(args.output, suffixes=(".html", ".htm"), overwrite=args.overwrite)
     check_output(args.output.parent, [json_path(args.output).name], overwrite=args.overwrite)
+    refuse_input(args.output, files_read(args), also=[json_path(args.output)])
 
 
 def json_path(output: Path) -> Path:

@@ -30,9 +30,14 @@ from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
+from svit_det.interrupts import let_go, remembering_interrupts
 from svit_det.results import write_json
 from svit_det.shipped import find_config
+
+GO_ON = "--resume goes on from the last checkpoint"
+"""What is said after Ctrl-C or SIGTERM."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="train anew in an OUTPUT_DIR that holds a training, which is removed",
+        help="train anew in an OUTPUT_DIR that holds a training, which is removed; or replace the "
+        "file of --export",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument(
@@ -62,12 +68,21 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate; the first process returns the results of the evaluation."""
-    if args.export and not (args.eval_only and args.export.endswith(".safetensors")):
-        raise InputError("--export goes with --eval-only and names a .safetensors file.")
     cfg = load_config(find_config(args.config_file), args.opts)
     cfg.freeze()
+    check_options(args, cfg)
+    try:
+        with remembering_interrupts():
+            return _run(cfg, args)
+    except KeyboardInterrupt as stop:
+        let_go(stop)
+        raise type(stop)(*([] if args.eval_only else [GO_ON])) from stop
+
+
+def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
     with joined(cfg.MODEL.DEVICE) as (where, device):
-        check_folder(cfg, begins=not (args.eval_only or args.resume or args.overwrite))
+        begins = not (args.eval_only or args.resume)
+        check_folder(cfg, begins=begins, overwrite=args.overwrite)
         log = RunLog(where)
         found = (_evaluate if args.eval_only else _train)(cfg, args, where, device, log)
         if not where.is_first:
@@ -76,6 +91,22 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         write_json(Path(cfg.OUTPUT_DIR) / "results.json", result)
         print(summary(found, Path(cfg.OUTPUT_DIR)))
         return result
+
+
+def check_options(args: argparse.Namespace, cfg: Any) -> None:
+    """Refuse options that do not go together, and a file of --export that must not be replaced."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
+    if args.resume and args.eval_only:
+        raise InputError("--resume goes on with a training: leave it out with --eval-only.")
+    if args.export is None:
+        return
+    if not args.eval_only:
+        raise InputError("--export goes with --eval-only.")
+    check_output_file(
+        args.export, suffixes=(".safetensors",), overwrite=args.overwrite, option="--export"
+    )
+    refuse_input(args.export, [cfg.MODEL.WEIGHTS, *files_read(args)], option="--export")
 
 
 def _train(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svit_det.cli.again import command_again
+from svit_det.cli.numbers import LONG, Whole
 from svit_det.cli.options import add_output, add_overrides, add_overwrite
 from svit_det.cli.output import check_output
 from svit_det.errors import InputError
@@ -36,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add_output(parser, "folder for the trainings", default="output/train_demo")
-    parser.add_argument("--steps", type=int, help="of each training, to try the command out")
+    steps = "of each training, to try the command out"
+    parser.add_argument("--steps", action=Whole, interval=LONG, help=steps)
     parser.add_argument("--install", action="store_true", help="put the weights in configs/demo/")
     add_overwrite(parser)
     add_overrides(parser)
@@ -57,12 +59,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         command += ["--overwrite"] if args.overwrite else []
         command += ["--config-file", f"configs/demo/{name}.yaml", *args.opts]
         command += ["OUTPUT_DIR", in_the_project(folder), "MODEL.WEIGHTS", weights]
-        if args.steps:
+        if args.steps is not None:
             command += ["SOLVER.MAX_ITER", str(args.steps), "SOLVER.STEPS", "()"]
         started = time.monotonic()
         print(f"Training {name}: the log shows what is left under 'eta'.", flush=True)
         if subprocess.run(command, cwd=PROJECT).returncode:
-            raise InputError(f"Training {name} failed; its log is {folder / 'log.txt'}.")
+            log = folder / "log.txt"
+            told = f"its log is {log}" if log.is_file() else "the line above says why"
+            raise InputError(f"Training {name} failed; {told}.")
         minutes = (time.monotonic() - started) / 60
         print(f"Training and evaluating {name} took {minutes:.1f} minutes.", flush=True)
         install = args.install and name in SHIPPED

@@ -29,6 +29,7 @@ from svit_det.detection.run_files import (
     RESULTS,
     begin_results,
     check_folder,
+    check_sets,
     clear_folder,
     start_run,
 )
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
     args.config_file = find_config(args.config_file)  # detectron2 prints this path, too
@@ -88,6 +91,10 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args)
     check_processes(args)
     check_usage(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        raise InputError(
+            "TEST.AUG.ENABLED: this command evaluates without augmentation; set it False."
+        )
     prepare_datasets(cfg, training=not args.eval_only)
     processes = args.num_gpus * args.num_machines
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
@@ -98,12 +105,19 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     has_checkpoint = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     if args.eval_only and not cfg.MODEL.WEIGHTS and not has_checkpoint:
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
+    begins_from = ""
     if not has_checkpoint:
         check_parent(cfg.MODEL.WEIGHTS, training=not args.eval_only)
+        begins_from = find_weights(cfg.MODEL.WEIGHTS)
     if not args.eval_only:
         say_epochs(cfg)
+    check_sets(cfg)
     check_folder(
-        cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite, evaluates=args.eval_only
+        cfg.OUTPUT_DIR,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        evaluates=args.eval_only,
+        begins_from=begins_from,
     )
     return cfg
 

@@ -3,20 +3,18 @@
     svit-det video --weights FILE --output out.mp4 FILM [KEY VALUE ...]
 
 The film is H.264 in an mp4, which browsers play. An interrupted run leaves a film of the frames so
-far. The config comes with the weights, or the weights with the config that names them.
+far, in NAME.partial.mp4 where an older film has the name. The config comes with the weights, or the
+weights with the config that names them.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,26 +22,27 @@ from tqdm import tqdm
 
 from svit_det.cli.captions import model_words
 from svit_det.cli.execution import problem_of
+from svit_det.cli.numbers import LONG, Whole
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overrides,
     add_overwrite,
     add_weights,
 )
-from svit_det.cli.output import check_output_file, refuse_input
+from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained
 from svit_det.detection.usage_picture import usage_picture
-from svit_det.errors import InputError
 from svit_det.video.frame import PANEL, FilmFrames, film_scale
 from svit_det.video.reader import Film
-from svit_det.video.writer import encoder_path, film_to
+from svit_det.video.writer import check_partial, encoder_path, film_to, partial_path
 from svit_det.visualization import UsagePicture, UsageScale
 
-PANELS = (160, 960)
-"""Least and most pixels for --panel."""
+PANELS = "[160, 960]"
+"""Pixels for --panel."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,10 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; default: the ones that --config-file names")
     add_config_file(parser, "of the model; default: what the weights carry")
     add_output(parser, "the film that is made, .mp4", required=True, type=Path)
-    add("--every", type=int, default=1, help="1: every frame; 5: every fifth; the speed stays")
-    add("--frames", type=int, help="stop after so many frames")
-    add("--panel", type=int, default=PANEL, help="pixels of a picture's longer side; %(default)s")
-    add("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    every = "1: every frame; 5: every fifth; the speed stays"
+    add("--every", action=Whole, interval=LONG, default=1, help=every)
+    frames = "stop after so many frames"
+    add("--frames", action=Whole, interval=LONG, metavar="COUNT", help=frames)
+    side = "pixels of a picture's longer side; %(default)s"
+    add("--panel", action=Whole, interval=PANELS, default=PANEL, help=side)
+    add_min_score(parser, "is drawn")
     add("--full-scale", action="store_true", help="colours from 0 to all blocks")
     add_overwrite(parser)
     add_allow_untrained(parser)
@@ -105,14 +107,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         caption=model_words(trained.cfg),
         panel=args.panel,
     )
-    with ending_well(), film_to(args.output, size=frames.size, fps=fps) as writer:
-        try:
-            writer.add(frames.draw(first))
-            for picture in stream:
-                writer.add(frames.draw(picture))
-        finally:
-            took = time.perf_counter() - started
-            tell(args.output, writer.frames, took, seconds, shares)
+    encoded = film_to(args.output, size=frames.size, fps=fps, overwrite=args.overwrite)
+    with encoded as writer:
+        writer.add(frames.draw(first))
+        for picture in stream:
+            writer.add(frames.draw(picture))
+        took = time.perf_counter() - started
+    tell(args.output, writer.frames, took, seconds, shares)
     return {
         "film": str(args.output),
         "frames": writer.frames,
@@ -125,38 +126,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, before a model is built."""
     check_output_file(args.output, suffixes=(".mp4",), overwrite=args.overwrite)
-    refuse_input(args.output, [args.film])
-    for name in ("every", "frames"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value}: choose a number from 1 on.")
-    low, high = PANELS
-    if not low <= args.panel <= high:
-        raise InputError(f"--panel {args.panel}: choose from {low} to {high} pixels.")
+    refuse_input(args.output, files_read(args), also=[partial_path(args.output)])
+    check_partial(args.output, overwrite=args.overwrite)
     encoder_path()
-
-
-@contextmanager
-def ending_well() -> Iterator[None]:
-    """Inside the with-block, a request to end (SIGTERM) raises KeyboardInterrupt."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second request must not cut the ending
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def tell(
     output: Path, frames: int, took: float, seconds: Sequence[float], shares: Sequence[float]
 ) -> None:
     """Print the file, its number of frames, and the speed."""
-    if not frames:
-        return
     alone = 1 / np.mean(seconds)
     print(
         f"{output}: {frames} frames in {took:.1f} s, {frames / took:.2f} frames per second "

@@ -6,7 +6,8 @@ For each picture the command writes the detections beside the heat map of blocks
 keep map of each block that decides; token_usage.json holds the kept share per picture and block.
 With --annotations FILE.json the ground truth stands beside the detections. With
 MODEL.TOKEN_POLICY.NAME AttentionProbe the command also draws the class token's attention in each
-block. The config comes with the weights, or the weights with the config that names them.
+block, and refuses weights without a class token. The config comes with the weights, or the weights
+with the config that names them.
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ from tqdm import tqdm
 from svit_det.cli.options import (
     add_allow_untrained,
     add_config_file,
+    add_min_score,
     add_output,
     add_overwrite,
     add_pictures,
     add_weights,
     pictures_of,
 )
-from svit_det.cli.output import OutputFolder, check_output
+from svit_det.cli.output import OutputFolder, check_output, files_read
 from svit_det.cli.stems import Stems
 from svit_det.cli.unread import none_usable, say_unread
 from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import names_of, write_pictures
 from svit_det.detection.prediction import Prediction
 from svit_det.detection.predictor import TokenPredictor
-from svit_det.detection.trained import read_trained
+from svit_det.detection.trained import read_trained, refuse_random_attention
 from svit_det.detection.usage_picture import Annotations
 from svit_det.errors import InputError
 from svit_det.images import find_images
+from svit_det.policies import POLICY_REGISTRY
 from svit_det.results import write_json
 
 USAGE = "token_usage.json"
@@ -53,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(parser, "trained weights; default: the ones that --config-file names")
     add_config_file(parser, "of the model; default: what the weights carry")
     add_output(parser, "folder for the pictures", required=True)
-    parser.add_argument("--min-score", type=float, default=0.5, help="of a detection that is drawn")
+    add_min_score(parser, "is drawn")
     parser.add_argument("--annotations", help="COCO-format json with the pictures' ground truth")
     parser.add_argument(
         "--full-scale", action="store_true", help="colours from 0 to all blocks, and every keep map"
@@ -74,12 +77,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output(args.output, (), overwrite=args.overwrite)
     paths = find_images(pictures)
     stems = Stems(paths)
-    read = [*paths, *([args.annotations] if args.annotations else [])]
+    read = [*paths, *files_read(args)]
     folder = OutputFolder.apart_from(read, args.output, overwrite=args.overwrite)
     suffix = f".{args.format}"
     folder.check([USAGE, *(name for path in paths for name in names_of(stems.of(path), suffix))])
     annotations = Annotations(args.annotations) if args.annotations else None
     trained = read_trained(args.weights, options, config_file=args.config_file)
+    if POLICY_REGISTRY.get(trained.cfg.MODEL.TOKEN_POLICY.NAME).shows_attention:
+        refuse_random_attention(trained.cfg)
     class_names = names_among(trained.class_names, annotations, trained.cfg)
     predictor = TokenPredictor(trained.cfg, allow_untrained=args.allow_untrained)
     done = Done()

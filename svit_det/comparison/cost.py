@@ -16,6 +16,7 @@ from svit_det.comparison.loading import KEEP_RATIO, load
 from svit_det.detection.datasets import pictures_of_set
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.errors import InputError
+from svit_det.files import make_folder, open_log
 from svit_det.images import read_image, spread_out
 from svit_det.policies.base import TokenPolicy
 from svit_det.results import write_json
@@ -122,12 +123,12 @@ def _evaluate_at(
     """Evaluate one training at another budget, in a folder of its own."""
     trained = run_folder(recipe, arm, seed)
     folder = _folder_at(trained, ratio)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     settings = [*options_of(recipe, arm, seed, arms), KEEP_RATIO, str(ratio)]
     settings += ["MODEL.WEIGHTS", str(trained / "model_final.pth"), "OUTPUT_DIR", str(folder)]
     command = [*program, "--eval-only", "--config-file", str(arm.config_file)]
     log = folder / "output.txt"
-    with log.open("w") as written:
+    with open_log(log) as written:
         done = subprocess.run([*command, *settings], stdout=written, stderr=subprocess.STDOUT)
     if done.returncode:
         raise InputError(

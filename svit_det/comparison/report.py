@@ -84,7 +84,6 @@ def draw(
 
 def draw_tiles(models: Mapping[str, TokenPredictor], tiles: Sequence[Path], folder: Path) -> None:
     """Draw detections, heat map and keep maps of the tiles under every arm."""
-    folder.mkdir(exist_ok=True)
     for name, predictor in models.items():
         for tile in tiles:
             write_pictures(

@@ -6,6 +6,7 @@ Every refusal names the file, and the key or the line.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,13 @@ MOST_VALUES = 20_000
 """Most values of a file, with every alias written out."""
 DEEPEST = 30
 """Most lists and nodes inside each other, and most bases above each other."""
+MOST_FILES = 100
+"""Most files of a config with its bases, a file counted as often as it is named."""
 KINDS = ("str", "int", "float", "bool", "null", "seq", "map")
 PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in KINDS)
+NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null"}
+"""What a text stands for where it is a value of this kind."""
+OCTAL = re.compile(r"[+-]?0[0-7_]+")
 
 
 def read_yaml(path: str, sources: dict[str, str] | None = None) -> dict[str, Any]:
@@ -33,7 +39,7 @@ def read_yaml(path: str, sources: dict[str, str] | None = None) -> dict[str, Any
     later value replaces an earlier one. `sources` gets for each key the file that sets it. Raises
     InputError.
     """
-    return _read(path, {} if sources is None else sources, above=())
+    return _Reader({} if sources is None else sources).read(path)
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
@@ -50,26 +56,45 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     return values
 
 
-def _read(path: str, sources: dict[str, str], *, above: tuple[str, ...]) -> dict[str, Any]:
-    if "\0" in path:
-        raise InputError(f"{shown(path)}: no file has a null byte in its name.")
-    place = os.path.realpath(path)
-    if place in above:
-        raise InputError(f"{path}: its {BASE} leads back to itself.")
-    if len(above) > DEEPEST:
-        raise InputError(f"{path}: more than {DEEPEST} bases stand above each other.")
-    own = _values(path)
-    given = own.pop(BASE, [])
-    bases = [given] if isinstance(given, str) else given
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InputError(f"{path}: {BASE} names a file or a list of files, not {shown(given)}.")
-    merged: dict[str, Any] = {}
-    for base in bases:
-        below = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        _merge(_read(below, sources, above=(*above, place)), merged, path)
-    _merge(own, merged, path)
-    sources.update((key, path) for key in _full_keys(own))
-    return merged
+class _Reader:
+    """Reads a file with its bases, which may name the same file more than once."""
+
+    def __init__(self, sources: dict[str, str]) -> None:
+        self.sources = sources
+        self.files = 0
+
+    def read(self, path: str, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The values of the file over those of its bases; `above`: the files that led here."""
+        place = _place(path)
+        if place in above:
+            raise InputError(f"{path}: its {BASE} leads back to itself.")
+        if len(above) > DEEPEST:
+            raise InputError(f"{path}: more than {DEEPEST} bases stand above each other.")
+        self.files += 1
+        if self.files > MOST_FILES:
+            first = above[0] if above else path
+            raise InputError(f"{first}: its {BASE} leads to more than {MOST_FILES} files.")
+        own = _values(path)
+        given = own.pop(BASE, [])
+        bases = [given] if isinstance(given, str) else given
+        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+            raise InputError(f"{path}: {BASE} names a file or a list of files, not {shown(given)}.")
+        merged: dict[str, Any] = {}
+        for base in bases:
+            below = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+            _merge(self.read(below, above=(*above, place)), merged, path)
+        _merge(own, merged, path)
+        self.sources.update((key, path) for key in _full_keys(own))
+        return merged
+
+
+def _place(path: str) -> str:
+    """The path without links. Raises InputError for a text that no file can have as its name."""
+    try:
+        return os.path.realpath(path)
+    except ValueError as error:
+        what = "a null byte" if "\0" in path else "a character that no name can hold"
+        raise InputError(f"{shown(path)}: no file has {what} in its name.") from error
 
 
 def _full_keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -106,7 +131,7 @@ def _parse(text: str, path: str) -> dict[str, Any]:
             raise InputError(f"{path}: is empty; a config holds keys with values.")
         if not isinstance(node, yaml.MappingNode):
             raise InputError(f"{path}: a config holds keys with values, unlike this file.")
-        _Measure(path).check(node)
+        _Measure(path, loader).check(node)
         return loader.construct_document(node)
     except InputError:
         raise
@@ -152,11 +177,21 @@ class _ShallowLoader(yaml.SafeLoader):
         return node
 
 
+# Yaml 1.1 takes 1e9 for a text, because it has no point. yacs reads such a text as a number, but
+# not inside of a list.
+_ShallowLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
 class _Measure:
     """Refuses, before any value is built, everything that a plain config does not have."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, loader: _ShallowLoader) -> None:
         self.path = path
+        self.loader = loader
         self.known: dict[int, tuple[int, int]] = {}
         self.open: set[int] = set()
 
@@ -201,14 +236,30 @@ class _Measure:
             yield key if is_merge else full, value
 
     def _check_tag(self, key: str, node: yaml.Node) -> None:
-        if node.tag in PLAIN:
-            return
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if node.tag in PLAIN:
+            if isinstance(node, yaml.ScalarNode) and kind in NUMBERS:
+                self._check_number(key, node, kind)
+            return
         if kind == "timestamp":
             raise self._refusal(key, node, f"{node.value} is read as a date; put it in quotes")
         tag = "python tag" if kind.startswith("python/") else "tag"
         plain = f"a config holds plain values only; remove the {tag} {shown(kind)}"
         raise self._refusal(key, node, plain)
+
+    def _check_number(self, key: str, node: yaml.ScalarNode, kind: str) -> None:
+        """Refuse a text that is not of the kind of its tag, and numbers that yaml 1.1 reads oddly.
+
+        Such a number is 10:40, which is 640, or 0640, which is 416.
+        """
+        text = node.value
+        meant = self.loader.resolve(yaml.ScalarNode, text, (True, False))
+        if meant != node.tag and not (kind == "float" and meant.endswith(":int")):
+            raise self._refusal(key, node, f"{shown(text)} is not {NUMBERS[kind]}, as its tag says")
+        if kind in ("int", "float") and (":" in text or OCTAL.fullmatch(text)):
+            base = "60" if ":" in text else "8"
+            odd = f"{shown(text)} is read to the base {base}; write a plain number, or use quotes"
+            raise self._refusal(key, node, odd)
 
     def _refusal(self, key: str, node: yaml.Node, problem: str) -> InputError:
         where = f"{shown(key)[1:-1]}, " if key else ""

@@ -14,19 +14,22 @@ from torch import Tensor
 
 from svit_det.config.trunk import build_trunk_from
 from svit_det.detection.stock_trainer import refuse_stock_trainer
+from svit_det.detection.untrained import RefusesUntrained
 from svit_det.errors import InputError
 from svit_det.policies import TokenPolicy
+from svit_det.settings import shown
 from svit_det.vit import PlainViT, TokenNet, TokenTrunk
 from svit_det.vit.net import is_recorded
 
 CPU_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class TokenBackbone(Backbone):
+class TokenBackbone(RefusesUntrained, Backbone):
     """Makes a network that returns (maps, record) a detectron2 backbone, which returns maps alone.
 
     `record_passes` gives access to the record. Outside of `record_passes`, training under a policy
-    that takes part in training raises InputError: the policy's losses would be missing.
+    that takes part in training raises InputError: the policy's losses would be missing. Inference
+    with a policy that a checkpoint did not have raises InputError too.
 
     `cpu_precision` applies to training on a CPU, and to the network only. The output maps are in
     float32: with bfloat16 maps, RoIAlign would round box corners to bfloat16 too.
@@ -59,6 +62,8 @@ class TokenBackbone(Backbone):
         """(B, 3, height, width) -> maps by name."""
         if self.training and torch.is_grad_enabled():
             self._check_recorded()
+        if not self.training:
+            self.check_trained()
         reduced = self.training and images.device.type == "cpu" and self.cpu_precision.itemsize < 4
         if not reduced:
             return self.net(images)[0]
@@ -167,11 +172,22 @@ def check_levels(model: CfgNode, levels: list[str]) -> None:
     """Refuse heads that ask for missing levels; the levels' names depend on the patch size."""
     keys = head_keys(model)
     for key in keys:
+        wanted = list(model[key].IN_FEATURES)
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise InputError(
+                f"MODEL.{key}.IN_FEATURES: {shown(wanted)} must name levels, each of them once; "
+                f"they are {', '.join(levels)}."
+            )
         missing = [name for name in model[key].IN_FEATURES if name not in levels]
         if missing:
             raise InputError(
                 f"MODEL.{key}.IN_FEATURES: the pyramid has no {', '.join(map(str, missing))}; its "
                 f"levels are {', '.join(levels)}."
+            )
+        if key == "ROI_HEADS" and wanted not in _runs(levels):
+            raise InputError(
+                f"MODEL.{key}.IN_FEATURES: {shown(wanted)} must be a run of {', '.join(levels)}, "
+                "in that order."
             )
     for key in ("SIZES", "ASPECT_RATIOS"):
         given, wanted = len(model.ANCHOR_GENERATOR[key]), len(model[keys[0]].IN_FEATURES)
@@ -180,6 +196,12 @@ def check_levels(model: CfgNode, levels: list[str]) -> None:
                 f"MODEL.ANCHOR_GENERATOR.{key}: {given} lists for the {wanted} levels of "
                 f"MODEL.{keys[0]}.IN_FEATURES; give one for each, or one for all."
             )
+
+
+def _runs(levels: list[str]) -> list[list[str]]:
+    """Every run of levels that follow each other."""
+    ends = range(1, len(levels) + 1)
+    return [levels[start:end] for end in ends for start in range(end)]
 
 
 class LastLevelMaxPoolOn(LastLevelMaxPool):

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from svit_det.detection.untrained import allow_untrained
 from svit_det.errors import InputError, refuse_url
 from svit_det.files import write_whole
 from svit_det.shipped import find_weights
@@ -179,6 +180,7 @@ class TokenCheckpointer(DetectionCheckpointer):
             if name.endswith(CLASS_TOKEN) and name not in weights:
                 logger.warning("%s has no class token: %s starts at random.", self._path, name)
         incompatible = super()._load_model(checkpoint)
+        allow_untrained(self.model)  # judged above
         if other is not None:
             # The warning below names these keys; keys left in `missing_keys` would be named again.
             incompatible.missing_keys[:] = [n for n in incompatible.missing_keys if n not in fresh]

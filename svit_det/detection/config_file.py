@@ -14,6 +14,7 @@ from svit_det.config.policy import token_policy_config
 from svit_det.config.reading import check_device, merge_file, naming_the_source, refuse_unused
 from svit_det.detection.config import add_svit_config, check_values
 from svit_det.detection.names import check_agreement, check_names
+from svit_det.detection.parts import check_parts
 from svit_det.detection.ranges import check_foreign_values
 from svit_det.shipped import find_config
 
@@ -53,4 +54,5 @@ def check_config(cfg: CfgNode) -> None:
     check_values(cfg)
     check_names(cfg)
     check_agreement(cfg)
+    check_parts(cfg)
     check_device(cfg.MODEL.DEVICE)

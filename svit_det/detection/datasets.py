@@ -16,6 +16,8 @@ from svit_det.annotations import (
     examine,
     list_file,
     read_json,
+    remove_cleaned,
+    was_cleaned,
     write_cleaned,
 )
 from svit_det.errors import InputError
@@ -84,9 +86,9 @@ def register_datasets(cfg: CfgNode) -> None:
             )
     for name in {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} & set(DatasetCatalog.list()):
         if hasattr(MetadataCatalog.get(name), "json_file"):
-            cleaned = cleaned_file(cfg.OUTPUT_DIR, name)
-            use = cfg.DATASETS.SKIP_BAD and cleaned.is_file()
-            _read_from(name, str(cleaned) if use else original_json(name))
+            use = cfg.DATASETS.SKIP_BAD and was_cleaned(cfg.OUTPUT_DIR, name)
+            cleaned = str(cleaned_file(cfg.OUTPUT_DIR, name))
+            _read_from(name, cleaned if use else original_json(name))
 
 
 def pictures_of_set(name: str) -> list[Path]:
@@ -126,9 +128,7 @@ def _accept(examined: Examined, demands: Demands, cfg: CfgNode, name: str) -> No
         raise InputError(f"{path}: there is no object in it to train on.")
     if examined.is_whole:
         _read_from(name, original_json(name))
-        cleaned = cleaned_file(cfg.OUTPUT_DIR, name)
-        if cleaned.is_file():  # the file is left from an earlier run
-            cleaned.unlink()
+        remove_cleaned(cfg.OUTPUT_DIR, name)
         return
     cleaned = write_cleaned(examined, cfg.OUTPUT_DIR, name)
     logger.warning(

@@ -21,8 +21,8 @@ STEPS = 20
 def describe_run(cfg: CfgNode) -> dict[str, Any]:
     """Config, policy, classes, training sets and, in a training, the shares of tokens kept.
 
-    The classes are those of the first training set, if this set is registered with names. A block
-    that keeps every token has no share.
+    The classes are those of the first training set, if this set is registered with names, and so
+    are the ids that its json gives them. A block that keeps every token has no share.
     """
     description: dict[str, Any] = {
         "version": __version__,
@@ -33,6 +33,9 @@ def describe_run(cfg: CfgNode) -> dict[str, Any]:
     names = _class_names(description["train_sets"])
     if names:
         description["classes"] = names
+    ids = _category_ids(description["train_sets"])
+    if ids:
+        description["category_ids"] = ids
     kept = _kept_shares()
     if kept:
         description["kept_share_per_block"] = kept
@@ -41,10 +44,20 @@ def describe_run(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _class_names(train_sets: list[str]) -> list[str]:
+    return [str(name) for name in _said_of_first(train_sets, "thing_classes") or ()]
+
+
+def _category_ids(train_sets: list[str]) -> list[int]:
+    """The ids of the set's json, in the order of the model's classes."""
+    classes = _said_of_first(train_sets, "thing_dataset_id_to_contiguous_id") or {}
+    return sorted(map(int, classes), key=lambda each: classes[each])
+
+
+def _said_of_first(train_sets: list[str], what: str) -> Any:
     # `get` alone would make an entry for a name that is not registered.
     if not train_sets or train_sets[0] not in MetadataCatalog.list():
-        return []
-    return [str(name) for name in MetadataCatalog.get(train_sets[0]).get("thing_classes") or ()]
+        return None
+    return MetadataCatalog.get(train_sets[0]).get(what)
 
 
 def _kept_shares() -> dict[str, float]:

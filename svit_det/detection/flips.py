@@ -18,12 +18,16 @@ class FlipOfAnyShape(T.RandomFlip):
         transform = super().get_transform(image)
         if isinstance(transform, T.NoOpTransform):
             return transform
-        return T.TransformList([CopyTransform(), transform])
+        return T.TransformList([CopyTransform(), transform, CopyTransform()])
 
 
 class CopyTransform(T.NoOpTransform):
-    """Copies the pixels, so that they run forwards in memory."""
+    """Copies pixels and masks, so that they run forwards in memory."""
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """A copy."""
         return img.copy()
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """A copy."""
+        return segmentation.copy()

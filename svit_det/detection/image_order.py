@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
 from svit_det.errors import InputError
+from svit_det.interrupts import ignore_interrupts
 from svit_det.training.randomness import drawn_at, seed_of
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,11 @@ class TrainImages:
         self.seed = seed
         self.first_step = 0
 
+    @property
+    def number(self) -> int:
+        """The number of images of the sets."""
+        return len(self._images)
+
     def plan(self) -> Iterator[list[Place]]:
         """The batches of this process from `first_step` on, as places."""
         stream = enumerate(index_stream(len(self._images), self.seed, self._repeats))
@@ -145,11 +150,6 @@ class _Plan:
 
 def _as_it_is(batch: list[dict]) -> list[dict]:
     return batch
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _records(cfg: CfgNode) -> list[dict]:

@@ -11,7 +11,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase, hooks
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from svit_det.detection.interrupts import stop_if_asked
+from svit_det.interrupts import stop_if_asked
 from svit_det.training.finite import check_losses
 
 

@@ -67,6 +67,12 @@ def check_agreement(cfg: CfgNode) -> None:
     if 0 in cfg.MODEL.RPN.CONV_DIMS:
         raise InputError("MODEL.RPN.CONV_DIMS: 0 channels; -1 stands for as many as come in.")
     solver = cfg.SOLVER
+    processes = solver.REFERENCE_WORLD_SIZE
+    if processes and solver.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.REFERENCE_WORLD_SIZE: {processes} does not divide SOLVER.IMS_PER_BATCH, "
+            f"{solver.IMS_PER_BATCH}."
+        )
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         raise InputError(
             f"SOLVER.STEPS: {shown(list(solver.STEPS))} must rise from entry to entry."

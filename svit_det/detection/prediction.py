@@ -34,6 +34,8 @@ class Prediction:
     """Seconds of the model alone; in a batch, the batch's seconds over its number of pictures."""
     trunk_macs: tuple[int, int] = (0, 0)
     """Multiply-adds of the trunk for this picture, and of the dense trunk."""
+    category_ids: tuple[int, ...] | None = None
+    """The id of each class in the json that the model was trained on; None: unknown."""
 
     @property
     def kept_shares(self) -> np.ndarray:
@@ -62,17 +64,20 @@ class Prediction:
         )
 
     def to_coco(self, image_id: int, min_score: float = 0.0) -> list[dict[str, Any]]:
-        """The instances as COCO's result entries; `category_id` is the model's class plus 1.
+        """The instances as COCO's result entries.
 
-        Boxes are [x, y, width, height] in pixels; masks are compressed RLE as text.
+        `category_id` is the id that the json of the training set gives the class, or the model's
+        class plus 1 where the weights do not say it (`category_ids`). `image_id` is the caller's: a
+        picture's name tells its id in a json. Boxes are [x, y, width, height] in pixels; masks are
+        compressed RLE as text.
         """
-        instances = self.found(min_score)
+        instances, ids = self.found(min_score), self.category_ids
         boxes = instances.pred_boxes.tensor.numpy().astype(float)
         boxes[:, 2:] -= boxes[:, :2]
         entries: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
-                "category_id": int(label) + 1,
+                "category_id": ids[int(label)] if ids else int(label) + 1,
                 "bbox": [round(value, 2) for value in box.tolist()],
                 "score": float(score),
             }
@@ -95,13 +100,21 @@ def coco_json(
     class_names: Sequence[str] | None = None,
     num_classes: int,
     min_score: float = 0.0,
+    category_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """A COCO instance file of predictions. Ids of images, categories and annotations begin at 1.
+    """A COCO instance file of predictions. Ids of images and annotations begin at 1.
 
-    Each annotation has a score, so that the list of annotations alone is a COCO result file.
-    Classes without names are called "class 1" and so on.
+    Each annotation has a score, so that the list of annotations alone is a COCO result file of
+    these images. Classes without names are called "class 1" and so on. category_ids: the ids of the
+    classes in the json of the training set; None: those of the predictions, or 1, 2, ... where
+    these know none.
     """
     names = class_names or [f"class {number}" for number in range(1, num_classes + 1)]
+    if category_ids is None and predictions:
+        category_ids = predictions[0].category_ids
+    ids = category_ids or range(1, len(names) + 1)
+    if len(ids) != len(names):
+        raise InputError(f"class_names: {len(names)} names for a model of {len(ids)} classes.")
     images, annotations = [], []
     for image_id, each in enumerate(predictions, start=1):
         height, width = each.image.shape[:2]
@@ -112,6 +125,6 @@ def coco_json(
         entry |= {"id": number, "iscrowd": 0, "area": entry.get("area", width * height)}
     return {
         "images": images,
-        "categories": [{"id": n, "name": name} for n, name in enumerate(names, start=1)],
+        "categories": [{"id": n, "name": name} for n, name in zip(ids, names, strict=True)],
         "annotations": annotations,
     }

@@ -16,14 +16,11 @@ from detectron2.modeling import build_model
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import build_augmentations
 from svit_det.detection.prediction import Prediction
-from svit_det.detection.trained import class_names_of, read_trained
-from svit_det.errors import InputError, renamed_settings
+from svit_det.detection.trained import category_ids_of, class_names_of, read_trained
+from svit_det.errors import InputError, says_no_memory
 from svit_det.images import Picture, pictures_of
 from svit_det.vit import find_token_net, record_passes
 from svit_det.weights.files import read_description
-
-NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""Words in torch's RuntimeErrors about a picture that is too large for the memory."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: {batch_size} is less than one picture.")
-        self.cfg, self.class_names = _trained(weights, cfg, options)
+        self.cfg, self.class_names, self.category_ids = _trained(weights, cfg, options)
         if not self.cfg.MODEL.WEIGHTS:
             raise InputError("MODEL.WEIGHTS is empty; name the trained weights.")
         self.batch_size, self.follow = batch_size, follow
@@ -75,8 +72,10 @@ class Predictor:
         )
         self._augmentation = build_augmentations(self.cfg, False)[0]
         if budget is not None:
-            with renamed_settings(lambda _: "budget"):
+            try:
                 find_token_net(self.model).trunk.policy.set_keep_ratio(budget)
+            except InputError as error:
+                raise InputError(error.message, setting="budget") from error
 
     def __call__(
         self, source: Any, *, order: str | None = None, unread: list[Unread] | None = None
@@ -130,7 +129,7 @@ class Predictor:
         try:
             return self._run(read)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not _says_no_memory(error):
+            if not says_no_memory(error):
                 raise
             if len(read) > 1:
                 return [each for one in read for each in self._run_or_note([one], unread)]
@@ -168,6 +167,7 @@ class Predictor:
                     name=name,
                     seconds=seconds,
                     trunk_macs=output["trunk_macs"],
+                    category_ids=None if self.category_ids is None else tuple(self.category_ids),
                 )
             )
         return predictions
@@ -186,8 +186,8 @@ class TokenPredictor(Predictor):
 
 def _trained(
     weights: str | Path | None, cfg: CfgNode | str | Path | None, options: Sequence[str]
-) -> tuple[CfgNode, list[str] | None]:
-    """The config to build, with MODEL.WEIGHTS set, and the names of its classes."""
+) -> tuple[CfgNode, list[str] | None, list[int] | None]:
+    """The config to build, with MODEL.WEIGHTS set, and names and ids of its classes."""
     if isinstance(cfg, CfgNode):
         cfg = cfg.clone()
         cfg.defrost()
@@ -196,10 +196,10 @@ def _trained(
             cfg.MODEL.WEIGHTS = str(weights)
         path = cfg.MODEL.WEIGHTS
         said = read_description(path) if path and Path(path).is_file() else {}
-        return cfg, class_names_of(cfg, said)
+        return cfg, class_names_of(cfg, said), category_ids_of(cfg, said)
     yaml = None if cfg is None else str(cfg)
     trained = read_trained(weights, options, config_file=yaml)
-    return trained.cfg, trained.class_names
+    return trained.cfg, trained.class_names, trained.category_ids
 
 
 def _read(picture: Picture, unread: list[Unread] | None) -> Iterable[tuple[str, np.ndarray]]:
@@ -210,7 +210,3 @@ def _read(picture: Picture, unread: list[Unread] | None) -> Iterable[tuple[str, 
             raise
         unread.append(Unread(picture.name, str(error)))
         return []
-
-
-def _says_no_memory(error: RuntimeError) -> bool:
-    return any(words in str(error) for words in NO_MEMORY)

@@ -17,11 +17,15 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from svit_det.detection.interrupts import let_go, remembering_interrupts
 from svit_det.errors import InputError
+from svit_det.interrupts import let_go, remembering_interrupts
 
+MOST = 4096
+"""Machines that can be meant."""
 PATIENCE = 4
 """Seconds that processes get for each way of ending them."""
+FEW, PER_CORE = 8, 4
+"""Without a GPU, so many processes are started at the most, or so many for each core."""
 
 
 def run_parser() -> argparse.ArgumentParser:
@@ -39,6 +43,8 @@ def check_processes(args: argparse.Namespace) -> None:
     """Refuse processes that could not start or would wait for each other forever."""
     if args.num_gpus < 1 or args.num_machines < 1:
         raise InputError("--num-gpus and --num-machines count processes: at least 1, on CPUs too.")
+    if args.num_machines > MOST:
+        raise InputError(f"--num-machines {args.num_machines}: give {MOST} at the most.")
     if not 0 <= args.machine_rank < args.num_machines:
         raise InputError(
             f"--machine-rank {args.machine_rank}: the ranks of {args.num_machines} machines are 0 "
@@ -47,6 +53,13 @@ def check_processes(args: argparse.Namespace) -> None:
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise InputError(
             f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()} GPUs here."
+        )
+    cores = os.cpu_count() or 1
+    most = max(FEW, PER_CORE * cores)
+    if not torch.cuda.is_available() and args.num_gpus > most:
+        raise InputError(
+            f"--num-gpus {args.num_gpus}: this machine has no GPU and {cores} cores; choose at "
+            f"most {most} processes."
         )
     if args.num_gpus * args.num_machines > 1:
         _check_url(args.dist_url, args.num_machines, args.machine_rank)
@@ -58,6 +71,7 @@ def _check_url(url: str, machines: int, rank: int) -> None:
             raise InputError("--dist-url auto: several machines need tcp://HOST:PORT of the first.")
         return
     if url.startswith("file:///"):
+        _check_file(url)
         return
     try:
         parts = urlsplit(url)
@@ -68,10 +82,22 @@ def _check_url(url: str, machines: int, rank: int) -> None:
         raise InputError(f"--dist-url {url!r} is not auto, tcp://HOST:PORT or file:///PATH.")
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise InputError(f"--dist-url {url}: no machine '{host}' ({error.strerror}).") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no name that a machine can have"
+        raise InputError(
+            f"--dist-url {url[:200]}: no machine '{host[:200]}' ({reason})."
+        ) from error
     if rank == 0:
         _check_port(url, address)
+
+
+def _check_file(url: str) -> None:
+    """Refuse a file through which processes cannot meet: the first of them makes the file."""
+    path = url.removeprefix("file://")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"--dist-url {url}: is a folder or a device; name a new file.")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise InputError(f"--dist-url {url}: its folder is not there; name a new file in another.")
 
 
 def _check_port(url: str, address: tuple) -> None:
@@ -91,8 +117,8 @@ def _check_port(url: str, address: tuple) -> None:
 def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Run `main` in as many processes as `args` say, until the last process has ended.
 
-    Raises InputError for a failure that one sentence explains and, after Ctrl-C, KeyboardInterrupt
-    with advice how to go on. Other exceptions are passed on.
+    Raises InputError for a failure that one sentence explains and, after Ctrl-C or SIGTERM, the
+    same interrupt with advice how to go on. Other exceptions are passed on.
     """
     # Python warns when it cleans up what a killed process shared; this is no news to a user.
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
@@ -109,7 +135,7 @@ def run_processes(main: Callable[[argparse.Namespace], object], args: argparse.N
     except KeyboardInterrupt as stop:
         end_children()
         let_go(stop)
-        raise KeyboardInterrupt("--resume goes on from the last checkpoint") from stop
+        raise type(stop)("--resume goes on from the last checkpoint") from stop
     except (InputError, ProcessRaisedException, ProcessExitedException, RuntimeError) as problem:
         sentence = what_was_said(problem)
         if sentence is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import logging
 import math
 import os
 import tempfile
@@ -20,39 +21,65 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, get_event_storage
-from detectron2.utils.logger import setup_logger
 
+from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
-from svit_det.files import try_writing, write_whole
+from svit_det.files import DISK, remove, try_writing, write_whole
 from svit_det.results import finite
-from svit_det.training.run_folder import refuse_held, remove_all_but
+from svit_det.training.run_folder import (
+    refuse_held,
+    refuse_no_files,
+    refuse_no_text,
+    refuse_parent_in,
+    remove_all_but,
+)
 
-LAST = "last_checkpoint"
-RESULTS = "results.json"
-OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", "model_*.pth")
+LAST, FINAL = "last_checkpoint", "model_final.pth"
+RESULTS, CONFIG = "results.json", "config.yaml"
+WEIGHTS = "model_*.pth"
+OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
+PREDICTIONS = "coco_instances_results.json"
 WINDOW = 20
 """Number of steps of detectron2's running median."""
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool = False) -> None:
+def check_folder(
+    folder: str, *, resume: bool, overwrite: bool, evaluates: bool = False, begins_from: str = ""
+) -> None:
     """Refuse a folder that cannot be written to, and one that holds a training already.
 
-    Makes a missing folder. Raises InputError.
+    Also refuses weights to begin from, `begins_from`, that the training would write over; "" stands
+    for none. Makes a missing folder. Raises InputError.
     """
     if not folder:
         raise InputError("OUTPUT_DIR is empty; name a folder for what the run writes.")
+    refuse_no_text(folder)
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         try_writing(place)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    refuse_no_files(place, (LAST, FINAL, RESULTS, "metrics.json", "token_usage.json", CONFIG))
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
+    if not evaluates:
+        refuse_parent_in(folder, begins_from, [WEIGHTS])
+
+
+def check_sets(cfg: CfgNode) -> None:
+    """Refuse a set whose json would be replaced or removed by a file of the run."""
+    written = [Path(cfg.OUTPUT_DIR) / name for name in (*OF_A_RUN[:-1], PREDICTIONS)]
+    for name, json_file, _ in cfg.DATASETS.COCO_FORMAT:
+        for path in written:
+            if all(map(os.path.exists, (path, json_file))) and path.samefile(json_file):
+                raise InputError(
+                    f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {path.name} is the json of the set {name}, and "
+                    "no run replaces it; name another folder."
+                )
 
 
 def clear_folder(cfg: CfgNode) -> None:
@@ -73,7 +100,7 @@ def said_about_the_disk(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in (*DISK, errno.EIO):
             raise
         raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error
 
@@ -178,12 +205,11 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     InputError where the folder cannot be written to.
     """
     rank = comm.get_rank()
-    with said_about_the_disk(cfg.OUTPUT_DIR):
-        for name in ("fvcore", "detectron2", "svit_det"):
-            logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
-        logger.info("Process %d of %d. %s", rank, comm.get_world_size(), collect_env_info())
-        logger.info("Arguments: %s", args)
-        logger.info("Config:\n%s", cfg.dump())
+    log_into(Path(cfg.OUTPUT_DIR) / "log.txt", ("fvcore", "detectron2", "svit_det"), rank=rank)
+    logger = logging.getLogger("svit_det")
+    logger.info("Process %d of %d. %s", rank, comm.get_world_size(), collect_env_info())
+    logger.info("Arguments: %s", args)
+    logger.info("Config:\n%s", cfg.dump())
     seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -196,9 +222,8 @@ def begin_results(cfg: CfgNode) -> None:
     the earlier run's files stay. Raises InputError where the folder cannot be written to.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    with said_about_the_disk(cfg.OUTPUT_DIR):
-        if comm.is_main_process():
-            with write_whole(folder / "config.yaml") as partial:
-                partial.write_text(cfg.dump())
-        if comm.get_local_rank() == 0:  # machines may have folders of their own
-            (folder / RESULTS).unlink(missing_ok=True)
+    if comm.is_main_process():
+        with write_whole(folder / CONFIG) as partial:
+            partial.write_text(cfg.dump())
+    if comm.get_local_rank() == 0:  # machines may have folders of their own
+        remove(folder / RESULTS)

@@ -11,9 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventStorage
 
+from svit_det.detection.resume import counts_of
 from svit_det.detection.run_files import WINDOW, MetricsWriter
-from svit_det.errors import InputError
-from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.training.randomness import seed_all
 
 logger = logging.getLogger(__name__)
@@ -22,56 +21,16 @@ STEP = 3
 """Keeps a step's random numbers apart from those of the images (`image_order`)."""
 
 
-def identity(cfg: CfgNode) -> dict[str, Any]:
-    """The settings that must be the same in a resumed run."""
-    return {
-        "MODEL.TOKEN_POLICY.NAME": cfg.MODEL.TOKEN_POLICY.NAME,
-        "MODEL.TOKEN_POLICY.WRAPPERS": list(cfg.MODEL.TOKEN_POLICY.WRAPPERS),
-        "SOLVER.OPTIMIZER": cfg.SOLVER.OPTIMIZER,
-        "number of processes": comm.get_world_size(),
-    }
-
-
-def order_of(cfg: CfgNode) -> dict[str, Any]:
-    """The settings on which the order of the images depends, besides the seed."""
-    return {
-        "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
-        "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),
-        "DATALOADER.ASPECT_RATIO_GROUPING": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        "DATALOADER.SAMPLER_TRAIN": cfg.DATALOADER.SAMPLER_TRAIN,
-    }
-
-
-def check_resume(cfg: CfgNode, path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to go on with a checkpoint of another run, or with numbers that are not finite.
-
-    Raises InputError that names the file and the difference.
-    """
-    trainer = checkpoint["trainer"]
-    before = trainer.get("hooks", {}).get("RunState", {})
-    for key, now in identity(cfg).items():
-        if key in before.get("identity", {}) and before["identity"][key] != now:
-            raise InputError(
-                f"{path}: a run with {key} {before['identity'][key]} cannot go on with {now}; set "
-                "it back, or begin anew with this file as MODEL.WEIGHTS and without --resume."
-            )
-    bad = not_finite(optimizer_tensors(trainer.get("_trainer", {}).get("optimizer", {})))
-    if bad:
-        raise InputError(
-            f"{path}: its optimiser holds numbers that are not finite ({some_of(bad)}); write the "
-            "name of an earlier checkpoint into last_checkpoint, or begin anew."
-        )
-    for key, now in order_of(cfg).items():
-        if key in before.get("order", {}) and before["order"][key] != now:
-            logger.warning("%s is not that of %s: the images come in another order.", key, path)
-
-
 class RunState(HookBase):
     """Seeds each step's random numbers, and holds the run's state for the next checkpoint."""
 
-    def __init__(self, cfg: CfgNode, seed: int, metrics: MetricsWriter | None) -> None:
+    def __init__(
+        self, cfg: CfgNode, *, seed: int, images: int, metrics: MetricsWriter | None
+    ) -> None:
+        """images: the number of training images."""
         self.seed = seed
         self._cfg = cfg
+        self._images = images
         self._metrics = metrics
         self._history: dict[str, Any] = {}
         self._resumed = False
@@ -93,8 +52,7 @@ class RunState(HookBase):
         """Plain values only, which a weights_only file may hold."""
         return {
             "seed": self.seed,
-            "identity": identity(self._cfg),
-            "order": order_of(self._cfg),
+            "identity": counts_of(self._images),
             "history": _history_of(self.trainer.storage),
         }
 

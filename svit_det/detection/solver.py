@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier, build_lr_scheduler
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
@@ -16,6 +17,8 @@ from svit_det.training.groups import named_from, parameter_groups
 from svit_det.vit import TokenNet
 
 NO_WEIGHT_DECAY: tuple[str, ...] = SolverKeys.defaults()["no_weight_decay"]
+BEFORE_THE_END = 1e-5
+"""Share of a training; detectron2 rounds shares of a training to 1e-6."""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -57,6 +60,20 @@ def build_adamw(
         rate_factors=_factors(model),
     )
     return kind(groups, lr=rate)
+
+
+def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """detectron2's schedule that `SOLVER.LR_SCHEDULER_NAME` names.
+
+    When a training ends, detectron2 asks for the rate of the step behind the last one. Its
+    WarmupStepWithFixedGammaLR has no rate there, and would end the training without its last
+    checkpoint; here the schedule goes on with its last rate.
+    """
+    schedule = build_lr_scheduler(cfg, optimizer)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
+        inner: Callable[[float], float] = schedule._multiplier
+        schedule._multiplier = lambda share: inner(min(share, 1 - BEFORE_THE_END))
+    return schedule
 
 
 def _factors(model: nn.Module) -> dict[str, float]:

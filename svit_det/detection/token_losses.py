@@ -23,6 +23,7 @@ from svit_det.training.greedy import (
 )
 from svit_det.vit import TokenNet, find_token_net, record_passes
 from svit_det.vit.flops import trunk_macs
+from svit_det.vit.trunk import refuse_tracing
 
 
 class TokenLosses:
@@ -125,6 +126,7 @@ class TokenLosses:
         Padding an image to the size of a larger image would cost time. It would also change the
         result: tokens would attend to the padding, and positions would shift.
         """
+        refuse_tracing()  # before detectron2's own code warns of what tracing makes of it
         net, outputs = find_token_net(self), [None] * len(batched_inputs)
         for members in self._equally_padded(batched_inputs):
             with record_passes(self) as records:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from svit_det.detection.config_file import load_config
+from svit_det.detection.datasets import num_classes
 from svit_det.errors import InputError
+from svit_det.files import scratch_folder
 from svit_det.shipped import existing_weights
-from svit_det.weights.files import read_description
+from svit_det.weights.files import read_checkpoint, read_description
+from svit_det.weights.match import CLASS_TOKEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class Trained:
     """The config with the overrides, and MODEL.WEIGHTS set to the file."""
     class_names: list[str] | None
     """Names in the order of the model's classes; None: unknown."""
+    category_ids: list[int] | None
+    """Ids of the classes in the json of the training set, in their order; None: unknown."""
     said: Mapping[str, Any]
     """The file's description, see `describe_run`."""
 
@@ -58,7 +62,12 @@ def read_trained(
     if weights is not None:
         cfg = _config_of(path, said, options, config_file)
     cfg.MODEL.WEIGHTS = path
-    return Trained(cfg=cfg, class_names=class_names_of(cfg, said), said=said)
+    return Trained(
+        cfg=cfg,
+        class_names=class_names_of(cfg, said),
+        category_ids=category_ids_of(cfg, said),
+        said=said,
+    )
 
 
 def _config_of(
@@ -74,14 +83,27 @@ def _config_of(
         )
     if "MODEL.DEVICE" not in options[::2]:  # the file has the device of the training's machine
         options = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *options]
-    with tempfile.TemporaryDirectory() as folder:
-        copied = Path(folder) / "config.yaml"
+    with scratch_folder() as folder:
+        copied = folder / "config.yaml"
         copied.write_text(text, encoding="utf-8")
         try:
             return load_config(str(copied), options)
         except InputError as error:
             sentence = str(error).replace(str(copied), f"the config in {path}")
             raise InputError(sentence) from error
+
+
+def refuse_random_attention(cfg: CfgNode) -> None:
+    """Refuse to draw a class token's attention with MODEL.WEIGHTS that have no class token.
+
+    For a model whose policy shows attention. Raises InputError.
+    """
+    names = read_checkpoint(cfg.MODEL.WEIGHTS)["model"]
+    if not any(name.endswith(CLASS_TOKEN) for name in names):
+        raise InputError(
+            f"--weights {cfg.MODEL.WEIGHTS}: has no class token, whose attention would be drawn; "
+            "train a policy that has one, or convert weights with theirs."
+        )
 
 
 def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[str] | None:
@@ -95,7 +117,7 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
         return [str(name) for name in known]
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = _of_json(Path(files[name])) if name in files else None
+        names = [each for _, each in _of_json(Path(files[name]))] if name in files else None
         # `get` alone would make an entry for a name that is not registered.
         if not names and name in MetadataCatalog.list():
             names = MetadataCatalog.get(name).get("thing_classes")
@@ -104,10 +126,35 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
     return None
 
 
-def _of_json(path: Path) -> list[str]:
-    """The category names in the order of their ids, as in detectron2; empty if there are none."""
+def category_ids_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[int] | None:
+    """The ids of the model's classes in the json that it was trained on; None: unknown.
+
+    A file of weights says them. For a file that does not, they are those of a set of the config
+    whose json exists here and has the same classes.
+    """
+    known, classes = (said or {}).get("category_ids"), class_names_of(cfg, said)
+    if _are_ids(known, num_classes(cfg.MODEL)) and len(classes or known) == len(known):
+        return list(known)
+    files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        categories = _of_json(Path(files[name])) if name in files else []
+        ids = [number for number, _ in categories]
+        names = [each for _, each in categories]
+        if names == classes and _are_ids(ids, num_classes(cfg.MODEL)):
+            return ids
+    return None
+
+
+def _are_ids(known: Any, number: int) -> bool:
+    is_list = isinstance(known, list) and all(type(each) is int for each in known)
+    return is_list and len(known) == len(set(known)) == number
+
+
+def _of_json(path: Path) -> list[tuple[Any, str]]:
+    """Id and name of each category, sorted by id as in detectron2; empty if there are none."""
     try:
         categories = json.loads(path.read_bytes())["categories"]
-        return [str(each["name"]) for each in sorted(categories, key=lambda each: each["id"])]
+        found = sorted(categories, key=lambda each: each["id"])
+        return [(each["id"], str(each["name"])) for each in found]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -23,14 +23,16 @@ from torch.nn.parallel import DistributedDataParallel
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
-from svit_det.detection.image_order import TrainImages, ignore_interrupts
+from svit_det.detection.image_order import TrainImages
 from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
+from svit_det.detection.resume import check_resume
 from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
-from svit_det.detection.run_state import CatchUp, RunState, check_resume
-from svit_det.detection.solver import build_optimizer
+from svit_det.detection.run_state import CatchUp, RunState
+from svit_det.detection.solver import build_optimizer, build_schedule
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
+from svit_det.interrupts import ignore_interrupts
 from svit_det.shipped import existing_weights
 from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import not_finite, some_of
@@ -60,7 +62,12 @@ class TokenTrainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             describe=partial(describe_run, cfg),
             fresh_classes=True,
-            check_resume=partial(check_resume, cfg),
+            check_resume=partial(
+                check_resume,
+                cfg,
+                images=images.number,
+                needs_teacher=find_token_net(model).trunk.policy.needs_teacher,
+            ),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -80,7 +87,8 @@ class TokenTrainer(DefaultTrainer):
         """detectron2's hooks between `RunState`, the first one, and `CatchUp`, the last one."""
         hooks = super().build_hooks()
         metrics = getattr(self, "_metrics", None)
-        self._run = RunState(self.cfg, self._trainer.data_loader.seed, metrics)
+        images = self._trainer.data_loader
+        self._run = RunState(self.cfg, seed=images.seed, images=images.number, metrics=metrics)
         return [self._run, *hooks, CatchUp()]
 
     def build_writers(self) -> list[EventWriter]:
@@ -128,6 +136,11 @@ class TokenTrainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """The recipe's AdamW groups."""
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """The recipe's schedule."""
+        return build_schedule(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

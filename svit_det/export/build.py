@@ -34,6 +34,8 @@ from svit_det.export.runtimes import check_runtimes
 from svit_det.vit import TokenNet, find_token_net
 
 PARTS = {"detector": DetectorGraph, "backbone": BackboneGraph}
+MOST_SIDE, MOST_BATCH = 16_384, 1024
+"""Pixels of a side, and pictures at a time: more fit no memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +220,14 @@ def check_wanted(wanted: Wanted, net: TokenNet, divisor: int) -> None:
             f"--size {wanted.size[0]} {wanted.size[1]}: both sides must be multiples of {divisor} "
             "pixels."
         )
+    if max(wanted.size) > MOST_SIDE:
+        raise InputError(
+            f"--size {wanted.size[0]} {wanted.size[1]}: sides have at most {MOST_SIDE:,} pixels."
+        )
     if wanted.batch < 1:
         raise InputError(f"--batch {wanted.batch}: give 1 or more.")
+    if wanted.batch > MOST_BATCH:
+        raise InputError(f"--batch {wanted.batch}: give {MOST_BATCH:,} at the most.")
     whole = wanted.part == "detector"
     if not wanted.topk and whole:
         raise InputError(

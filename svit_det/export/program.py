@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, says_no_memory
 from svit_det.export.backbone import example_image
 from svit_det.export.quiet import quiet
 from svit_det.vit import Execution, Packed, TokenTrunk
@@ -63,6 +63,8 @@ def export_program(
         except InputError:
             raise
         except Exception as error:  # the exporter may raise anything for code it cannot follow
+            if says_no_memory(error):
+                raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             policy = type(trunk.policy).__name__
             sizes = "" if open_step is None else " with --dynamic-size"

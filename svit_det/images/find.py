@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -53,13 +54,15 @@ def images_in(folder: Path) -> list[Path]:
 def images_at(given: str | Path) -> list[Path]:
     """The given file, or the image files of the given folder; refuses as `find_images` does."""
     refuse_url(given)
+    if not str(given):
+        raise InputError("'': no picture has an empty name; name a file or a folder.")
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = images_in(path)
         if not files:
             raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
         return files
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such image or folder.")
     return [path]
 

@@ -112,7 +112,7 @@ def _files_at(given: str | Path) -> list[Path]:
     """The files at a path or pattern. Raises InputError where there are none."""
     refuse_url(given)
     text = str(given)
-    if not any(sign in text for sign in "*?[") or Path(text).exists():
+    if not any(sign in text for sign in "*?[") or os.path.exists(text):
         return images_at(given)
     paths = _matches(text)
     if not paths:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from svit_det.errors import InputError
+from svit_det.images.open import LARGEST_IMAGE
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -41,9 +42,10 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def open_capture(source: str | Path | int) -> Any:
-    """OpenCV's capture of a film or a camera, opened or not; OpenCV and ffmpeg print nothing.
+    """OpenCV's capture of a film or a camera, opened or not, without messages of OpenCV and ffmpeg.
 
-    The caller says what could not be read, and releases the capture.
+    The caller says what could not be read, and releases the capture. Raises InputError for frames
+    of more than LARGEST_IMAGE pixels, before the first of them is asked for.
     """
     cv2 = _opencv()
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
@@ -51,9 +53,18 @@ def open_capture(source: str | Path | int) -> Any:
     level = log.getLogLevel()
     log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
-        return cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
     finally:
         log.setLogLevel(level)
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    width, height = (int(capture.get(side)) for side in sides)
+    if width * height > LARGEST_IMAGE:
+        capture.release()
+        raise InputError(
+            f"{source}: frames of {width:,} x {height:,} pixels, where {LARGEST_IMAGE:,} can be "
+            "read; make them smaller."
+        )
+    return capture
 
 
 def _opencv() -> ModuleType:

@@ -60,6 +60,6 @@ def check_losses(losses: Mapping[str, Tensor], *, step: int) -> None:
     bad = [f"{name} is {number}" for name, number in numbers.items() if not math.isfinite(number)]
     if bad:
         raise InputError(
-            f"Step {step} of the training: {some_of(bad)}; its weights were not changed and its "
+            f"Step {step} of the training: {some_of(bad)}; this step changed no weights, and the "
             "last checkpoint stays. Look at the data, or lower SOLVER.BASE_LR."
         )

@@ -7,6 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from svit_det.errors import InputError
+from svit_det.files import remove
+
+
+def refuse_no_text(folder: str | Path) -> None:
+    """Refuse an OUTPUT_DIR whose name is no text, as a name from another system may be.
+
+    Tensorboard could not write its file there. Raises InputError.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"OUTPUT_DIR {folder}: its name is no text in UTF-8; name another folder."
+        ) from error
 
 
 def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
@@ -18,9 +32,39 @@ def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
         )
 
 
+def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -> None:
+    """Refuse weights to begin from that the training would replace. Raises InputError.
+
+    `written`: the names, or patterns of them, of the weights that a training writes to `folder`.
+    """
+    if not weights:
+        return
+    there = [os.path.realpath(path) for name in written for path in Path(folder).glob(name)]
+    if os.path.realpath(weights) in there:
+        raise InputError(
+            f"MODEL.WEIGHTS {weights}: the training would write over the file that it begins from; "
+            "name another OUTPUT_DIR, or move the file."
+        )
+
+
+def refuse_no_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which a folder or a device has the name of a training's file.
+
+    Raises InputError.
+    """
+    for name in names:
+        if os.path.exists(folder / name) and not os.path.isfile(folder / name):
+            raise InputError(
+                f"OUTPUT_DIR {folder}: {name} in it is no file; remove it, or name another folder."
+            )
+
+
 def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
-    """Remove the files, in their order, less the weights with which the new training begins."""
+    """Remove the files, in their order, less the weights with which the new training begins.
+
+    Raises InputError where a file cannot be removed.
+    """
     kept = os.path.realpath(weights)
     for path in paths:
         if os.path.realpath(path) != kept:
-            path.unlink(missing_ok=True)
+            remove(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.images.video import open_capture
 
 DEFAULT_FPS = 25.0
@@ -32,8 +33,9 @@ class Film:
     @classmethod
     def open(cls, path: str | Path) -> Film:
         """Open the film. Raises InputError if it is missing, is no film, or has no frame."""
+        refuse_url(path)
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such film.")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty.")

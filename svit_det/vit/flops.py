@@ -115,8 +115,8 @@ class MacCount:
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, two FLOPs for each multiply-add, extended by the attention of CPUs."""
-    return FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
+    """torch's counter, two FLOPs for each multiply-add, extended by what it would count as zero."""
+    return FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED)
 
 
 def count_macs(run: Callable[[], Any]) -> MacCount:
@@ -143,7 +143,16 @@ def _attention_flops(
     return 2 * batch * heads * queries * key[2] * (channels + value[3])
 
 
-# torch's counter knows the fused attention kernels of GPUs; the CPU's kernel would count as zero.
-_ATTENTION_ON_CPU = {
+def _product_flops(
+    total: Sequence[int], left: Sequence[int], right: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Shapes (m, n), (m, k), (k, n) -> FLOPs of a product that is added in place."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+# torch's counter knows the fused attention kernels of GPUs and not the CPU's, and `addmm` and not
+# `addmm_`.
+_ALSO_COUNTED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.addmm_: _product_flops,
 }

@@ -21,6 +21,16 @@ from svit_det.vit.layers import Block, PatchEmbed
 from svit_det.vit.position import resize_pos_embed, sincos_pos_embed
 
 
+def refuse_tracing() -> None:
+    """Raise InputError inside torch.jit.trace."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        raise InputError(
+            "torch.jit.trace would keep this picture's size and its choice of tokens for every "
+            "other one, without a word; use torch.export, with which svit-det export "
+            "(tools/export.py) writes whole detectors."
+        )
+
+
 class TokenTrunk(nn.Module):
     """A plain ViT with DeiT's names, without its final norm and head, made of parts passed in.
 
@@ -115,11 +125,7 @@ class TokenTrunk(nn.Module):
 
     def embed(self, images: Tensor) -> TokenState:
         """(B, 3, height, width), sides multiples of the patch size -> the state before block 0."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
-            raise InputError(
-                "torch.jit.trace would keep this picture's size and its choice of tokens for every "
-                "other one, without a word; tools/export.py writes a graph that does not."
-            )
+        refuse_tracing()
         tokens = self.patch_embed(images)
         grid = TokenGrid((images.shape[2], images.shape[3]), self.patch_size)
         positions = resize_pos_embed(self.pos_embed[:, 1:], self.pretrain_grid, grid.shape)

@@ -88,9 +88,15 @@ def write_weights(
 
 def write_checkpoint(content: Mapping[str, Any], to: Path) -> None:
     """Write a `.pth` of tensors and plain values; errors and leftovers as in `write_weights`."""
-    with write_whole(to) as partial, open(partial, "wb") as file:
+    with write_whole(to) as partial:
+        save(dict(content), partial)
+
+
+def save(content: Any, to: Path) -> None:
+    """`torch.save`, but a disk that is full raises OSError."""
+    with open(to, "wb") as file:
         try:
-            torch.save(dict(content), file)
+            torch.save(content, file)
         except RuntimeError as error:
             # torch only says that the archive is cut short; the reason is the error behind this.
             behind = error.__context__

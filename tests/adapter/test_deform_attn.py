@@ -134,6 +134,39 @@ def test_both_ways_have_the_same_gradients(grids):
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+# Three levels of a side branch, and the trunk's grid alone.
+COCO, DEMO = [(100, 168), (50, 84), (25, 42)], [(64, 64), (32, 32), (16, 16)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("queries", "grids", "points"),
+    [(22_050, COCO, 4), (22_050, COCO[1:2], 4), (1_024, DEMO, 2), (5_376, DEMO[1:2], 2)],
+    ids=["COCO, 3 levels", "COCO, 1 level", "demo, 3 levels", "demo, 1 level"],
+)
+def test_both_ways_agree_at_full_size(queries, grids, points):
+    """Sums and gradients of one image to 1e-5 of the largest, 6 heads of 32 channels.
+
+    Places keep away from the borders of cells, where the slope of a bilinear sample jumps and the
+    two ways may round to different sides.
+    """
+    shape = (1, queries, 6, len(grids), points)
+    sizes = torch.tensor([(width, height) for height, width in grids])[:, None]
+    cells = (torch.rand(*shape, 2) * (sizes + 1)).floor()  # some are outside of the map
+    places = (cells - 0.5 + torch.rand(*shape, 2) * 0.8 + 0.1) / sizes
+    values = torch.randn(1, sum(height * width for height, width in grids), 6, 32)
+    weights = torch.rand(shape).flatten(3).softmax(dim=-1).view(shape)
+    given = [each.requires_grad_() for each in (values, places, weights)]
+    into = torch.randn(1, queries, 6 * 32)
+    results = []
+    for sample in (sample_rows, sample_maps):
+        sums = sample(values, grids, places, weights)
+        results.append([sums.detach(), *torch.autograd.grad((sums * into).sum(), given)])
+    for name, found, expected in zip(("sums", "values", "places", "weights"), *results):
+        apart = (found - expected).abs().max() / expected.abs().max()
+        assert apart <= 1e-5, (name, apart)
+
+
 def test_only_asked_gradients_are_made():
     """A frozen table, and factors without a gradient."""
     values, places = torch.randn(1, 6, 2, 4), torch.rand(1, 3, 2, 1, 2, 2)

@@ -1,6 +1,9 @@
 """The checks that only a device can answer run on a CPU too, and say what a CPU lacks."""
 
 import json
+import sys
+from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,7 +21,12 @@ def test_the_command_at_toy_size(tmp_path, capsys):
     assert set(found["laws"]) == set(POLICY_REGISTRY.names())
     assert all(each < 1e-4 for laws in found["laws"].values() for each in laws.values())
     assert found["graphs"] == found["compiled"] == {"skipped": NO_GPU}
-    assert set(found["host_syncs"].values()) == {None}
+    syncs = found["host_syncs"]
+    assert {None} == {waits for counts in syncs.values() for waits in counts.values()}
+    assert set(syncs["SViT"]) == {"fixed", "by image"} and set(syncs["EViT"]) == {"fixed"}
+    assert set(syncs["ATS"]) == {"by image"}
+    assert found["tf32"] == {"matmul": False, "cudnn": False}
+    assert found["attention_bfloat16"]["missing"] == {"varlen": NO_GPU}
     assert set(found["attention_float32"]["seconds"]) == {"one_by_one", "padded"}
     assert "packed - masked" in capsys.readouterr().out
 
@@ -30,6 +38,36 @@ def test_ragged_attention_is_that_of_each_image():
     outs = [attend(qkv) for attend in ways.values()]
     assert_close(outs[0], outs[1])
     assert_close(outs[0][2], qkv[2, 2])
+
+
+def test_a_torch_without_attention_over_ragged_rows_is_said(monkeypatch):
+    monkeypatch.setattr(device_checks, "on_cuda", lambda _: True)
+    half = replace(TOY_CASE, dtype=torch.bfloat16)
+    for module, reason in ((None, "has none"), (refusing(), "needs another GPU")):
+        monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+        found = device_checks.time_ragged_attention(half, (3, 2), repeats=1)
+        assert set(found["seconds"]) == {"one_by_one", "padded"}
+        assert found["missing"]["varlen"].endswith(reason)
+    found = device_checks.time_ragged_attention(TOY_CASE, (3, 2), repeats=1)
+    assert found["missing"] == {"varlen": "works in half precision only"}
+
+
+def refusing():
+    """A module whose attention refuses this GPU."""
+
+    def varlen_attn(*_):
+        raise RuntimeError("needs another GPU\nin two lines")
+
+    module = ModuleType("torch.nn.attention.varlen")
+    module.varlen_attn = varlen_attn
+    return module
+
+
+def test_waits_are_counted_for_every_kind_of_count(monkeypatch):
+    """On a GPU: of the policies that have both, a fixed count and one that the image decides."""
+    monkeypatch.setattr(device_checks, "count_host_syncs", lambda run, device: 7)
+    found = device_checks.check_host_syncs(TOY_CASE, ["SViT", "Dense"])
+    assert found == {"SViT": {"by image": 7, "fixed": 7}, "Dense": {"fixed": 7}}
 
 
 def test_laws_that_do_not_hold_are_named(tmp_path, monkeypatch):

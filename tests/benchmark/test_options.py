@@ -19,7 +19,7 @@ def builds_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--processes", "2", "0"], "--processes 2 0: give numbers from 1 up."),
+        (["--processes", "2", "0"], "--processes 0 must lie in [1, 1024]."),
         (["--against", "configs"], "--against configs: no checkout of this project"),
         (["--policies", "SViT", "Svit"], "--policies: 'Svit' is not registered"),
         (["--policies", "SViT", "Dense"], "--policies Dense: the dense model is in every run"),
@@ -36,6 +36,13 @@ def builds_nothing(monkeypatch):
         (["--grids", "4x4", "--tokens", "4", "4"], "choose one of them"),
         (["--plot", "--batch-sizes", "1"], "--plot draws over tokens"),
         (["--dtype", "float32", "--warmup", "-1"], "--warmup -1"),
+        (["--warmup", f"{10**20}"], f"--warmup {10**20} must lie in [0, 1e6]."),
+        (["--height", f"{10**20}"], f"--height {10**20} must lie in [1, 100000]."),
+        (["--threads", "2000"], "--threads 2000 must lie in [1, 1024]."),
+        (["--tokens", "4", f"{10**9}"], "--tokens 1000000000 must lie in [1, 10000]."),
+        (["--grids", f"{10**9}x4"], "--grids 1000000000x4: give tokens as HxW"),
+        (["--keep-ratios", "0.5", "nan"], "--keep-ratios nan must lie in (0, 1]."),
+        (["--device", ""], "MODEL.DEVICE: no device ''"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
@@ -81,6 +88,19 @@ def test_grids():
 
 def test_the_default_parts_are_those_without_heads():
     assert parse_arguments([], "").parts == ["blocks", "backbone"]
+
+
+@pytest.mark.parametrize("grid", [("--tokens", "3", "5"), ("--grids", "3x5")])
+@pytest.mark.parametrize("pixels", [("--height", "48"), ("--width", "80")])
+def test_a_size_is_given_once(benchmark, grid, pixels):
+    ran = benchmark(*grid, *pixels)
+    assert ran.problem.startswith("--height and --width are pixels") and "\n" not in ran.problem
+
+
+def test_the_size_by_default():
+    args = parse_arguments(["--width", "640"], "")
+    assert (args.height, args.width) == (800, 640)
+    assert parse_arguments(["--tokens", "3", "5"], "").height is None
 
 
 def test_a_dtype_that_the_device_lacks(tiny, monkeypatch):

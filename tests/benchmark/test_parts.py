@@ -1,5 +1,7 @@
 """Detector and training step as parts; trained weights; pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,11 @@ from svit_det.cli.benchmark_parts import build
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.vit.flops import count_macs
 
+ROOT = Path(__file__).resolve().parents[2]
+ADAPTER = (
+    *("MODEL.ADAPTER.STEM_WIDTH", "8", "MODEL.ADAPTER.FINEST_MAP", "False"),
+    *("MODEL.ADAPTER.TOP_BLOCK", "False", "MODEL.FPN.OUT_CHANNELS", "8"),
+)
 ONCE = ("--tokens", "4", "6", "--batch-sizes", "1")
 
 
@@ -72,6 +79,39 @@ def test_stages_of_a_detector_are_the_whole(built, ticks):
     # Each of the three outer calls is a tick and what lies within: four more in the backbone.
     expected = {"embed": [1], "blocks": [1], REST: [3], "proposals": [1], "heads": [1]}
     assert timed["one"] == {**expected, DETECTOR_REST: [11 - 5 - 1 - 1]}
+
+
+@pytest.mark.parametrize("network", ["plain_svit_t", "svit_t"])
+def test_a_detector_in_bfloat16_has_weights_in_float32(built, network):
+    """Beside blocks that are turned into it: products are in bfloat16, boxes in float32."""
+    overrides = ADAPTER if network == "svit_t" else ()
+    found, cfg, args = built(
+        *("--config-file", str(ROOT / f"configs/{network}.yaml"), "--parts", "blocks", "detector"),
+        *("--dtype", "bfloat16"),
+        overrides=overrides,
+    )
+    part = found.parts["detector"]
+    given = inputs_of(part, cfg, args)
+    assert given[0]["image"].dtype == torch.float32
+    model = part.models["pruned"]
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
+    assert {each.dtype for each in found.parts["blocks"].models["pruned"].parameters()} == {
+        torch.bfloat16
+    }
+    seen = []
+    model.roi_heads.box_head.fc1.register_forward_hook(lambda _m, _i, rows: seen.append(rows.dtype))
+    with torch.no_grad():
+        (output,) = part.runs["pruned"](given)
+    assert seen == [torch.bfloat16]
+    boxes = output["instances"].pred_boxes.tensor
+    assert boxes.isfinite().all() and output["instances"].pred_masks.shape[1:] == (32, 48)
+
+
+def test_a_detector_in_bfloat16_is_timed_with_its_stages(tiny):
+    ran = tiny("--parts", "detector", *ONCE, "--stages", "--dtype", "bfloat16")
+    (row,) = ran.results["rows"]
+    assert row["part"] == "detector" and ran.results["dtype"] == "bfloat16"
+    assert row["stage_seconds_per_batch"]["pruned"]["heads"][0] > 0
 
 
 # ------------------------------------------------------------------ training

@@ -94,7 +94,7 @@ def test_bad_input_ends_in_one_sentence(benchmark, arguments, complaint):
 def test_bad_input_from_outside(tmp_path, outside):
     done = outside("--batch-sizes", "0", output=tmp_path / "out")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.strip() == "benchmark.py: --batch-sizes 0: give numbers from 1 up."
+    assert done.stderr.strip() == "benchmark.py: --batch-sizes 0 must lie in [1, 1e6]."
 
 
 def test_decisions_of_a_policy_with_a_class_token(benchmark):
@@ -142,6 +142,7 @@ def test_stages_of_the_adapter(benchmark):
     )
     (row,) = ran.results["rows"]
     stages = {"embed", "blocks", "prior", "injectors", "extractors", "resizes", "pyramid"}
+    stages |= {"ffns", "upsampling", "projection"}
     for arm in ("dense", "pruned"):
         found = row["stage_seconds_per_batch"][arm]
         assert set(found) == stages

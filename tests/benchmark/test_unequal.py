@@ -100,7 +100,7 @@ def test_the_tool_measures_a_classifier(tmp_path, capsys):
     assert all(way in printed for way in WAYS)
     assert (output / "classifier_throughput_64_tokens.png").stat().st_size > 5000
     for wrong, said in (
-        (["--batch-sizes", "0"], "--batch-sizes 0: give numbers from 1 up"),
+        (["--batch-sizes", "0"], "--batch-sizes 0 must lie in [1, 1e6]."),
         (["--plot", "--batch-sizes", "2"], "--plot draws over batch sizes"),
         (["--weights", "no.pth"], "no.pth"),
         (["--image-folder", str(tmp_path / "nowhere")], "nowhere"),

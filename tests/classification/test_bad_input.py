@@ -127,3 +127,43 @@ def test_a_broken_checkpoint_to_resume_from(a_yaml, small, tmp_path):
     (tmp_path / "run/last.pth").write_bytes(b"nothing")
     said = main(["--config-file", a_yaml, "--resume", *small()])
     assert "last.pth: not a checkpoint to resume from: not a file of plain weights" in said
+
+
+# ------------------------------------------------------------------ processes and exports
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many', no number from 1 to 100000"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is '2', no number from 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "29500"}, "MASTER_ADDR is not set"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "1", "MASTER_ADDR": "no.such.invalid"},
+            "MASTER_ADDR is 'no.such.invalid', where no machine is",
+        ),
+    ],
+)
+def test_processes_that_cannot_join(a_yaml, small, monkeypatch, variables, said):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    answer = main(["--config-file", a_yaml, *small()])
+    assert answer.startswith(f"the environment variable {said}") and "torchrun" in answer
+
+
+def test_an_export_replaces_nothing_in_silence(a_yaml, small, tmp_path):
+    there = tmp_path / "w.safetensors"
+    there.write_text("mine")
+    words = ["--config-file", a_yaml, "--eval-only", "--export", str(there)]
+    said = main([*words, *small(MODEL__WEIGHTS="none.pth")])
+    assert said == f"--export {there}: is there already; give --overwrite."
+    said = main([*words, "--overwrite", *small(MODEL__WEIGHTS=there)])
+    assert said.startswith(f"--export {there}: is one of the files that are read")
+    assert there.read_text() == "mine"

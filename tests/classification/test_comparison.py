@@ -5,25 +5,64 @@ from pathlib import Path
 
 import pytest
 
-from svit_det.classification.comparison import comparison_table
+from svit_det.classification.comparison import arms_of, comparison_table
 from svit_det.classification.config import load_config
 from svit_det.cli.compare_classifiers import main
+from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
-ARMS = sorted((ROOT / "configs/digits/compare").glob("*.yaml"))
+# Settings of an arm that are not those of the others, with the reason in its yaml.
+APART = {
+    ("digits", "DynamicViT"): {"LOGIT_DISTILL_WEIGHT"},
+    ("digits", "SPViT"): {"LOGIT_DISTILL_WEIGHT"},
+    ("photographs", "DynamicViT"): {"LOGIT_DISTILL_WEIGHT"},
+    ("photographs", "SPViT"): {"LOGIT_DISTILL_WEIGHT"},
+    ("photographs", "AViT"): {"BASE_LR", "MIN_LR", "FROZEN"},
+}
 
 
-def test_every_policy_is_an_arm_with_the_same_recipe():
-    configs = [load_config(str(path)) for path in ARMS]
+@pytest.mark.parametrize("images", ["digits", "photographs"])
+def test_every_policy_is_an_arm_with_the_same_recipe(images):
+    configs = [load_config(str(path)) for path in arms_of([f"{images}/compare"]).values()]
     names = sorted(cfg.MODEL.TOKEN_POLICY.NAME for cfg in configs)
     # A probe only looks; it prunes nothing that could be compared.
     assert names == [name for name in POLICY_REGISTRY.names() if name != "AttentionProbe"]
-    recipes = []
+    dense = next(cfg for cfg in configs if cfg.MODEL.TOKEN_POLICY.NAME == "Dense")
     for cfg in configs:
-        cfg.SOLVER.LOGIT_DISTILL_WEIGHT = 0.0
-        recipes.append((cfg.SOLVER.dump(), cfg.INPUT.dump(), cfg.DATA.dump(), cfg.MODEL.WEIGHTS))
-    assert len(set(recipes)) == 1
+        apart = {key for key, value in cfg.SOLVER.items() if value != dense.SOLVER[key]}
+        assert apart == APART.get((images, cfg.MODEL.TOKEN_POLICY.NAME), set())
+        assert (cfg.INPUT, cfg.DATA, cfg.TEST) == (dense.INPUT, dense.DATA, dense.TEST)
+        assert (cfg.MODEL.WEIGHTS, cfg.MODEL.VIT) == (dense.MODEL.WEIGHTS, dense.MODEL.VIT)
+    assert len({cfg.OUTPUT_DIR for cfg in configs}) == len(configs)
+
+
+def test_arms_by_yaml_by_folder_and_by_the_names_that_ship(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").touch()
+    assert arms_of(["."]) == {"one": Path("one.yaml"), "two": Path("two.yaml")}
+    shipped = arms_of(["photographs/compare"])
+    assert shipped == arms_of(["configs/photographs/compare"]) and len(shipped) == 11
+    assert arms_of(["photographs/compare/svit", "one.yaml"]) == {
+        "svit": shipped["svit"],
+        "one": Path("one.yaml"),
+    }
+    with pytest.raises(InputError, match="the nearest is 'photographs/compare/svit'"):
+        arms_of(["photographs/compare/svi"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: there is no yaml in this folder"):
+        arms_of(["empty"])
+
+
+def test_a_parent_that_is_not_there_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = main(["--policies", "photographs/compare", "--output", "compared"])
+    assert said.endswith(
+        "photographs/compare/a_vit.yaml: MODEL.WEIGHTS output/photographs/dense/model_final.pth: "
+        "no such file; train the parent first."
+    )
+    assert not (tmp_path / "compared").exists()
 
 
 def test_a_comparison_goes_on_where_it_was_cut_short(small, tmp_path, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from svit_det.classification.config import default_config
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, TaskLosses
-from svit_det.vit import Execution, Masked
+from svit_det.vit import Execution, Masked, Padded
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -55,24 +55,36 @@ def test_an_image_has_the_logits_that_it_has_alone(policy, classifier, images, r
     assert torch.equal(record.counts(), torch.cat([each.counts() for _, each in alone]))
 
 
-def test_masked_execution_comes_to_the_same_logits(policy, classifier, images):
+def test_masked_and_padded_execution_come_to_the_same_logits(policy, classifier, images):
     model = classifier(policy)
     batch = images(3, (5, 7))
     with torch.no_grad():
         packed = model(batch)[0]["logits"]
-        model.trunk.execution = Execution(hard=Masked())
-        assert_close(model(batch)[0]["logits"], packed, **TOLERANCE)
+        for hard in (Masked(), Padded(1.0)):
+            model.trunk.execution = Execution(hard=hard)
+            assert_close(model(batch)[0]["logits"], packed, **TOLERANCE)
 
 
-def test_every_policy_trains(policy, classifier, images):
-    """The task and the policy together move the head, the class token and the policy."""
-    model = classifier(policy).train()
-    outputs, record = model(images(4, (5, 7)))
-    loss = torch.nn.functional.cross_entropy(outputs["logits"], torch.tensor([0, 1, 2, 3]))
-    losses = model.trunk.policy.losses(record, TaskLosses({"loss_task": loss}))
-    (loss + sum(losses.values())).backward()
-    for name in ("head.weight", "norm.weight", "trunk.cls_token", "trunk.blocks.0.attn.qkv.weight"):
-        assert model.get_parameter(name).grad.abs().sum() > 0, name
+@pytest.mark.parametrize("reads", ["class_token", "two_heads"])
+def test_every_parameter_learns_from_the_logits(policy, classifier, images, reads):
+    """Head, norm, class token, trunk and policy; the last block too, of which one row is read."""
+    model, labels, still = classifier(policy, reads=reads).train(), torch.arange(6) % 5, None
+    for _ in range(8):  # by chance no image of a pass may run some sub-layer
+        outputs, record = model(images(6, (4, 5)))
+        task = {
+            f"loss_{name}": torch.nn.functional.cross_entropy(logits, labels)
+            for name, logits in outputs.items()
+        }
+        own = model.trunk.policy.losses(record, TaskLosses(task))
+        (sum(task.values()) + sum(own.values())).backward()
+        without = [name for name, p in model.named_parameters() if p.grad is None]
+        assert without == []
+        broken = [name for name, p in model.named_parameters() if not p.grad.isfinite().all()]
+        assert broken == []
+        still = [name for name, p in model.named_parameters() if not p.grad.any()]
+        if not still:
+            break
+    assert still == []
 
 
 def test_two_heads_train_and_the_mean_answers(classifier, images):
@@ -179,3 +191,12 @@ def test_wrong_arguments_are_named(tiny_trunk, options, said):
 def test_a_trunk_without_a_class_token_is_refused(tiny_trunk):
     with pytest.raises(InputError, match="class_token: a classifier's trunk has a class token"):
         TokenClassifier(trunk=tiny_trunk(), num_classes=2)
+
+
+@pytest.mark.parametrize("name", POLICY_REGISTRY.names())
+def test_a_classifier_is_not_traced(name, classifier, make_policy, images):
+    model = classifier(make_policy(name))
+    with pytest.raises(InputError, match=r"torch\.jit\.trace would keep .* svit-det export "):
+        torch.jit.trace(lambda batch: model(batch)[0]["logits"], images(1))
+    with pytest.raises(InputError, match=r"torch\.jit\.trace would keep"):
+        torch.jit.trace(model, images(1))

@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite(trainer, tmp_path, value, step):
 
     before_step(training, step, spoil)
     said = (
-        rf"^Step {step} of the training: loss_keep_ratio is {value}; its weights were not changed"
+        rf"^Step {step} of the training: loss_keep_ratio is {value}; this step changed no weights"
     )
     with pytest.raises(InputError, match=said):
         training.train()

@@ -90,3 +90,21 @@ def test_a_folder_that_cannot_be_made(flags, a_yaml, small, tmp_path):
 
 def test_no_name_of_a_folder(a_yaml, small):
     assert main(["--config-file", a_yaml, *small(OUTPUT_DIR='""')]).startswith("OUTPUT_DIR is empt")
+
+
+def test_a_file_that_is_there_is_not_exported_over(a_yaml, small, trained, tmp_path):
+    """Neither another file nor, in any case, the weights that are read."""
+    half = tmp_path / "half.safetensors"
+
+    def export(weights, *flags):
+        options = small(MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "evaluated")
+        return main(
+            ["--config-file", a_yaml, "--eval-only", "--export", str(half), *flags, *options]
+        )
+
+    assert export(trained / FINAL) is None
+    before = half.read_bytes()
+    assert "is there already; give --overwrite" in export(trained / FINAL)
+    assert "is one of the files that are read" in export(half, "--overwrite")
+    assert half.read_bytes() == before
+    assert export(trained / FINAL, "--overwrite") is None

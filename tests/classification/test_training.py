@@ -114,9 +114,12 @@ def test_a_training_is_replaced_only_when_asked(a_yaml, small, tmp_path):
     # A training that cannot begin removes nothing.
     assert main([*begin, "--overwrite", *options, "MODEL.NUM_CLASSES", "2"]) is not None
     assert (run / FINAL).read_bytes() == before
-    kept = ["MODEL.WEIGHTS", str(run / FINAL), "SOLVER.EPOCHS", "1"]
-    assert main([*begin, "--overwrite", *options, *kept]) is None
-    assert (run / FINAL).read_bytes() != before
+    own = main([*begin, "--overwrite", *options, "MODEL.WEIGHTS", str(run / FINAL)])
+    assert own.startswith(f"MODEL.WEIGHTS {run / FINAL}: the training would write over the file")
+    assert (run / FINAL).read_bytes() == before
+    elsewhere = (run / FINAL).rename(tmp_path / "parent.pth")
+    assert main([*begin, "--overwrite", *options, "MODEL.WEIGHTS", str(elsewhere)]) is None
+    assert (run / FINAL).read_bytes() != before == elsewhere.read_bytes()
 
 
 def test_reading_in_other_processes_changes_nothing(a_yaml, small):
@@ -131,8 +134,21 @@ def test_reading_in_other_processes_changes_nothing(a_yaml, small):
         assert torch.equal(one, two)
 
 
+# These policies sample nothing while they train. The others draw in each process for itself.
+DRAWS_NOTHING = ["ATS", "AViT", "AttentionProbe", "Dense", "EViT", "EvoViT"]
+
+
+@pytest.mark.parametrize("name", POLICY_REGISTRY.names())
+def test_which_policies_draw_nothing(name, classifier, make_policy, images):
+    """So that the next test runs over all of them."""
+    model, batch = classifier(make_policy(name)).train(), images(2)
+    before = torch.get_rng_state()
+    model(batch)
+    assert torch.equal(torch.get_rng_state(), before) == (name in DRAWS_NOTHING)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["Dense", "EViT", "ATS", "AViT"])
+@pytest.mark.parametrize("name", DRAWS_NOTHING)
 def test_two_processes_come_to_what_one_comes_to(name, a_yaml, small, tmp_path):
     """Policies that draw nothing, without mixing, which happens inside each process."""
     options = small(
@@ -296,3 +312,13 @@ def test_a_teacher_of_another_width_is_refused(a_yaml, small, tiny_trunk, tmp_pa
 def test_distillation_needs_a_teacher(a_yaml, small):
     said = main(["--config-file", a_yaml, *small(SOLVER__LOGIT_DISTILL_WEIGHT=0.5)])
     assert said.startswith("SOLVER.TEACHER and MODEL.WEIGHTS are empty")
+
+
+def test_a_teacher_that_nothing_learns_from_is_refused(a_yaml, small, classifier, tmp_path):
+    torch.save({"model": classifier(num_classes=3).state_dict()}, tmp_path / "dense.pth")
+    options = small(SOLVER__TEACHER=tmp_path / "dense.pth")
+    for name in ("Dense", "DynamicViT"):
+        said = main(["--config-file", a_yaml, *options, "MODEL.TOKEN_POLICY.NAME", name])
+        assert said.startswith(f"SOLVER.TEACHER {tmp_path}/dense.pth: nothing learns from a ")
+        assert "DISTILL_WEIGHT" in said and "\n" not in said
+    assert not (tmp_path / "run").exists()

@@ -23,7 +23,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from svit_det.detection import load_config
+from svit_det.export.build import made_up_picture
 from svit_det.policies import POLICY_REGISTRY
+from svit_det.vit import find_token_net
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Seconds after which a tool hangs. The slowest test needs four minutes on a core of its own, and
@@ -256,6 +258,24 @@ def tiny_model(tiny_config):
     def make(*options):
         torch.manual_seed(3)
         return build_model(tiny_config(*options))
+
+    return make
+
+
+@pytest.fixture
+def lively_model(tiny_model):
+    """Factory: the tiny model with weights far from their start, and thresholds in their midst."""
+
+    def make(*options):
+        model = tiny_model(*options).eval()
+        net = find_token_net(model)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            image = (made_up_picture((64, 96), 7) - model.pixel_mean) / model.pixel_std
+            net.trunk.policy.track(net.train()(image.expand(2, -1, -1, -1))[1])
+        return model.eval()
 
     return make
 

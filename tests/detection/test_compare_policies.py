@@ -1,10 +1,18 @@
 """tools/compare_policies.py on the tiny model: what it trains, keeps, measures and draws."""
 
 import json
+import os
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import cv2
 import pytest
 import torch
+
+from svit_det.comparison import training
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +170,31 @@ def test_the_budget_that_spends_a_cost(tiny_yaml):
     assert policy.keep_ratio is None
     policy.set_keep_ratio(ratio)
     assert trunk_share(find_token_net(evit), images) == pytest.approx((own + 1) / 2, rel=0.02)
+
+
+ASLEEP = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
+
+
+def test_an_interrupt_of_the_command_alone_ends_its_trainings(tmp_path, monkeypatch):
+    """A terminal's Ctrl-C reaches them, but `kill` and a scheduler's SIGTERM do not."""
+    monkeypatch.setattr(training, "PATIENCE", 0.2)
+    monkeypatch.setattr(training, "options_of", lambda *_: [])
+    monkeypatch.setattr(training, "run_folder", lambda _, arm, seed: tmp_path / arm.name)
+    monkeypatch.setattr(training, "load_config", lambda *_: SimpleNamespace(dump=str))
+    arms = [SimpleNamespace(name=name, config_file="none") for name in "ab"]
+
+    def said(arm):
+        path = tmp_path / arm.name / "output.txt"
+        return path.read_text() if path.exists() else ""
+
+    def interrupt():
+        while not said(arms[0]):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        training.train_all(arms, [1], None, jobs=1, program=[sys.executable, "-c", ASLEEP])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(said(arms[0])), 0)
+    assert said(arms[1]) == "" and not list(tmp_path.glob("*/*.json"))

@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 from svit_det.adapter import ViTAdapter
 from svit_det.config.policy import token_policy_config
+from svit_det.config.yaml_file import read_yaml
 from svit_det.detection import load_config
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY, WRAPPER_REGISTRY
@@ -54,6 +55,31 @@ RECIPES = [
 def size_of(path):
     """Of the trunk, by the file name: T where it names none."""
     return next((word for word in policy_of(path)[1] if word in WIDTHS), "t")
+
+
+def parent_of(path):
+    """OUTPUT_DIR of the dense config that a fine-tuning starts from, as docs/coco.md says."""
+    folder = path.parent.name
+    if folder in ("demo", "compare"):
+        return "output/demo_adapter_dense" if "adapter" in path.stem else "output/demo_dense"
+    if folder == "ablation":
+        return "output/plain_dense_t"
+    (dense,) = (
+        each
+        for each in MODELS
+        if each.parent == path.parent and policy_of(each) == ("Dense", policy_of(path)[1])
+    )
+    return f"output/{'custom_' if folder == 'custom' else ''}{dense.stem}"
+
+
+@pytest.mark.parametrize("path", MODELS, ids=named)
+def test_where_it_writes_and_what_it_starts_from(path):
+    """As docs/coco.md says."""
+    values, folder = read_yaml(str(path)), path.parent.name
+    before = f"{folder}_" if folder in ("demo", "custom", "compare") else ""
+    assert values["OUTPUT_DIR"] == f"output/{before}{path.stem}"
+    if policy_of(path)[0] != "Dense" or folder == "compare":
+        assert values["MODEL"]["WEIGHTS"] == f"{parent_of(path)}/model_final.pth"
 
 
 def trunk_size(vit):

@@ -211,3 +211,13 @@ def test_refused_files(refused, tiny_yaml, tmp_path):
     torch.save({"model": {"head.weight": torch.zeros(1)}}, tmp_path / "head.pth")
     arguments[3] = tmp_path / "head.pth"
     assert "no pos_embed" in refused("convert_weights.py", *arguments, "o.pth")
+
+
+def test_the_weights_that_are_read_are_not_replaced(refused, tiny_yaml, tiny_model, tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"model": tiny_model().state_dict()}, path)
+    before = path.read_bytes()
+    arguments = ["--from", "trunk", "--weights", path, "--config-file", tiny_yaml]
+    said = refused("convert_weights.py", *arguments, "--overwrite", "--output", path)
+    assert "a.pth: is one of the files that are read" in said
+    assert path.read_bytes() == before

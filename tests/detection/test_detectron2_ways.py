@@ -8,6 +8,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer
+from detectron2.export import TracingAdapter
 from detectron2.utils.events import EventStorage
 from safetensors.torch import save_file
 
@@ -156,3 +157,31 @@ def test_the_lazy_config_is_the_yamls_model():
         *(yaml.MODEL.VIT.EMBED_DIM, yaml.MODEL.VIT.DEPTH, yaml.MODEL.VIT.NUM_HEADS),
     )
     assert lazy.model.roi_heads.num_classes == yaml.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+# ------------------------------------------------------------------ torch.jit.trace
+
+
+RETINANET = (
+    *("MODEL.META_ARCHITECTURE", "TokenRetinaNet"),
+    *("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3', 'p4']"),
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("MODEL.TOKEN_POLICY.NAME", "EViT"), RETINANET],
+    ids=["SViT", "EViT", "RetinaNet"],
+)
+@pytest.mark.parametrize("flattened", [False, True], ids=["the model", "detectron2's adapter"])
+def test_a_whole_detector_is_not_traced(tiny_model, training_input, options, flattened):
+    """Neither as it is nor inside the module by which detectron2 traces its own models."""
+    model = tiny_model(*options).eval()
+    given = [{"image": training_input(64, 96, 0)["image"]}]
+    if flattened:
+        adapter = TracingAdapter(model, given)
+        model, inputs = adapter, adapter.flattened_inputs
+    else:
+        inputs = (given,)
+    with pytest.raises(InputError, match=r"torch\.jit\.trace would keep .* svit-det export "):
+        torch.jit.trace(model, inputs)

@@ -50,24 +50,6 @@ def named(policy):
     return ("MODEL.TOKEN_POLICY.NAME", policy, *OWN.get(policy, ()))
 
 
-@pytest.fixture
-def lively_model(tiny_model):
-    """Factory: the tiny model with weights far from their start, and thresholds in their midst."""
-
-    def make(*options):
-        model = tiny_model(*options).eval()
-        net = find_token_net(model)
-        torch.manual_seed(5)
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            image = (made_up_picture(SIZE, 7) - model.pixel_mean) / model.pixel_std
-            net.trunk.policy.track(net.train()(image.expand(2, -1, -1, -1))[1])
-        return model.eval()
-
-    return make
-
-
 def wanted(part, **others):
     return Wanted(part=part, size=SIZE, sides=(64, 128), **others)
 
@@ -98,13 +80,28 @@ def test_the_graph_finds_what_detectron2_finds(lively_model, options):
         assert torch.equal(keep[0], usage)
 
 
-def test_other_heads_are_refused(tiny_model, tmp_path):
-    cascade = (
-        *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
-        *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
-    )
-    with pytest.raises(InputError, match=r"CascadeROIHeads.*--part backbone"):
-        export_files(tiny_model(*cascade), wanted("detector", formats=("pt2",)), tmp_path)
+CASCADE = (
+    *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+)
+RETINANET = (
+    *("MODEL.META_ARCHITECTURE", "TokenRetinaNet", "MODEL.MASK_ON", False),
+    *("MODEL.RETINANET.IN_FEATURES", "['p2', 'p3', 'p4']", "MODEL.RETINANET.NUM_CLASSES", 2),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("CascadeROIHeads", CASCADE), ("TokenRetinaNet", RETINANET)],
+    ids=["Cascade", "RetinaNet"],
+)
+def test_other_heads_are_refused_and_their_backbones_are_not(lively_model, tmp_path, name, options):
+    model = lively_model(*options)
+    with pytest.raises(InputError, match=rf"^{name}: .*--part backbone"):
+        export_files(model, wanted("detector", formats=("pt2",)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    export_files(model, wanted("backbone", formats=("pt2",)), tmp_path)
+    assert_same(model, "backbone", tmp_path, ("pt2",))
 
 
 # ------------------------------------------------------------------ the files
@@ -140,6 +137,16 @@ def test_a_budget_that_holds_on_every_image(lively_model, tmp_path):
     assert exported.metadata["kept_tokens"] == "by image"
     assert all(parity.same_kept for parity in exported.parity.values())
     assert set(exported.parity) == set(FORMATS)
+
+
+@pytest.mark.parametrize("wrapper", ["Monotone", "Forgetful"])
+def test_policies_in_a_wrapper(lively_model, tmp_path, wrapper):
+    model = lively_model("MODEL.TOKEN_POLICY.WRAPPERS", f"['{wrapper}']")
+    assert type(find_token_net(model).trunk.policy).__name__ == wrapper
+    exported = export_files(model, wanted("backbone"), tmp_path)
+    assert_same(model, "backbone", tmp_path)
+    counts = exported.parity["onnx"].counts
+    assert counts[0] == 96 and 0 < counts[2] <= counts[1] < 96
 
 
 def test_an_adapter(lively_model, tmp_path):
@@ -204,6 +211,17 @@ def test_without_topk_there_is_none(lively_model, tmp_path):
     assert_same(model, "backbone", without, ("onnx",))
     with pytest.raises(InputError, match=r"--no-topk.*--part backbone"):
         export_files(model, wanted("detector", topk=False), tmp_path)
+
+
+def test_opset_23_has_an_operator_for_attention(lively_model, tmp_path):
+    model = lively_model()
+    export_files(model, wanted("backbone", formats=("onnx",), opset=23), tmp_path)
+    made = onnx.load(tmp_path / "backbone.onnx")
+    assert [each.version for each in made.opset_import if not each.domain] == [23]
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds.count("Attention") == 3 and "Softmax" not in kinds  # one for each block
+    assert_same(model, "backbone", tmp_path, ("onnx",))
+    assert load(tmp_path / "backbone.onnx")[1]["opset"] == 23
 
 
 # ------------------------------------------------------------------ precisions, several pictures
@@ -276,26 +294,6 @@ def test_a_count_that_depends_on_the_image_is_of_one(lively_model, tmp_path):
     with pytest.raises(InputError, match=r"--batch 0: give 1 or more"):
         export_files(lively_model(*QUOTA), wanted("backbone", batch=0), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-WIDE = ((64, 96), (48, 176))
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("network", NETWORKS)
-@torch.no_grad()
-def test_open_sizes(lively_model, tmp_path, network):
-    model = lively_model(*NETWORKS[network])
-    export_files(model, wanted("backbone", dynamic_size=True), tmp_path)
-    graph = BackboneGraph(model)
-    # torch's own graph asks for the orientation that it was traced with, and says so loudly.
-    any_size = (*WIDE, (128, 64))
-    for end, sizes in ((".pt2", WIDE), (".onnx", any_size), (".xml", any_size)):
-        for size in sizes:
-            parity = compare(
-                graph, load(tmp_path / f"backbone{end}")[0], [made_up_picture(size, 5)]
-            )
-            assert parity.same_kept and parity.difference <= 1e-4, (size, end, parity)
 
 
 def test_a_file_that_computes_something_else_is_refused(lively_model, tmp_path, monkeypatch):

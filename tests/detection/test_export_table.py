@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svit_det.cli import export_ap, export_table
+from svit_det.cli import export_ap, export_refused, export_table
 from svit_det.cli.export import fixed_count_options
 from svit_det.export.formats import FORMATS
 from svit_det.policies import POLICY_REGISTRY
@@ -97,6 +97,28 @@ def test_a_cell_says_why_there_is_no_file(pictures):
     model = export_table.toy_model("SViT", fixed_count_options("SViT"), NETWORK, pictures)
     cell = export_table.cell_or_reason(model, "pt2", pictures, open_sizes=True)
     assert cell.startswith("no: torch.export cannot save this model") and "|" not in cell
+
+
+def test_what_is_refused_stands_there_with_its_reason(page):
+    """Every row is a sentence of the tool itself: nothing in the table is exported after all."""
+    marks = [export_table.MARKS.format(word, "refused") for word in ("begin", "end")]
+    page.write_text("\n\n".join(marks))
+    assert export_table.main(["--file", str(page), "--tables", "refused"]) is None
+    rows = [cells_of(row) for row in export_table.rows_of(page.read_text(), "refused", page)]
+    assert all(reason.endswith(".") and str(NUCLEI.parents[1]) not in reason for *_, reason in rows)
+    found = {(what, of): reason for what, of, reason in rows}
+    for what, of, words in (
+        ("the mode `sample`", "SViT", "draws numbers"),
+        ("`--budget 0.5`", "ATS", "depends on the image"),
+        ("`--budget 0.5`", "AViT", ""),
+        ("`--batch 2`", "SPViT", "depends on the image"),
+        ("the whole detector", "Cascade R-CNN", "CascadeROIHeads"),
+        ("the whole detector", "RetinaNet", "TokenRetinaNet"),
+        ("`--dynamic-size`", "ATS", "does not export as one graph"),
+        ("`--opset 23`", "whole detectors", "RoiAlign"),
+    ):
+        assert words in found[what, of]
+    assert all(export_refused.TAKEN not in reason for reason in found.values())
 
 
 @pytest.fixture

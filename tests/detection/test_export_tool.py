@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svit_det import __version__
 from svit_det.cli import export
 from svit_det.cli.export_calibration import calibration_pictures, fitted
 from svit_det.detection.description import describe_run
@@ -58,6 +59,9 @@ def test_from_weights_to_a_picture_without_torch(weights, fork_tool, discs, tmp_
     command = [sys.executable, "-c", code, example, output / "detector.onnx", picture, result]
     drawn = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert drawn.returncode == 0, drawn.stderr
+    first, second = (f"{share:.0%}" for share in about["keep_schedule"]["shares"])
+    said = f"svit_det {__version__}, trained on: discs_train; kept by schedule: "
+    assert f"{said}{first} in block 1, {second} in block 2\n" in drawn.stdout
     assert "SViT: " in drawn.stdout
     assert cv2.imread(str(result)).shape == (48, 2 * 72, 3)
 
@@ -124,6 +128,9 @@ def test_a_precision_needs_its_format_and_its_pictures(weights, problem, tmp_pat
         "--int8 is for onnx: name it in --formats."
     )
     assert problem(weights(), "--bf16", "--formats", "onnx").startswith("--bf16 is for openvino")
+    assert problem(weights(), "--opset", 23, "--formats", "pt2") == (
+        "--opset 23 is for onnx and for openvino, which is made of it: name one in --formats."
+    )
     assert "belongs to --int8" in problem(weights(), "--calibration", tmp_path)
     nowhere = ("DATASETS.COCO_FORMAT", f"[['discs_train', 'x.json', '{tmp_path}/none']]")
     said = problem(weights(), "--formats", "onnx", "--int8", *nowhere)

@@ -35,6 +35,7 @@ def stock():
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.META_ARCHITECTURE = "TokenRCNN"
     cfg.MODEL.BACKBONE.NAME = "build_plain_vit_simple_pyramid_backbone"
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_HEAD.NAME = "StandardROIHeads", "FastRCNNConvFCHead"
     check_config(cfg)
     return cfg
 
@@ -110,6 +111,7 @@ def test_expected_results_refused(value, keys):
     [
         ({"MODEL": {"RPN": {"IOU_LABELS": [0, 1]}}}, "MODEL.RPN.IOU_LABELS: 2 labels for 2"),
         ({"MODEL": {"RPN": {"IOU_THRESHOLDS": [0.7, 0.3]}}}, "MODEL.RPN.IOU_THRESHOLDS"),
+        ({"SOLVER": {"REFERENCE_WORLD_SIZE": 3}}, "SOLVER.REFERENCE_WORLD_SIZE: 3 does not divide"),
         ({"SOLVER": {"STEPS": [30, 20]}}, "SOLVER.STEPS: [30, 20] must rise"),
         (
             {"SOLVER": {"LR_SCHEDULER_NAME": "WarmupCosineLR", "BASE_LR_END": 1.0}},

@@ -48,7 +48,20 @@ def said_about(path, content):
         (b"SEED: 1\0\n", "not a readable yaml config"),
         ("SEED: 1\n---\nSEED: 2\n", "not a readable yaml config"),
         ("SEED: [1\n", "not a readable yaml config"),
-        ("SEED: !!int word\n", "not a readable yaml config"),
+        ("SEED: !!int word\n", "SEED, line 1: 'word' is not a whole number, as its tag says"),
+        ("SEED: !!int ''\n", "'' is not a whole number"),
+        ("SEED: !!float abc\n", "'abc' is not a number"),
+        ("SEED: !!bool maybe\n", "'maybe' is not true or false"),
+        ("SEED: !!null word\n", "'word' is not null"),
+        ("SEED: !!bool [1]\n", "not a readable yaml config"),
+        (
+            "INPUT: {MIN_SIZE_TEST: 10:40}\n",
+            "MIN_SIZE_TEST, line 1: '10:40' is read to the base 60",
+        ),
+        ("SOLVER: {BASE_LR: 1:30.5}\n", "'1:30.5' is read to the base 60"),
+        ("INPUT: {MIN_SIZE_TEST: 0640}\n", "'0640' is read to the base 8; write a plain number"),
+        ('_BASE_: "\\ud800.yaml"\n', "no file has a character that no name can hold"),
+        ('_BASE_: "a\\0b"\n', "no file has a null byte in its name"),
         ("SEED: " + "9" * 5000, "not a readable yaml config"),
         ("1: 2\n", "line 1: '1' is no name of a key"),
         ("on: 2\n", "'on' is no name of a key"),
@@ -70,13 +83,22 @@ def said_about(path, content):
         ("SEED: {}\n", "SEED holds a value, not keys"),
         ("KEY" * 300 + ": 3\n", "the nearest is"),
         ("DEPTH: 3\n", "the nearest is 'MODEL.VIT.DEPTH'"),
+        ("S\u0415ED: 3\n", "no config key 'S\\u0415ED'; the nearest is 'SEED'"),
+        ("_base_: x.yaml\n", "bases are named by _BASE_, at the top of a file"),
+        ("MODEL: {_BASE_: x.yaml}\n", "bases are named by _BASE_, at the top of a file"),
+        ("DATA: {ROOT: x}\n", "no config key 'DATA' here; configs of image classifiers"),
+        ("DATASETS: {TEST: a}\n", "not of the type of the value it replaces, (); give a list"),
+        ("OUTPUT_DIR: '2024'\n", "needs two pairs of quotes, as in \"'2024'\""),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[1e9]]}}\n", "SIZES: 1000000000.0 must lie in"),
+        ("SOLVER: {NO_WEIGHT_DECAY: ['']}\n", "a list of words holds an empty one; remove it"),
         ("MODEL:\n  TOKEN_POLICY:\n    LAYERS: [3.0, 6.0]\n", "LAYERS"),
     ],
     ids=lambda each: repr(each)[:30],
 )
 def test_refused_in_one_sentence(tmp_path, content, said):
     path = tmp_path / "wrong.yaml"
-    answer = said_about(path, content) if "_BASE_: ''" not in str(content) else None
+    elsewhere = "_BASE_: ''" in str(content) or '_BASE_: "' in str(content)
+    answer = None if elsewhere else said_about(path, content)
     if answer is None:
         path.write_text(content)
         with pytest.raises(InputError) as refusal:
@@ -141,6 +163,33 @@ def test_bases_in_a_ring_and_a_tower(tmp_path):
         load_config(str(tmp_path / "0.yaml"))
 
 
+def test_bases_that_double_from_file_to_file(tmp_path):
+    """Thirty files would be read a thousand million times."""
+    for floor in range(25):
+        again = f"{floor + 1}.yaml"
+        (tmp_path / f"{floor}.yaml").write_text(f"_BASE_: [{again}, {again}]\n")
+    (tmp_path / "25.yaml").write_text("SEED: 1\n")
+    with pytest.raises(InputError, match=r"0\.yaml: its _BASE_ leads to more than 100 files"):
+        read_yaml(str(tmp_path / "0.yaml"))
+    assert read_yaml(str(tmp_path / "22.yaml")) == {"SEED": 1}
+
+
+def test_a_whole_number_may_stand_for_any(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("OUTPUT_DIR: \"'2024'\"\nMODEL: {VIT: {MLP_RATIO: 100}, DEVICE: cpu}\n")
+    cfg = load_config(str(path), ["SOLVER.GAMMA", "2", "SOLVER.WEIGHT_DECAY", "0", "SEED", "7"])
+    got = cfg.MODEL.VIT.MLP_RATIO, cfg.SOLVER.GAMMA, cfg.SOLVER.WEIGHT_DECAY
+    assert got == (100.0, 2.0, 0.0) and {type(each) for each in got} == {float}
+    assert (cfg.SEED, cfg.OUTPUT_DIR) == (7, "2024")
+
+
+def test_numbers_that_read_as_written(tmp_path):
+    text = "a: 0\nb: 1_000\nc: 0x10\nd: '0640'\ne: -3.5\nf: 0.5\ng: !!float 3\nh: !!str 010\n"
+    (tmp_path / "own.yaml").write_text(text)
+    wanted = {"a": 0, "b": 1000, "c": 16, "d": "0640", "e": -3.5, "f": 0.5, "g": 3.0, "h": "010"}
+    assert read_yaml(str(tmp_path / "own.yaml")) == wanted
+
+
 def test_good_yaml_is_read_as_before(tmp_path):
     (tmp_path / "base.yaml").write_text("SEED: 1\nSOLVER: &s {STEPS: [1, 2], GAMMA: 0.5}\n")
     (tmp_path / "other.yaml").write_text("SOLVER: {GAMMA: 0.25}\n")
@@ -167,6 +216,8 @@ def test_good_yaml_is_read_as_before(tmp_path):
         (["SOLVER.BASE_LR", "1e999"], "SOLVER.BASE_LR: inf must lie in"),
         (["SOLVER.STEPS", "{1, 2}"], "SOLVER.STEPS"),
         (["SEED", "1", "cpu"], "'cpu' stands alone"),
+        (["SEED=3"], "write SEED 3, without the sign ="),
+        (["VIS_PERIOD", "0", "SEED=3", "x"], "write SEED 3, without the sign ="),
     ],
 )
 def test_overrides(tiny_yaml, options, said):

@@ -41,6 +41,10 @@ def become(order):
 
 for line in sys.stdin:
     order = json.loads(line)
+    if "ended" in order:  # a child that was not waited for
+        status = os.waitstatus_to_exitcode(os.waitpid(order["ended"], 0)[1])
+        print(json.dumps(status), flush=True)
+        continue
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
@@ -143,7 +147,7 @@ PlacedImages.__getitem__ = getitem
 
 @pytest.fixture(scope="module")
 def server():
-    """Starts trainings: `start(folder, arguments, fault, wait)`."""
+    """Starts trainings: `start(folder, arguments, fault, wait)`; `start.status(child)`."""
     paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
     own = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
@@ -154,15 +158,19 @@ def server():
         text=True,
     ) as process:
 
+        def say(order):
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
         def start(folder, arguments, fault="", *, wait=True):
             folder.mkdir(exist_ok=True)
             command = [str(PROJECT / "tools/train_net.py"), *map(str, arguments)]
             order = {"folder": str(folder), "command": command, "fault": fault, "wait": wait}
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            child = json.loads(process.stdout.readline())
+            child = say(order)
             return json.loads(process.stdout.readline()) if wait else child
 
+        start.status = lambda child: say({"ended": child})
         yield start
         process.stdin.close()
 
@@ -339,5 +347,6 @@ def test_ctrl_c_ends_with_one_line(server, tiny_yaml, tmp_path, processes, worke
     assert said.startswith("train_net.py: stopped by Ctrl-C; --resume goes on"), said
     assert said.count("\n") == 1, said
     assert childless(child, 10)
+    assert server.status(child) == 130
     names = sorted(os.listdir(tmp_path / "out"))
     assert not [name for name in names if "partial" in name or name.startswith(".")]

@@ -124,13 +124,22 @@ def test_a_teacher_that_is_not_finite(tiny_model, tmp_path):
         (("MODEL.TOKEN_POLICY.NAME", "Random"), "MODEL.TOKEN_POLICY.NAME SViT cannot go on with R"),
         (("MODEL.TOKEN_POLICY.WRAPPERS", "['Monotone']"), r"WRAPPERS \[\] cannot go on with"),
         (("SOLVER.OPTIMIZER", "SGD"), "SOLVER.OPTIMIZER ADAMW cannot go on with SGD"),
-        (("SOLVER.NO_WEIGHT_DECAY", "['bias']"), "optimiser's state is of other parameters"),
+        (("SOLVER.NO_WEIGHT_DECAY", "['bias']"), r"SOLVER.NO_WEIGHT_DECAY \['norm', 'bias'"),
     ],
 )
 def test_another_run_is_refused(trainer, tmp_path, options, said):
     trainer("SOLVER.MAX_ITER", 1).train()
     with pytest.raises(InputError, match=said):
         trainer(*options).resume_or_load(resume=True)
+
+
+def test_an_optimiser_of_other_parameters_is_refused(trainer, tmp_path):
+    trainer("SOLVER.MAX_ITER", 1).train()
+    content = last_of(tmp_path)
+    content["trainer"]["_trainer"]["optimizer"]["param_groups"].pop()
+    torch.save(content, tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match="optimiser's state is of other parameters"):
+        trainer().resume_or_load(resume=True)
 
 
 def test_another_number_of_processes_is_refused(trainer, tmp_path):

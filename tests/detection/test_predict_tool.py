@@ -62,7 +62,7 @@ def test_a_folder_with_a_corrupt_picture(fork_tool, weights, pictures, tmp_path)
         (("https://example.org/a.png",), "a file is wanted, not a URL"),
         (("nowhere/*.png",), "no file matches this pattern"),
         (("nowhere.png",), "no such image"),
-        (("--min-score", 2, "x.png"), "--min-score 2.0 must lie in"),
+        (("--min-score", 2, "x.png"), "--min-score 2 must lie in"),
         (("--output", "/proc/nowhere", "x.png"), "cannot be written"),
     ],
     ids=str,

@@ -182,6 +182,53 @@ def test_a_random_class_token_is_allowed_and_said(tiny_config, tiny_model, tmp_p
 # ------------------------------------------------------------------ other people's forms
 
 
+@pytest.fixture
+def with_ids(tiny_config, tiny_model, tmp_path):
+    """Factory: a predictor of a file with this description beside its config."""
+
+    def make(*options, **said):
+        cfg = tiny_config("DATASETS.COCO_FORMAT", "[]", *options)
+        path = tmp_path / "ids.pth"
+        write_weights(tiny_model().state_dict(), path, description={"config": cfg.dump(), **said})
+        return Predictor(path)
+
+    return make
+
+
+def test_the_ids_of_classes_are_those_of_the_json(with_ids, discs):
+    predictor = with_ids(classes=["red", "blue"], category_ids=[7, 90])
+    assert predictor.category_ids == [7, 90]
+    found = predictor(discs / "images/val_1.png")
+    labels = found[0].instances.pred_classes.tolist()
+    entries = found[0].to_coco(5)
+    assert [each["category_id"] for each in entries] == [(7, 90)[label] for label in labels]
+    content = coco_json(found, class_names=predictor.class_names, num_classes=2)
+    assert content["categories"] == [{"id": 7, "name": "red"}, {"id": 90, "name": "blue"}]
+    assert {each["category_id"] for each in content["annotations"]} <= {7, 90}
+    with pytest.raises(InputError, match="3 names for a model of 2 classes"):
+        coco_json(found, class_names=["a", "b", "c"], num_classes=3)
+
+
+@pytest.mark.parametrize("ids", [None, [7], [7, 7], ["7", "90"], [7.0, 90.0], [True, 2], "79", 7])
+def test_ids_that_nobody_knows_are_the_classes_plus_one(with_ids, discs, ids):
+    predictor = with_ids(classes=["red", "blue"], **({} if ids is None else {"category_ids": ids}))
+    assert predictor.category_ids is None
+    (found,) = predictor(discs / "images/val_1.png")
+    wanted = [label + 1 for label in found.instances.pred_classes.tolist()]
+    assert [each["category_id"] for each in found.to_coco(1)] == wanted
+
+
+def test_older_weights_have_the_ids_of_a_set_with_the_same_classes(with_ids, discs, tmp_path):
+    content = json.loads((discs / "val.json").read_text())
+    content["categories"] = [{"id": 40, "name": "blue"}, {"id": 3, "name": "red"}]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    own = f"[['own', '{tmp_path.as_posix()}/val.json', '{discs.as_posix()}/images']]"
+    options = ("DATASETS.TEST", "('own',)", "DATASETS.COCO_FORMAT", own)
+    assert with_ids(*options, classes=["red", "blue"]).category_ids == [3, 40]
+    assert with_ids(*options, classes=["blue", "red"]).category_ids is None
+    assert with_ids(*options).category_ids == [3, 40]
+
+
 def test_coco_json_can_be_read_as_annotations_and_as_results(predictor, discs, tmp_path):
     found = predictor(discs / "images")
     content = coco_json(found, class_names=["red", "green"], num_classes=2)
@@ -269,6 +316,20 @@ def test_detectron2s_own_predictor_finds_the_same(tiny_config, weights, predicto
     own = DefaultPredictor(tiny_config("MODEL.WEIGHTS", weights))(read_image(path, "BGR"))
     (ours,) = predictor(path)
     assert_close(own["instances"].scores, ours.instances.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_detectron2s_predictor_refuses_untrained_gates(tiny_config, tiny_model, discs, tmp_path):
+    """And a model that was trained since it loaded them is one that has them."""
+    state = {n: v for n, v in tiny_model().state_dict().items() if ".policy." not in n}
+    torch.save({"model": state}, tmp_path / "dense.pth")
+    image = read_image(discs / "images/val_1.png", "BGR")
+    predictor = DefaultPredictor(tiny_config("MODEL.WEIGHTS", tmp_path / "dense.pth"))
+    with pytest.raises(InputError, match=r"no trained weights for net\.trunk\.policy\..* which"):
+        predictor(image)
+    predictor.model.train().eval()
+    predictor(image)
+    allowed = Predictor(tmp_path / "dense.pth", cfg=tiny_config(), allow_untrained=True)
+    assert len(allowed(image, order="BGR")) == 1
 
 
 def test_the_older_name_takes_a_path_and_gives_one_prediction(tiny_config, weights, discs):

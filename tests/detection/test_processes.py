@@ -36,6 +36,10 @@ def test_what_may_start():
         (["--num-machines", 2, "--machine-rank", 2], "--machine-rank 2: the ranks of 2 machines"),
         (["--num-machines", 2, "--machine-rank", -1], "--machine-rank -1"),
         (["--num-machines", 2, "--dist-url", "auto"], "--dist-url auto: several machines"),
+        (["--num-gpus", 10_000], "--num-gpus 10000: "),
+        (["--num-gpus", 2, "--dist-url", "file:///"], "file:///: is a folder or a device"),
+        (["--num-gpus", 2, "--dist-url", "file:///dev/null"], "is a folder or a device"),
+        (["--num-gpus", 2, "--dist-url", "file:///no/such/x"], "its folder is not there"),
         (["--num-gpus", 2, "--dist-url", "nonsense"], "'nonsense' is not auto, tcp://HOST:PORT"),
         (["--num-gpus", 2, "--dist-url", ""], "'' is not auto"),
         (["--num-gpus", 2, "--dist-url", "tcp://127.0.0.1"], "is not auto"),
@@ -43,6 +47,7 @@ def test_what_may_start():
         (["--num-gpus", 2, "--dist-url", "tcp://127.0.0.1:port"], "is not auto"),
         (["--num-gpus", 2, "--dist-url", "http://127.0.0.1:80"], "is not auto"),
         (["--num-gpus", 2, "--dist-url", "tcp://no.such.host.invalid:8000"], "no machine 'no.such"),
+        (["--num-gpus", 2, "--dist-url", f"tcp://{'h' * 300}:8000"], "no name that a machine"),
         (["--num-gpus", 2, "--dist-url", "tcp://192.0.2.1:8000"], "cannot be listened on"),
     ],
 )

@@ -111,5 +111,5 @@ def test_what_is_refused(refused, arguments, discs, tmp_path):
     shutil.copy(discs / "val.json", tmp_path / "own.json")
     given = ["--overwrite", "--annotations", tmp_path / "own.json"]
     said = says(*given, output=tmp_path / "own.html")
-    assert "own.json: is one of the files that are read" in said
+    assert "own.json, which is written too, is one of the files that are read" in said
     assert (tmp_path / "own.json").read_bytes() == (discs / "val.json").read_bytes()

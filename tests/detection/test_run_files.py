@@ -154,7 +154,24 @@ def test_a_finished_folder_asks_for_a_word(tmp_path):
         check_folder(str(folder), **words)
 
 
-@pytest.mark.parametrize("folder", ["", "a\0b"])
+def test_a_training_does_not_write_over_what_it_begins_from(tmp_path):
+    weights = tmp_path / "run/model_final.pth"
+    weights.parent.mkdir()
+    weights.write_text("mine")
+    (tmp_path / "link.pth").symlink_to(weights)
+    anew = {"resume": False, "overwrite": True}
+    without_checkpoint = {"resume": True, "overwrite": False}
+    for path in (weights, tmp_path / "link.pth"):
+        for words in (anew, without_checkpoint):
+            with pytest.raises(InputError, match="the training would write over the file that it"):
+                check_folder(str(weights.parent), **words, begins_from=str(path))
+    check_folder(str(weights.parent), **anew, evaluates=True, begins_from=str(weights))
+    check_folder(str(weights.parent), resume=True, overwrite=False)
+    check_folder(str(tmp_path / "other"), **anew, begins_from=str(weights))
+    check_folder(str(weights.parent), **anew)
+
+
+@pytest.mark.parametrize("folder", ["", "a\0b", "no text \udcff", "n" * 300])
 def test_what_is_no_folder(folder):
     with pytest.raises(InputError, match="OUTPUT_DIR"):
         check_folder(folder, resume=False, overwrite=False)

@@ -132,7 +132,7 @@ def test_a_run_describes_itself(tiny_config):
     assert said["version"] == __version__
     assert said["policy"] == "SViT"
     assert said["train_sets"] == ["discs_train"]
-    assert said["classes"] == ["red", "blue"]
+    assert said["classes"] == ["red", "blue"] and said["category_ids"] == [1, 2]
     assert yaml.safe_load(said["config"])["MODEL"]["VIT"]["EMBED_DIM"] == 32
     assert not [key for key in said if key.startswith("kept_share")]  # nothing was measured
 

@@ -96,6 +96,19 @@ def test_a_set_that_was_corrected_is_read_itself(own, tmp_path):
     assert not (tmp_path / "out" / "annotations" / "a_b_c.json").exists()
 
 
+def test_a_json_of_the_users_own_stays(own, tmp_path):
+    """OUTPUT_DIR may be the folder of the set, with the set's json in its annotations/."""
+    place = tmp_path / "out" / "annotations" / "a_b_c.json"
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
+    for skip in (True, False):
+        prepare_datasets(own(as_it_is, "DATASETS.SKIP_BAD", skip), training=True)
+        assert len(DatasetCatalog.get("a/b:c")) == 8
+    with pytest.raises(InputError, match=r"a_b_c\.json would be replaced.*another OUTPUT_DIR"):
+        prepare_datasets(own(spoil, *SKIP), training=True)
+    assert place.read_text() == "mine" and len(list(place.parent.iterdir())) == 1
+
+
 def test_where_nothing_is_left(own):
     def spoil_all(content):
         for each in content["annotations"]:

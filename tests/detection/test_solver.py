@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from svit_det.detection.solver import build_optimizer
+from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError
 
 TRUNK = "backbone.net.net.trunk"
@@ -110,3 +111,19 @@ def test_gradients_are_clipped_where_the_config_says_so(tiny_config):
         optimizer.step()
         assert isinstance(optimizer, torch.optim.AdamW)
         assert model.fc.weight.grad.norm().item() == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["WarmupStepWithFixedGammaLR", "WarmupMultiStepLR"])
+def test_a_schedule_survives_the_step_behind_the_last(tiny_config, name):
+    """detectron2 asks for it when a training ends, before the last checkpoint is written."""
+    cfg = tiny_config("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.NUM_DECAYS", 2)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = TokenTrainer.build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(cfg.SOLVER.MAX_ITER):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    wanted = [1.0, 0.1, 0.01] if name == "WarmupStepWithFixedGammaLR" else [1.0] * 3
+    assert rates == pytest.approx(wanted)

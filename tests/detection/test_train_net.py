@@ -118,7 +118,7 @@ def test_a_refused_run_leaves_results_and_config_of_the_run_before(
     weights = folder / "model_final.pth"
     for said, given in (
         ("cannot go on with Random", ["--resume", "MODEL.TOKEN_POLICY.NAME", "Random"]),
-        ("another architecture", ["--resume", "MODEL.VIT.EMBED_DIM", 48]),
+        ("MODEL.VIT.EMBED_DIM 32 cannot go on with 48", ["--resume", "MODEL.VIT.EMBED_DIM", 48]),
         (
             "another architecture",
             ["--eval-only", "MODEL.WEIGHTS", weights, "MODEL.VIT.EMBED_DIM", 48],

@@ -71,5 +71,15 @@ def test_what_is_refused(refused, arguments, clip, tmp_path):
     assert "is one of the files that are read" in says("--overwrite", film=same, output=same)
     gone = tmp_path / "gone.mp4"
     assert "gone.mp4: no such film" in says("--overwrite", film=gone, output=same)
+    partial = tmp_path / "film.partial.mp4"
+    partial.write_bytes(clip.read_bytes())
+    said = says(film=partial, output=tmp_path / "film.mp4")
+    assert "film.partial.mp4, which is written too, is one of the files that are read" in said
+    assert "is no film that a run has left" in says("--overwrite", output=tmp_path / "film.mp4")
+    assert partial.read_bytes() == clip.read_bytes()
+    weights = tmp_path / "svit.safetensors"
+    assert "name a .mp4" in says("--overwrite", output=weights)
+    (tmp_path / "b.partial.mp4").mkdir()
+    assert "b.partial.mp4: stands where b.mp4" in says("--overwrite", output=tmp_path / "b.mp4")
     assert "--every 0" in says("--every", 0) and "--panel 5" in says("--panel", 5)
     assert not (tmp_path / "made").exists()

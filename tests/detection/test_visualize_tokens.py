@@ -112,6 +112,13 @@ def test_the_probe_also_draws_what_the_class_token_looks_at(
     }
 
 
+def test_attention_of_a_class_token_that_is_not_there(refused, arguments, discs, tmp_path):
+    given = arguments(discs / "images/val_1.png")
+    said = refused("visualize_tokens.py", *given, "MODEL.TOKEN_POLICY.NAME", "AttentionProbe")
+    assert "has no class token, whose attention would be drawn" in said
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_folders_files_of_one_name_and_odd_images(fork_tool, arguments, tmp_path):
     """A folder's images in every mode, no other files; each once, under a name of its own."""
     first, second = tmp_path / "first", tmp_path / "second"

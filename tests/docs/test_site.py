@@ -33,6 +33,11 @@ def test_links_out_of_the_site(outside_pages):
     assert relinked(outside_pages, missing, "detectron2.md") == missing
 
 
+def test_every_room_has_a_page_of_the_python_reference():
+    rooms = {path.parent.name for path in ROOT.glob("svit_det/*/__init__.py")} - {"cli"}
+    assert {path.stem for path in (ROOT / "docs/api").glob("*.md")} == rooms
+
+
 def test_the_site(tmp_path):
     """Strictly, as CI has it: a broken link or an unknown name is an error."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

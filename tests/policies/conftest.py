@@ -199,6 +199,10 @@ def replay():
                 keep = then.selection.keep
             else:
                 keep = then.keys if stage == "enter" else then.mlp
+            extra = then.selection.extra
+            if extra is not None:  # decided by a gate, in the same way in every executor
+                extra_gate = extra.float() if gated else None
+                selection = replace(selection, extra=extra, extra_gate=extra_gate)
             if not gated:
                 return replace(selection, keep=keep, gate=None)
             parts = selection.parts
@@ -222,6 +226,9 @@ def same_history():
         for one, two in zip(history, other, strict=True):
             assert torch.equal(one.selection.keep, two.selection.keep)
             assert torch.equal(one.took_part, two.took_part)
+            extra, other_extra = one.selection.extra, two.selection.extra
+            assert (extra is None) == (other_extra is None)
+            assert extra is None or torch.equal(extra, other_extra)
 
     return check
 

@@ -98,25 +98,37 @@ def chosen_shares(trunk, state):
     )
 
 
+@pytest.mark.parametrize("following", [False, True], ids=["trained", "following"])
 @pytest.mark.parametrize("shift", [-20.0, 0.0, 20.0])
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("name", THRESHOLDED)
-def test_every_image_meets_the_budget(make_policy, tiny_trunk, images, name, ratio, shift):
+def test_every_image_meets_the_budget(
+    make_policy, tiny_trunk, images, pass_of, name, ratio, shift, following
+):
     # Images that skip a block as a whole skip its tokens whatever the budget of tokens says.
     decides = "decide" in POLICY_REGISTRY.get(name).Config.described()
     config = {"decide": ("tokens",)} if decides else {}
     trunk = under_budget(lambda n: make_policy(n, **config), tiny_trunk, name, ratio, shift)
     with torch.no_grad():
+        for _ in range(3 if following else 0):
+            trunk.policy.follow(pass_of(trunk, trunk(images(2, (10, 10)))))
         shares = chosen_shares(trunk, trunk(images(3, (12, 12))))
     assert (shares.mean(dim=1) - ratio).abs().max() < BAND + 0.5 / 144
 
 
+@pytest.mark.parametrize("following", [False, True], ids=["trained", "following"])
 @pytest.mark.parametrize("name", THRESHOLDED)
 def test_executions_and_batches_agree(
-    make_policy, tiny_trunk, images, forced, replay, same_outcome, name
+    make_policy, tiny_trunk, images, pass_of, forced, replay, same_outcome, name, following
 ):
+    """Also where the thresholds have followed other images before."""
     trunk, batch = under_budget(make_policy, tiny_trunk, name, 0.5), images(3, (5, 7))
     with torch.no_grad():
+        trained = chosen_shares(trunk, trunk(batch))
+        for _ in range(3 if following else 0):
+            trunk.policy.follow(pass_of(trunk, trunk(images(2, (6, 4)))))
+        shares = chosen_shares(trunk, trunk(batch))
+        assert torch.equal(shares, trained) is not following
         together = trunk(batch)
         alone = [trunk(batch[image : image + 1]) for image in range(3)]
         assert_close(together.tokens, torch.cat([each.tokens for each in alone]), **TOLERANCE)

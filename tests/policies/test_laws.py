@@ -36,7 +36,8 @@ def only(candidates, *, layers=range(DEPTH)):
 
 def every_token(layer, stage, selection):
     """For `forced`: all tokens in all blocks, without saying so beforehand."""
-    fields = {name: getattr(selection, name) for name in ("keep", "gate", "soft_keys")}
+    masks = ("keep", "gate", "soft_keys", "extra", "extra_gate")
+    fields = {name: getattr(selection, name) for name in masks}
     ones = {name: torch.ones_like(each) for name, each in fields.items() if each is not None}
     parts = selection.parts
     if parts is not None:
@@ -134,6 +135,9 @@ def test_a_skipped_token_is_bit_identical_afterwards(policy, tiny_trunk, images,
         state = trunk.embed(images(2, (5, 7)))
         for layer in range(DEPTH):
             before, state = state, trunk.run(state, layer, layer + 1)
+            extra = state.history[-1].selection.extra
+            if extra is not None:  # a class token that a gate skips
+                assert torch.equal(state.extra[~extra], before.extra[~extra])
             ran = state.history[-1].took_part
             changed += (state.patches[ran] != before.patches[ran]).any(dim=-1).sum()
             if policy.preserves:

@@ -138,6 +138,27 @@ def test_a_phone_needs_no_scrolling_aside(opened):
     assert width <= 360
 
 
+@pytest.mark.parametrize(("width", "side_by_side"), [(1400, True), (800, False), (360, False)])
+def test_two_models_stand_side_by_side_on_a_wide_screen(opened, width, side_by_side):
+    browser = opened()
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    one, other = (each.rect for each in all_of(browser, "#picture-0 .arm-row"))
+    assert (one["y"] == other["y"]) is side_by_side
+    assert (other["x"] > one["x"] + one["width"]) is side_by_side
+    # Each view of one model stands beside the same view of the other.
+    heats = [each.rect for each in all_of(browser, "#picture-0 .heat")]
+    assert (heats[0]["y"] == heats[1]["y"]) is side_by_side
+    assert heats[0]["width"] == pytest.approx(heats[1]["width"], abs=1)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_one_model_has_the_whole_width(opened):
+    browser = opened("--window-size=1500,900", arms=1)
+    row = all_of(browser, "#picture-0 .arm-row")[0].rect
+    assert row["width"] > 0.95 * all_of(browser, "#picture-0 .controls")[0].rect["width"]
+
+
 def test_without_javascript_everything_is_there(opened):
     browser = opened()
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})

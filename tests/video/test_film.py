@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from svit_det.errors import InputError
+from svit_det.images.video import frames_of
 from svit_det.tokens import TokenGrid
 from svit_det.video.frame import FilmFrames, film_scale
 from svit_det.video.reader import DEFAULT_FPS, Film
@@ -98,8 +99,83 @@ def test_a_killed_run_leaves_a_film_that_plays(tmp_path):
     process.wait()
     assert not path.exists()
     assert len(decoded(partial)) > 10
-    write(path, 3)  # the next run takes the file's place and removes it
+    with pytest.raises(InputError, match=r"a\.partial\.mp4: .* perhaps left by a run that was"):
+        write(path, 3)
+    assert len(decoded(partial)) > 10
+    write(path, 3, overwrite=True)  # the next run takes the file's place and removes it
     assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_what_no_run_has_left_is_not_replaced(tmp_path):
+    """Whatever is asked for: notes, a link to a film of one's own, a folder."""
+    (tmp_path / "a.partial.mp4").write_text("my notes")
+    (tmp_path / "b.partial.mp4").symlink_to(tmp_path / "own.mp4")
+    (tmp_path / "c.partial.mp4").mkdir()
+    write(tmp_path / "own.mp4", 3)
+    before = (tmp_path / "own.mp4").read_bytes()
+    for name in "abc":
+        with pytest.raises(InputError, match=rf"{name}\.partial\.mp4: .* is no film that a run"):
+            write(tmp_path / f"{name}.mp4", 3, overwrite=True)
+        assert not (tmp_path / f"{name}.mp4").exists()
+    assert (tmp_path / "a.partial.mp4").read_text() == "my notes"
+    assert (tmp_path / "own.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, InputError])
+def test_half_a_film_does_not_replace_an_older_one(tmp_path, error):
+    write(tmp_path / "a.mp4", 7)
+    with pytest.raises(error) as ended, film_to(tmp_path / "a.mp4", size=(32, 48), fps=10.0) as to:
+        for number in range(3):
+            to.add(shade(number))
+        raise error("No more.")
+    assert len(decoded(tmp_path / "a.mp4")) == 7
+    assert len(decoded(tmp_path / "a.partial.mp4")) == 3
+    if error is not RuntimeError:
+        assert f"the film so far is in {tmp_path / 'a.partial.mp4'}" in str(ended.value)
+
+
+def test_the_end_says_where_the_film_is(tmp_path):
+    path = tmp_path / "a.mp4"
+    with pytest.raises(KeyboardInterrupt) as ended, film_to(path, size=(32, 48), fps=10.0) as to:
+        to.add(shade(0))
+        raise KeyboardInterrupt
+    assert str(ended.value) == f"the film so far is in {tmp_path / 'a.mp4'}"
+
+
+def noise(number, size=(128, 192)):
+    return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+
+
+def test_a_full_disk(tmp_path, small_files):
+    """What was written is kept and named, and the older film stays."""
+    write(tmp_path / "a.mp4", 1)
+    older = (tmp_path / "a.mp4").read_bytes()
+    assert len(older) < 4096
+    partial = tmp_path / "a.partial.mp4"
+    size, path = (128, 192), tmp_path / "a.mp4"
+    with pytest.raises(InputError) as refused, film_to(path, size=size, fps=10.0) as writer:
+        for number in range(60):
+            writer.add(noise(number))
+    said = str(refused.value)
+    assert said.startswith(f"{tmp_path / 'a.mp4'}: ") and "File too large" in said
+    assert said.endswith(f"; the film so far is in {partial}.") and "\n" not in said
+    assert (tmp_path / "a.mp4").read_bytes() == older
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "a.partial.mp4"]
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path, monkeypatch):
+    def full(command):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("svit_det.video.writer._run", full)
+    with pytest.raises(InputError) as refused:
+        write(tmp_path / "a.mp4", 4)
+    assert str(refused.value) == (
+        f"{tmp_path / 'a.mp4'}: cannot be written (No space left on device); the film so far is in "
+        f"{tmp_path / 'a.partial.mp4'}."
+    )
+    assert len(decoded(tmp_path / "a.partial.mp4")) == 4
+    assert os.listdir(tmp_path) == ["a.partial.mp4"]
 
 
 def test_a_film_that_cannot_be_written_is_said_in_a_sentence(tmp_path):
@@ -115,13 +191,14 @@ def test_an_encoder_that_gives_up(tmp_path, monkeypatch):
     monkeypatch.setattr("svit_det.video.writer.encoder_path", lambda: "/bin/false")
     with pytest.raises(InputError, match=r"a\.mp4: (cannot be written|the encoder)"):
         write(tmp_path / "a.mp4", 2000)
-    assert not (tmp_path / "a.mp4").exists()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_encoder_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(InputError, match="pip install imageio-ffmpeg"):
         write(tmp_path / "a.mp4", 1)
+    assert os.listdir(tmp_path) == []
 
 
 def test_odd_sides_and_other_frames_are_refused(tmp_path):
@@ -142,6 +219,22 @@ def test_what_is_no_film(tmp_path, capfd, content):
         Film.open(path)
     with pytest.raises(InputError, match=r"gone\.avi: no such film"):
         Film.open(tmp_path / "gone.avi")
+
+
+def test_frames_that_are_too_large(tmp_path, monkeypatch):
+    write(tmp_path / "a.mp4", 1)
+    monkeypatch.setattr("svit_det.images.video.LARGEST_IMAGE", 32 * 48 - 1)
+    said = r"a\.mp4: frames of 48 x 32 pixels, where 1,535 can be read; make them smaller\."
+    for read in (Film.open, lambda path: list(frames_of(path))):
+        with pytest.raises(InputError, match=said):
+            read(tmp_path / "a.mp4")
+    monkeypatch.setattr("svit_det.images.video.LARGEST_IMAGE", 32 * 48)
+    assert Film.open(tmp_path / "a.mp4").size == (32, 48)
+
+
+def test_an_address_is_no_film():
+    with pytest.raises(InputError, match="not a URL; download it first"):
+        Film.open("https://example.org/a.mp4")
 
 
 def test_a_speed_that_no_film_has_is_replaced(tmp_path, monkeypatch):

@@ -332,6 +332,13 @@ def test_fused_attention_on_a_cpu_is_counted():
     assert masked.total == by_hand
 
 
+def test_a_product_that_is_added_in_place_is_counted():
+    """(3, 4) += (3, 5) @ (5, 4)."""
+    total, left, right = torch.zeros(3, 4), torch.rand(3, 5), torch.rand(5, 4)
+    assert count_macs(lambda: total.addmm_(left, right)).total == 3 * 5 * 4
+    assert count_macs(lambda: torch.addmm(total, left, right)).total == 3 * 5 * 4
+
+
 def test_a_small_network_by_hand_with_its_modules():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(100, 10))
     counted = count_macs(lambda: net(torch.randn(2, 3, 5, 5)))

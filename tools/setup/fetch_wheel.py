@@ -91,6 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     except (FetchError, OSError) as error:  # the text of an OSError names the file
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C.", file=sys.stderr)
+        return 130
     return 0
 
 

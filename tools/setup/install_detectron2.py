@@ -231,6 +231,9 @@ def main(argv: list[str] | None = None) -> int:
     except (InstallError, OSError) as error:  # the text of an OSError names the file
         print(f"install_detectron2: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("install_detectron2: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
     return 0
 
 

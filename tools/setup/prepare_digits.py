@@ -102,9 +102,20 @@ def prepare(output: Path, *, wheel: Path) -> dict[str, int]:
                 and any(output.iterdir())
             ):
                 raise PrepareError(f"{output} holds something else; name another --output.")
-            os.replace(output, Path(scratch) / "old")
-        os.replace(new, output)
+        put_in_place(new, output, old=Path(scratch) / "old")
     return table
+
+
+def put_in_place(new: Path, output: Path, *, old: Path) -> None:
+    """Rename the new set to its place; an older one goes to `old`, and back after a failure."""
+    try:
+        if output.exists():
+            os.replace(output, old)
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
 
 
 def read_table(output: Path) -> dict[str, int] | None:
@@ -133,6 +144,9 @@ def main(argv: list[str] | None = None) -> int:
     except PrepareError as problem:
         print(f"prepare_digits: {problem}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("prepare_digits: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
     except OSError as problem:
         print(f"prepare_digits: {args.output} cannot be written ({problem}).", file=sys.stderr)
         return 1

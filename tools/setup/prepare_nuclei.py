@@ -233,10 +233,20 @@ def prepare(output: Path, *, wheel: Path, layout: Layout) -> dict[str, Any]:
             table[split] = write_split(new, split, frames=frames, labels=labels, layout=layout)
         stamp = {"recipe": RECIPE, "layout": asdict(layout), "table": table}
         (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        if output.exists():
-            os.replace(output, Path(scratch) / "old")
-        os.replace(new, output)
+        put_in_place(new, output, old=Path(scratch) / "old")
     return table
+
+
+def put_in_place(new: Path, output: Path, *, old: Path) -> None:
+    """Rename the new set to its place; an older one goes to `old`, and back after a failure."""
+    try:
+        if output.exists():
+            os.replace(output, old)
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
 
 
 def show(table: dict[str, Any], *, output: Path) -> None:
@@ -265,6 +275,9 @@ def main(argv: list[str] | None = None) -> int:
     except (PrepareError, OSError) as error:  # the text of an OSError names the file
         print(f"prepare_nuclei: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("prepare_nuclei: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
     return 0
 
 

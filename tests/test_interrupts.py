@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from svit_det.detection.interrupts import (
+from svit_det.interrupts import (
     Interrupt,
     let_go,
     remembering_interrupts,

@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: it ends the run, even where Python would drop the interrupt."""
+"""Ctrl-C and SIGTERM during a run: both end it in good order, even where Python would drop them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,39 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 PAUSE = 0.1
-"""Seconds after which a dropped Ctrl-C is sent again."""
+"""Seconds after which a dropped signal is sent again."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, with which other programs ask a program to end.
+
+    What handles Ctrl-C, such as the removal of unfinished files, handles SIGTERM alike.
+    """
 
 
 class Interrupt:
-    """A handler of Ctrl-C that raises KeyboardInterrupt, as Python's own does, and remembers it.
+    """A handler of both signals that raises KeyboardInterrupt or Terminated, and remembers it.
 
     Python drops an exception that is raised while an object is removed or a process is forked, and
     prints a traceback. This happens for example at either end of an evaluation's loader of images.
     `dropped` is Python's hook for dropped exceptions: it prints nothing for an interrupt, and sends
-    the interrupt again a moment later. If the interrupt has not arrived by the end of a step,
+    the signal again a moment later. If the interrupt has not arrived by the end of a step,
     `stop_if_asked` raises it there.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: type[KeyboardInterrupt] | None = None
         self._again: threading.Timer | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Called by Python between two instructions of the running code."""
-        self.asked = True
-        raise KeyboardInterrupt
+        if number == signal.SIGTERM:
+            # A second request must not cut the orderly end that the first one has begun.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self.asked = Terminated
+        else:
+            self.asked = KeyboardInterrupt
+        raise self.asked
 
     def dropped(self, what: UnraisableHookArgs) -> None:
         """Python's `sys.unraisablehook`; other exceptions than interrupts are printed as usual."""
@@ -44,10 +56,14 @@ class Interrupt:
             sys.__unraisablehook__(what)
             return
         self.forget_dropped()
+        number = signal.SIGINT
+        if issubclass(what.exc_type, Terminated):
+            number = signal.SIGTERM
+            signal.signal(number, self)
         main = threading.main_thread().ident
         assert main is not None  # the main thread runs
         # The signal goes to the main thread, so that a waiting call there is interrupted too.
-        self._again = threading.Timer(PAUSE, signal.pthread_kill, (main, signal.SIGINT))
+        self._again = threading.Timer(PAUSE, signal.pthread_kill, (main, number))
         self._again.daemon = True
         self._again.start()
 
@@ -77,21 +93,36 @@ def let_go(stop: BaseException) -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise KeyboardInterrupt if an earlier Ctrl-C was dropped."""
+    """Raise the interrupt that an earlier signal asked for and Python dropped."""
     handler = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, Interrupt) and handler.asked:
+    if isinstance(handler, Interrupt) and handler.asked is not None:
         handler.forget_dropped()
-        raise KeyboardInterrupt
+        raise handler.asked
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the main process ends this one.
+
+    For the processes of a loader of images (`worker_init_fn`).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
 def remembering_interrupts() -> Iterator[None]:
-    """Inside the with-block Ctrl-C is remembered, unless another handler is set."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """Inside the with-block both signals are remembered, unless they have other handlers.
+
+    Outside of the main thread, where Python sets no handlers, nothing changes.
+    """
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
         yield
         return
     handler, hook = Interrupt(), sys.unraisablehook
+    terminates = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     signal.signal(signal.SIGINT, handler)
+    if terminates:
+        signal.signal(signal.SIGTERM, handler)
     sys.unraisablehook = handler.dropped
     try:
         yield
@@ -99,3 +130,5 @@ def remembering_interrupts() -> Iterator[None]:
         handler.forget_dropped()
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminates:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
