@@ -16,11 +16,13 @@ import onnxruntime
 
 
 def resized(image, *size):
-    """The image at `size` (height, width), with the pixels of Pillow's bilinear resizing.
+    """The image at `size` (height, width), with the pixels of Pillow 13's bilinear resizing.
 
-    The width is resized first, then the height; both results are rounded.
+    The side that is resized first is rounded too: the width, unless the height loses far more.
     """
-    for axis, new in ((1, size[1]), (0, size[0])):
+    lost = np.subtract(image.shape[:2], size)
+    for axis in (0, 1) if lost[0] > max(2 * lost[1], 0) else (1, 0):
+        new = size[axis]
         step = (old := image.shape[axis]) / new
         places = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * step
         share = np.maximum(1 - np.abs(places / max(step, 1.0)), 0)

@@ -75,7 +75,9 @@ def measure(args: argparse.Namespace) -> None:
     page = read_page(args.file)
     for name in args.tables:
         split_page(page, name, args.file)  # refuses a page without a place for the table
-    pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
+    pictures = []
+    if set(args.tables) & {"parity", "open"}:
+        pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
     if "parity" in args.tables:
         kept = [] if args.policies is None else rows_of(page, "parity", args.file)
         found: dict[str, list[str]] = {}
