@@ -6,7 +6,7 @@
     SVIT_DET_ALLOCATOR=system python benchmarks/by_hand.py allocator     and without the variable
     python benchmarks/by_hand.py operations     torch operations of a pass, policy by policy
 
-Each prints a table; --threads N, by default 1.
+Each prints a table; --threads N, by default 1; --output FILE.json keeps the table and the machine.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ prepare_process()
 
 import argparse
 import resource
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +31,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from svit_det.adapter.sampling import sample_maps, sample_rows
 from svit_det.benchmark.arms import run_stack, with_policy
+from svit_det.benchmark.report import describe_machine
 from svit_det.benchmark.schedule import FixedSchedule
 from svit_det.benchmark.timing import Spread, time_interleaved
 from svit_det.policies import POLICY_REGISTRY, TrunkShape, build_policy
 from svit_det.policies.dense import Dense
+from svit_det.results import write_json
 from svit_det.vit import Execution, Masked, Packed, build_trunk
 
 SAMPLED = {  # images, levels, queries, heads, channels of a head, points
@@ -42,6 +47,8 @@ SAMPLED = {  # images, levels, queries, heads, channels of a head, points
 }
 SIZES = {"ViT-T": (192, 3), "ViT-S": (384, 6)}
 SHARES = (0.99, 0.95, 0.9, 0.8, 0.7, 0.5)
+Table = tuple[list[str], list[list[Any]]]
+"""The head of a table and its lines."""
 
 
 def forward(sample: Callable, given: Any) -> None:
@@ -55,7 +62,7 @@ def both(sample: Callable, given: Any) -> None:
     sample(*given).square().sum().backward()
 
 
-def sampling() -> None:
+def sampling() -> Table:
     """Medians in ms, quartiles in brackets."""
     ways = {"maps": sample_maps, "rows": sample_rows}
     runs = {
@@ -71,10 +78,10 @@ def sampling() -> None:
         places = torch.rand(*shape, 2, requires_grad=True)
         weights = torch.rand(shape, requires_grad=True)
         lines.append([name, *_medians(runs, (values, grids, places, weights))])
-    print(tabulate(lines, ["ms", *runs]))
+    return ["ms", *runs], lines
 
 
-def masking() -> None:
+def masking() -> Table:
     """Milliseconds of a block by share kept, packed / masked."""
     lines = []
     for size, (width, heads) in SIZES.items():
@@ -93,32 +100,33 @@ def masking() -> None:
                 packed_masked = _medians(runs, state, blocks=4, repeats=20)
             pairs = zip(packed_masked[::2], packed_masked[1::2], strict=True)
             lines.append([size, side**2, *(" / ".join(pair) for pair in pairs)])
-    print(tabulate(lines, ["", "tokens", *(f"keep {share}" for share in SHARES)]))
+    return ["", "tokens", *(f"keep {share}" for share in SHARES)], lines
 
 
-def allocator() -> None:
+def allocator() -> Table:
     """Seconds and page faults of four pictures through the S detector, and the process's peak."""
     from detectron2.modeling import build_model
 
     from svit_det.detection import load_config
 
     model = build_model(load_config("configs/svit_s.yaml", ["MODEL.DEVICE", "cpu"])).eval()
-    lines = []
+    lines: list[list[Any]] = []
     for number in range(4):
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
         with torch.no_grad():
             model([{"image": 255 * torch.rand(3, 800, 1333)}])
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         lines.append([number, f"{time.perf_counter() - start:.1f}", faults])
-    print(tabulate(lines, ["picture", "s", "page faults"]))
-    print(f"peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    lines.append(["peak", f"{peak} MiB", ""])
+    return ["picture", "s", "page faults"], lines
 
 
-def operations() -> None:
+def operations() -> Table:
     """Torch operations of a pass of ViT-S's blocks over 196 tokens.
 
     *all* is every event that torch's profiler sees, operations inside of operations too; *outer*
-    has those that our code calls.
+    has the operations that our code calls.
     """
     shape, lines = TrunkShape(embed_dim=384, depth=12, num_heads=6), []
     for name in sorted(POLICY_REGISTRY.names()):
@@ -133,7 +141,7 @@ def operations() -> None:
         events = [event for event in seen.events() or [] if event.name.startswith("aten::")]
         outer = [event for event in events if event.cpu_parent is None]
         lines.append([name, len(events), len(outer)])
-    print(tabulate(lines, ["", "all", "outer"]))
+    return ["", "all", "outer"], lines
 
 
 def _medians(
@@ -150,6 +158,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=sorted(MEASUREMENTS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="a JSON file for the table")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    MEASUREMENTS[args.what]()
+    head, lines = MEASUREMENTS[args.what]()
+    print(tabulate(lines, head))
+    if args.output is not None:
+        command = shlex.join(["python", *sys.argv])
+        machine = describe_machine("cpu")
+        write_json(args.output, {"command": command, "machine": machine, "head": head, "rows": lines})

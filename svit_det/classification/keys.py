@@ -16,15 +16,17 @@ from svit_det.settings import Settings, setting
 class ModelKeys(Settings):
     """The classifier."""
 
-    device: str = setting("cpu", "cpu or cuda; starts as cuda where there is one.")
+    device: str = setting("cpu", "cpu or cuda; the key starts as cuda where there is a usable GPU.")
     weights: str = setting(
-        "", "Weights to begin from, or to evaluate; a teacher begins from them too. Empty: random."
+        "",
+        "Weights to begin from, or to evaluate; a teacher begins from these weights too. An "
+        "empty text means random weights.",
     )
-    num_classes: int = setting(1000, "Classes of the head.", interval="[1, 100000]")
+    num_classes: int = setting(1000, "Number of classes of the head.", interval="[1, 100000]")
     reads: str = setting(
         "class_token",
-        "What the head reads. two_heads: the mean of the patch tokens, and in training a second "
-        "head on the class token, as Evo-ViT.",
+        "What the head reads. two_heads means the mean of the patch tokens and, in training, a "
+        "second head on the class token, as in Evo-ViT.",
         choices=READS,
     )
 
@@ -37,7 +39,9 @@ class DataKeys(Settings):
     train: str = setting("train", "Folder of the training images, inside ROOT.")
     val: str = setting("val", "Folder of the images to evaluate on, inside ROOT.")
     num_workers: int = setting(
-        8, "Processes that read images, beside each training process.", interval="[0, 1024]"
+        8,
+        "Number of processes that read images, beside each training process.",
+        interval="[0, 1024]",
     )
 
 
@@ -45,18 +49,18 @@ class DataKeys(Settings):
 class InputKeys(Settings):
     """Sizes and augmentation, which timm does."""
 
-    size: int = setting(224, "Pixels a side, after cropping.", interval="[1, 100000]")
+    size: int = setting(224, "Side of an image in pixels, after cropping.", interval="[1, 100000]")
     crop_share: float = setting(
         0.875,
         "SIZE over the short side that evaluation resizes to before the central crop.",
         interval="(0, 1]",
     )
     interpolation: str = setting(
-        "bicubic", "Of resizing.", choices=("bicubic", "bilinear", "nearest")
+        "bicubic", "Interpolation of the resizing.", choices=("bicubic", "bilinear", "nearest")
     )
     mean: tuple[float, ...] = setting(
         (0.485, 0.456, 0.406),
-        "Of the pixels, RGB, in [0, 1].",
+        "Mean of the pixels, RGB, in [0, 1].",
         kind=float,
         many=True,
         shortest=3,
@@ -65,7 +69,7 @@ class InputKeys(Settings):
     )
     std: tuple[float, ...] = setting(
         (0.229, 0.224, 0.225),
-        "Of the pixels, RGB, in [0, 1].",
+        "Standard deviation of the pixels, RGB, in [0, 1].",
         kind=float,
         many=True,
         shortest=3,
@@ -74,7 +78,7 @@ class InputKeys(Settings):
     )
     scale: tuple[float, ...] = setting(
         (0.08, 1.0),
-        "Share of a training image's area that a crop takes, least and most.",
+        "Least and largest share of a training image's area that a crop takes.",
         kind=float,
         many=True,
         shortest=2,
@@ -83,7 +87,7 @@ class InputKeys(Settings):
     )
     ratio: tuple[float, ...] = setting(
         (0.75, 1.3333333),
-        "Width over height of that crop, least and most.",
+        "Least and largest width over height of that crop.",
         kind=float,
         many=True,
         shortest=2,
@@ -92,87 +96,110 @@ class InputKeys(Settings):
     )
     flip: float = setting(0.5, "Chance of a horizontal flip.", interval="[0, 1]")
     rand_augment: str = setting(
-        "rand-m9-mstd0.5-inc1", "timm's RandAugment, by its word for it. Empty: none."
+        "rand-m9-mstd0.5-inc1",
+        "timm's RandAugment, in timm's notation. An empty text means no RandAugment.",
     )
-    color_jitter: float = setting(0.4, "Where RAND_AUGMENT is empty; 0: none.", interval="[0, 100]")
+    color_jitter: float = setting(
+        0.4,
+        "Strength of the colour jitter, which is used where RAND_AUGMENT is empty. 0 means none.",
+        interval="[0, 100]",
+    )
     erase: float = setting(0.25, "Chance of random erasing, with noise.", interval="[0, 1]")
     repeats: int = setting(
         3, "Repeated augmentation: how often an image comes in a row.", interval="[1, 1000]"
     )
-    mixup: float = setting(0.8, "Alpha of mixup; 0: none.", interval="[0, 1000]")
-    cutmix: float = setting(1.0, "Alpha of cutmix; 0: none.", interval="[0, 1000]")
+    mixup: float = setting(0.8, "Alpha of mixup. 0 means no mixup.", interval="[0, 1000]")
+    cutmix: float = setting(1.0, "Alpha of cutmix. 0 means no cutmix.", interval="[0, 1000]")
     mix_switch: float = setting(0.5, "Chance of cutmix where both are on.", interval="[0, 1]")
-    label_smoothing: float = setting(0.1, "Of the labels.", interval="[0, 1)")
+    label_smoothing: float = setting(0.1, "Smoothing of the labels.", interval="[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SolverKeys(Settings):
-    """The recipe of a training. Rates are those at RATE_BATCH images a step."""
+    """The recipe of a training. Learning rates hold for RATE_BATCH images a step."""
 
-    epochs: int = setting(30, "Passes over the training set.", interval="[1, 1e6]")
-    batch_size: int = setting(1024, "Images a step, of all processes.", interval="[1, 100000]")
+    epochs: int = setting(30, "Number of passes over the training set.", interval="[1, 1e6]")
+    batch_size: int = setting(
+        1024, "Images a step, of all processes together.", interval="[1, 100000]"
+    )
     base_lr: float = setting(
-        1e-5, "Rate of AdamW, times BATCH_SIZE / RATE_BATCH.", interval="(0, 1000]"
+        1e-5,
+        "Learning rate of AdamW, which is multiplied by BATCH_SIZE / RATE_BATCH.",
+        interval="(0, 1000]",
     )
     rate_batch: int = setting(
         512,
-        "The batch that BASE_LR is meant for. 0: for any, it is not scaled.",
+        "The batch size that BASE_LR is meant for. 0 means any size: BASE_LR is then not scaled.",
         interval="[0, 100000]",
     )
     min_lr: float = setting(
-        1e-6, "Where the cosine ends; not scaled by the batch.", interval="[0, 1000]"
+        1e-6,
+        "Learning rate at which the cosine ends; the batch does not scale this rate.",
+        interval="[0, 1000]",
     )
-    warmup_epochs: int = setting(0, "Epochs from WARMUP_LR up to the rate.", interval="[0, 1e6]")
+    warmup_epochs: int = setting(
+        0,
+        "Number of epochs in which the learning rate rises from WARMUP_LR to its full value.",
+        interval="[0, 1e6]",
+    )
     warmup_lr: float = setting(
-        1e-6, "Where the warm-up begins; not scaled by the batch.", interval="[0, 1000]"
+        1e-6,
+        "Learning rate at which the warm-up begins; the batch does not scale this rate.",
+        interval="[0, 1000]",
     )
     lr_by_step: bool = setting(
-        False, "The schedule moves at every step; DeiT's moves at every epoch."
+        False, "Move the schedule at every step; DeiT's schedule moves at every epoch."
     )
-    weight_decay: float = setting(1e-6, "Of AdamW.", interval="[0, 1000]")
+    weight_decay: float = setting(1e-6, "Weight decay of AdamW.", interval="[0, 1000]")
     no_weight_decay: tuple[str, ...] = setting(
         ("norm", "bias", "pos_embed", "cls_token"),
-        "Parameters with one of these in their full name get no weight decay.",
+        "Parameters with one of these words in their full name get no weight decay.",
         kind=str,
         many=True,
     )
     frozen: tuple[str, ...] = setting(
         (),
-        "Parameters whose name begins so never learn, as in trunk.pos_embed.",
+        "Beginnings of names, such as trunk.pos_embed: parameters with such a name never learn.",
         kind=str,
         many=True,
     )
     clip_norm: float = setting(
-        0.0, "Largest norm of all gradients together; 0: any.", interval="[0, 1e6]"
+        0.0,
+        "Largest norm of all gradients together. 0 means that any norm is allowed.",
+        interval="[0, 1e6]",
     )
     ema_decay: float = setting(
-        0.99996, "Of the averaged weights, which are evaluated; 0: none.", interval="[0, 1)"
+        0.99996,
+        "Decay of the averaged weights, which are evaluated. 0 means no averaged weights.",
+        interval="[0, 1)",
     )
     amp: bool = setting(
         False, "Half precision: float16 with loss scaling on a GPU, bfloat16 on a CPU."
     )
     teacher: str = setting(
         "",
-        "Weights of the frozen dense teacher; refused where nothing learns from one. Empty: those "
-        "of MODEL.WEIGHTS.",
+        "Weights of the frozen dense teacher; refused where no loss learns from a teacher. An "
+        "empty text means the weights of MODEL.WEIGHTS.",
     )
     logit_distill_weight: float = setting(
         0.0,
-        "Weight of the divergence from the logits of the teacher. 0: none.",
+        "Weight of the divergence from the logits of the teacher. 0 means no such loss.",
         interval="[0, 1e6]",
     )
     policy_steps_per_epoch: int = setting(
         0,
-        "How many steps of a policy's own keys, such as FROZEN_STEPS, are one epoch, whatever the "
-        "set and the batch. 0: as many as there are.",
+        "How many steps of a policy's own keys, such as FROZEN_STEPS, are one epoch, whatever "
+        "the set and the batch. 0 means as many steps as an epoch has.",
         interval="[0, 1e9]",
     )
-    seed: int = setting(0, "Of everything that is drawn.", interval="[0, 1e9]")
+    seed: int = setting(0, "Seed of all random draws.", interval="[0, 1e9]")
     checkpoint_epochs: int = setting(
-        1, "Epochs between two checkpoints to resume from.", interval="[1, 1e6]"
+        1, "Number of epochs between two checkpoints to resume from.", interval="[1, 1e6]"
     )
     eval_epochs: int = setting(
-        1, "Epochs between two evaluations; the last epoch has one.", interval="[1, 1e6]"
+        1,
+        "Number of epochs between two evaluations; the last epoch always has an evaluation.",
+        interval="[1, 1e6]",
     )
 
 
@@ -180,7 +207,9 @@ class SolverKeys(Settings):
 class EvaluationKeys(Settings):
     """Evaluation."""
 
-    batch_size: int = setting(128, "Images at a time in each process.", interval="[1, 100000]")
+    batch_size: int = setting(
+        128, "Number of images at a time in each process.", interval="[1, 100000]"
+    )
 
 
 GROUPS: dict[str, type[Settings]] = {

@@ -28,21 +28,23 @@ from svit_det.settings import Setting, worded
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "config_keys.md"
 HEAD = """# Config keys
 
-Every key that this project adds to detectron2's own, what detectron2's may hold, and at the end
-the keys of classification, which has the trunk's and the policies' keys too. Written by
-`python tools/config_keys.py` from the declarations in `svit_det/config/keys.py`,
-`svit_det/detection/keys.py`, `svit_det/classification/keys.py`, in the `Config` of each policy and
-in `svit_det/detection/ranges.py`: change those, not this file. Blocks count from 0; a share is a
-part of an image's patch tokens. A value outside is refused when the config is read.
+This page lists every key that this project adds to detectron2's own keys, then the values that
+detectron2's keys may hold, and at the end the keys of classification, which has the trunk's and the
+policies' keys too. `python tools/config_keys.py` writes this page from the declarations in
+`svit_det/config/keys.py`, `svit_det/detection/keys.py`, `svit_det/classification/keys.py`, in the
+`Config` of each policy and in `svit_det/detection/ranges.py`: change the declarations, not this
+page. Blocks count from 0; a share is a part of an image's patch tokens. A value outside its range
+is refused when the config is read.
 """
 CLASSIFICATION = """# Classification
 
-The other keys of `tools/train_classifier.py`, which knows nothing of detectron2's.
+These are the other keys of `svit-det classify`, which knows none of detectron2's keys.
 """
 FOREIGN = """## detectron2's own keys
 
-What they may hold here; [its documentation](https://detectron2.readthedocs.io/modules/config.html)
-says what they mean. Switches and words that any name may be are left out.
+The table says which values detectron2's keys may hold here. [The documentation of
+detectron2](https://detectron2.readthedocs.io/modules/config.html) says what the keys mean. The
+table leaves out switches, and texts that may be any name.
 
 | key | default | values |
 |---|---|---|

@@ -21,7 +21,7 @@ class VitKeys(TrunkKeys):
 
     cpu_precision: str = setting(
         "float32",
-        "Precision in which the trunk trains on a CPU. train_net.py sets it where "
+        "Precision in which the trunk trains on a CPU. train_net.py sets this key where "
         "SOLVER.AMP.ENABLED meets a CPU, for which detectron2 has no AMP.",
         choices=("float32", "bfloat16"),
     )
@@ -33,7 +33,7 @@ class SimplePyramidKeys(Settings):
 
     scale_factors: tuple[float, ...] = setting(
         (4.0, 2.0, 1.0, 0.5),
-        "Of the trunk's one map: a run of 4, 2, 1, 0.5 in that order.",
+        "Scales of the levels over the trunk's one map: a run of 4, 2, 1, 0.5 in that order.",
         kind=float,
         many=True,
         shortest=1,
@@ -42,19 +42,19 @@ class SimplePyramidKeys(Settings):
     out_channels: int = setting(256, "Channels of every level.", interval="[1, 65536]")
     norm: str = setting(
         "LN",
-        "Norm of the levels, by detectron2's name for it; LN as in ViTDet.",
+        "Norm of the levels, by detectron2's name for the norm; LN as in ViTDet.",
         choices=NORMS,
     )
-    top_block: bool = setting(True, "One more level by max pooling.")
+    top_block: bool = setting(True, "Add one more level by max pooling.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterKeys(Settings):
-    """ViT-Adapter. Over it lies MODEL.FPN; FPN.IN_FEATURES [] means all maps of the adapter."""
+    """ViT-Adapter, below MODEL.FPN. FPN.IN_FEATURES [] means all maps of the adapter."""
 
     interactions: tuple[tuple[int, int], ...] = setting(
         ((0, 2), (3, 5), (6, 8), (9, 11)),
-        "[first, last] block of each run between two exchanges; they cover the trunk in order.",
+        "[first, last] block of each run between two exchanges; the runs cover the trunk in order.",
         kind=int,
         many=True,
         group=2,
@@ -62,35 +62,39 @@ class AdapterKeys(Settings):
         interval="[0, 1000]",
     )
     deform_num_heads: int = setting(
-        6, "Heads of the exchanges; must divide EMBED_DIM.", interval="[1, 4096]"
+        6, "Number of heads of the exchanges, which must divide EMBED_DIM.", interval="[1, 4096]"
     )
-    num_points: int = setting(4, "Points that each head looks at, per level.", interval="[1, 1024]")
+    num_points: int = setting(
+        4, "Number of points that each head looks at, per level.", interval="[1, 1024]"
+    )
     ffn_ratio: float = setting(
         0.25, "Hidden channels of the extractors' ConvFFN over EMBED_DIM.", interval="(0, 100]"
     )
     stem_width: int = setting(64, "Channels of the first convolutions.", interval="[1, 65536]")
     num_extra_extractors: int = setting(
-        2, "Extractors after the last exchange.", interval="[0, 100]"
+        2, "Number of extractors after the last exchange.", interval="[0, 100]"
     )
-    finest_map: bool = setting(True, "Also the map at a quarter of the patch size.")
+    finest_map: bool = setting(True, "Give the map at a quarter of the patch size too.")
     norm: str = setting(
         "SyncBN",
         "Norm of stem and maps. SyncBN is plain BN where one process runs.",
         choices=("SyncBN", "BN", "FrozenBN", "GN"),
     )
-    top_block: bool = setting(True, "One more level of the FPN by max pooling.")
+    top_block: bool = setting(True, "Add one more level of the FPN by max pooling.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetrCropKeys(Settings):
     """DETR's augmentation of training images.
 
-    For every second image, resize its short side to one of MIN_SIZES and crop both sides to between
-    the two CROP_SIZE before the usual resize; then, for all, crop to at most FINAL_SIZE. Crops may
-    lose every object. All in pixels.
+    Before the usual resize, every second image has its short side resized to one of MIN_SIZES and
+    both sides cropped to a length between the two of CROP_SIZE. Then every image is cropped to at
+    most FINAL_SIZE. A crop may lose every object. All sizes are in pixels.
     """
 
-    enabled: bool = setting(False, "Not together with INPUT.CROP.")
+    enabled: bool = setting(
+        False, "Use this augmentation, which does not go together with INPUT.CROP."
+    )
     min_sizes: tuple[int, ...] = setting(
         (400, 500, 600),
         "Short sides to choose from.",
@@ -113,12 +117,14 @@ class DetrCropKeys(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SolverKeys(Settings):
-    """Training. The others of this node are detectron2's."""
+    """Training. The other keys of this node are detectron2's."""
 
-    optimizer: str = setting("ADAMW", "SGD is detectron2's own.", choices=("ADAMW", "SGD"))
+    optimizer: str = setting(
+        "ADAMW", "The optimiser. SGD is detectron2's own.", choices=("ADAMW", "SGD")
+    )
     no_weight_decay: tuple[str, ...] = setting(
         ("norm", "bias", "pos_embed", "level_embed", "cls_token"),
-        "AdamW: parameters with one of these in their full name get no weight decay.",
+        "Under AdamW, parameters with one of these words in their full name get no weight decay.",
         kind=str,
         many=True,
     )
@@ -126,18 +132,18 @@ class SolverKeys(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationKeys(Settings):
-    """Evaluation. The others of this node are detectron2's."""
+    """Evaluation. The other keys of this node are detectron2's."""
 
     token_usage: bool = setting(True, "Report which tokens ran where, next to COCO's AP.")
     weights: str = setting(
         "",
-        "Trained weights of this config: what is evaluated and run where none are named.",
+        "Trained weights of this config, which are evaluated and run where no weights are named.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetsKeys(Settings):
-    """Data sets. The others of this node are detectron2's."""
+    """Data sets. The other keys of this node are detectron2's."""
 
     coco_format: tuple[tuple[str, str, str], ...] = setting(
         (),
@@ -149,7 +155,8 @@ class DatasetsKeys(Settings):
     skip_bad: bool = setting(
         False,
         "Go on without the images and annotations that the check of a set refuses; "
-        "OUTPUT_DIR/annotations then holds the set without them, and the list of them.",
+        "OUTPUT_DIR/annotations then holds the set without these entries, and the list of these "
+        "entries.",
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +22,7 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
     A camera gives frames until the caller stops. Raises InputError for a film that cannot be read
     and for a camera that is missing.
     """
-    is_camera, cv2 = isinstance(source, int), _opencv()
-    log = cv2.utils.logging
-    before = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)  # the errors below replace OpenCV's messages
-    try:
-        capture = cv2.VideoCapture(source if is_camera else str(source))
-    finally:
-        log.setLogLevel(before)
+    is_camera, capture = isinstance(source, int), open_capture(source)
     try:
         number = 0
         while capture.isOpened():
@@ -43,6 +38,22 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
         if is_camera:
             raise InputError(f"Camera {source}: there is none that can be read.")
         raise InputError(f"{source}: not a film that can be read.")
+
+
+def open_capture(source: str | Path | int) -> Any:
+    """OpenCV's capture of a film or a camera, opened or not, without OpenCV's and ffmpeg's messages.
+
+    The caller says what could not be read, and releases the capture.
+    """
+    cv2 = _opencv()
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(source if isinstance(source, int) else str(source))
+    finally:
+        log.setLogLevel(level)
 
 
 def _opencv() -> ModuleType:

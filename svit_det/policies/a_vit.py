@@ -8,7 +8,7 @@ B images, N patch tokens, C channels, L blocks.
 Departures from the paper and its code, for dense maps:
 
 - Halted tokens are really removed, in training too; the released code computes and masks them. A
-  halted token is not asked again. In the released code its sum grows on, which is harmless.
+  halted token gets no more scores. In the released code its sum grows on, which is harmless.
 - In the released code the class token halts like any other token. Here a network with a class token
   runs the class token in every block.
 - The mean halting score of a block is the mean over all patch tokens; a halted token counts as 0.
@@ -16,8 +16,8 @@ Departures from the paper and its code, for dense maps:
   image.
 - The prior is scaled by a whole tail of the Gaussian. This gives the released numbers at twelve
   blocks, and a prior at any other depth. The mean scores are taken over all processes.
-- A token whose scores sum to exactly 1 - eps halts; in the released code it would lose its
-  remainder.
+- A token whose scores sum to exactly 1 - eps halts; in the released code such a token would
+  lose its remainder.
 - The ponder weight may follow a target, because the paper's weight is for 197 tokens and
   classification.
 

@@ -50,7 +50,7 @@ from svit_det.tokens import BlockParts, PassRecord, Selection, TokenState, every
 
 @POLICY_REGISTRY.register()
 class AdaViT(TokenPolicy):
-    """Each block chooses its tokens anew, its heads, and whether attention and MLP run at all.
+    """Each block chooses anew its tokens, its heads, and whether attention and MLP run at all.
 
     A token is chosen by its own value after the block's first norm. Heads and sub-layers are chosen
     by the class token, from block `keep_first` on. No decision depends on another decision. Losses

@@ -30,26 +30,28 @@ class AdaViTConfig(ScheduleConfig):
     mode: str = setting(
         "threshold",
         "How inference decides: by thresholds that spend what training spent, or by the fixed "
-        "ones of the released code.",
+        "thresholds of the released code.",
         choices=MODES,
     )
     token_target: float = setting(
         TARGET,
-        "Share of tokens that are kept, the mean over LAYERS. KEEP_RATIOS, where set, stand in "
-        "for it with their mean.",
+        "Mean share of tokens that the blocks of LAYERS keep. Where KEEP_RATIOS is set, the "
+        "mean of KEEP_RATIOS stands in for TOKEN_TARGET.",
         interval="(0, 1]",
     )
     head_target: float = setting(
-        TARGET, "Share of heads that run, of attentions that run.", interval="(0, 1]"
+        TARGET, "Share of heads that run in the attentions that run.", interval="(0, 1]"
     )
     layer_target: float = setting(
         TARGET, "Share of attentions and MLPs that run.", interval="(0, 1]"
     )
     keep_first: int = setting(
-        1, "First blocks of the trunk, in which tokens alone are decided.", interval="[0, 1000]"
+        1,
+        "Number of first blocks of the trunk, which decide about tokens alone.",
+        interval="[0, 1000]",
     )
     token_threshold: float = setting(
-        0.6, "What the sigmoid must exceed to keep a token.", interval="(0, 1)"
+        0.6, "Value that the sigmoid must exceed to keep a token.", interval="(0, 1)"
     )
     usage_weight: float = setting(
         2.0, "Weight of each loss that holds a usage to its target.", interval="[0, 1e6]"

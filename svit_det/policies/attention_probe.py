@@ -15,7 +15,7 @@ from svit_det.tokens import PassRecord, Selection, TokenState
 
 @POLICY_REGISTRY.register()
 class AttentionProbe(TokenPolicy):
-    """Keeps everyone; each selection's score is the class token's attention, mean over heads.
+    """Keeps every token; each selection's score is the class token's attention, mean over heads.
 
     The policy serves the picture of what a model looks at in each block (SViT, supplementary,
     figure 2). Load weights that have a class token: a random class token looks anywhere.

@@ -69,7 +69,7 @@ class TaskLosses:
     per_image: Tensor | None = None
     """(B,) the task's loss of each image, where the task can tell."""
     record: PassRecord | None = None
-    """The record of the pass, where `losses` is called with the record of another pass."""
+    """The record of the pass of these losses. None: `losses` is called with this very record."""
     greedy: TaskLosses | None = None
     """The task's losses of a second pass without sampling, if the policy `needs_greedy_pass`."""
     teacher: PassRecord | None = None
@@ -104,7 +104,7 @@ class ScheduleConfig(PolicyConfig):
 
     layers: tuple[int, ...] = setting(
         (),
-        "Blocks with a decision. []: the policy's own, which its file names.",
+        "Blocks with a decision. [] means the policy's own blocks, which the policy's file names.",
         kind=int,
         many=True,
         interval="[0, 1000]",
@@ -112,8 +112,9 @@ class ScheduleConfig(PolicyConfig):
     )
     keep_ratios: tuple[float, ...] = setting(
         (),
-        "Share of an image's patch tokens that each of LAYERS keeps: a target, an exact share or "
-        "an upper bound, as the policy says. []: the policy's own, which its file names.",
+        "Share of an image's patch tokens that each of LAYERS keeps: a target, an exact share "
+        "or an upper bound, as the policy says. [] means the policy's own shares, which the "
+        "policy's file names.",
         kind=float,
         many=True,
         interval="(0, 1]",
@@ -121,8 +122,9 @@ class ScheduleConfig(PolicyConfig):
     )
     test_keep_ratio: float | None = setting(
         None,
-        "Mean share over LAYERS at inference; None: as trained. No retraining needed. Where the "
-        "count depends on the image, thresholds that training tracked keep each image within .03.",
+        "Mean share over LAYERS at inference; None means that the shares stay as trained. "
+        "Another share needs no retraining. Where the count depends on the image, thresholds that "
+        "training tracked keep each image within .03.",
         kind=float,
         optional=True,
         interval="(0, 1]",
@@ -156,7 +158,7 @@ class TokenPolicy(nn.Module):
     shows_attention: ClassVar[bool] = False
     """The scores of all blocks are the class token's attention, so that a picture may show them."""
     takes_any_key: ClassVar[bool] = False
-    """Config keys that the policy does not use may be set. It can so stand in for another one."""
+    """Config keys that the policy does not use may be set. The policy can so replace another."""
     needs_class_token: bool = False
     needs_greedy_pass: bool = False
     """`losses` compares with a second pass that decides as at inference (self-critical)."""
@@ -165,7 +167,7 @@ class TokenPolicy(nn.Module):
     preserves: bool = True
     """A skipped token is bit-identical after the block."""
     adds_tokens: bool = False
-    """The policy adds extra tokens: even if it keeps everyone, it is not the dense model."""
+    """The policy adds extra tokens: even if every token is kept, the model is not the dense one."""
     always_skips: bool = False
     """Even with a budget of 1 some token is skipped."""
 
@@ -177,13 +179,13 @@ class TokenPolicy(nn.Module):
     # ------------------------------------------------------------------ deciding, block by block
 
     def before_block(self, view: BlockView, state: TokenState) -> tuple[TokenState, Selection]:
-        """Say which tokens enter the block. Default: everyone."""
+        """Say which tokens enter the block. Default: every token."""
         return state, everyone(state)
 
     def before_attention(
         self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Say which tokens attend and go on to the MLP. Default: the ones that entered.
+        """Say which tokens attend and go on to the MLP. Default: the tokens that entered.
 
         Keys and values are known, queries are not. A token skipped here still serves as key and
         value, but gets no output: its row is never computed, and the token keeps the value that it
@@ -194,7 +196,7 @@ class TokenPolicy(nn.Module):
     def after_attention(
         self, view: BlockView, state: TokenState, selection: Selection
     ) -> tuple[TokenState, Selection]:
-        """Say which tokens go on to the MLP. Default: the ones that attended.
+        """Say which tokens go on to the MLP. Default: the tokens that attended.
 
         `state` holds the values from before the attention, `view.attended()` the values from after
         it. A policy that changes tokens starts from `view.attended()`. A token skipped here keeps
@@ -205,7 +207,7 @@ class TokenPolicy(nn.Module):
     def after_block(
         self, view: BlockView, entered: TokenState, state: TokenState, record: BlockRecord
     ) -> TokenState:
-        """Say what skipped tokens get. Default: they keep the value they had.
+        """Say what skipped tokens get. Default: skipped tokens keep the value that they had.
 
         `entered` is the state as `before_block` left it, `state` the state after the MLP.
         """
@@ -235,7 +237,7 @@ class TokenPolicy(nn.Module):
         """Update statistics (buffers) from one training pass. Default: there are none."""
 
     def set_step(self, step: int, steps: int | None = None) -> None:
-        """Hear before each training step its number, 0 to `steps` - 1. Default: no effect."""
+        """Take in the number of the next training step, 0 to `steps` - 1. Default: no effect."""
 
     @property
     def takes_part_in_training(self) -> bool:

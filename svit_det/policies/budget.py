@@ -19,11 +19,11 @@ NUM_LEVELS = 129
 """Points of the tracked quantile curve of each gate's margins."""
 MOMENTUM = 0.1
 """Weight of a training step in the tracked curves. The first 1 / MOMENTUM steps get a plain mean.
-In a young training margins drift by more than they differ from each other, so that a longer memory
-would describe weights that no longer decide."""
+Early in a training the margins drift by more than they differ from each other. A longer memory
+would then describe weights that no longer decide."""
 BAND = 0.03
 """Under a budget the share that a gate keeps of an image stays within BAND of the gate's share.
-BAND is small enough to hold a budget, and as large as the images of one set differ."""
+BAND is small enough to hold a budget, and as large as the difference between images of a set."""
 
 
 class KeepBudget(nn.Module):

@@ -6,4 +6,4 @@ from svit_det.policies.registry import POLICY_REGISTRY
 
 @POLICY_REGISTRY.register()
 class Dense(TokenPolicy):
-    """Keeps everyone in every block: the contract's defaults are the dense model."""
+    """Keeps every token in every block: the contract's defaults are the dense model."""

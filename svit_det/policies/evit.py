@@ -60,12 +60,14 @@ class EViT(ScheduledPolicy):
 
         fuse: bool = setting(True, "Fuse the dropped tokens into one more token.")
         warmup_start: int = setting(
-            0, "First training steps, which keep all tokens.", interval="[0, 1e9]"
+            0,
+            "Number of first training steps, in which the blocks keep all tokens.",
+            interval="[0, 1e9]",
         )
         warmup_steps: int = setting(
             0,
-            "Steps after those over which the shares fall to KEEP_RATIOS along a cosine. 0: at "
-            "once.",
+            "Number of steps after WARMUP_START over which the shares fall to KEEP_RATIOS along a "
+            "cosine. 0 means that the shares fall at once.",
             interval="[0, 1e9]",
         )
 

@@ -77,12 +77,13 @@ class EvoViT(ScheduledPolicy):
         node = "EVO_VIT"
         stage_wise: bool = setting(
             False,
-            "False: every block of LAYERS chooses anew. True: the first block of each of STAGES "
-            "does, and the blocks up to the next one keep to that.",
+            "False: every block of LAYERS chooses anew. True: the first block of each stage "
+            "chooses anew, and the other blocks of the stage keep the same tokens.",
         )
         stages: tuple[int, ...] = setting(
             STAGES,
-            "Blocks of LAYERS in ascending order, the first of them first.",
+            "The first block of each stage: blocks of LAYERS in ascending order, beginning with "
+            "the first block of LAYERS.",
             kind=int,
             many=True,
             interval="[0, 1000]",
@@ -90,8 +91,8 @@ class EvoViT(ScheduledPolicy):
         )
         layer_wise_steps: int = setting(
             0,
-            "First training steps in which every block of LAYERS chooses anew all the same, as in "
-            "the paper's first 200 of 300 epochs.",
+            "Number of first training steps in which every block of LAYERS chooses anew in spite "
+            "of STAGE_WISE, as in the paper's first 200 of 300 epochs.",
             interval="[0, 1e9]",
             needs=("stage_wise", True),
         )
@@ -100,17 +101,18 @@ class EvoViT(ScheduledPolicy):
         )
         score_update_before: float = setting(
             0.5,
-            "The same in the blocks before LAYERS. 1: only the last of them counts, as in "
-            "classification.",
+            "Weight of a block's own class attention in the running score, in the blocks before "
+            "LAYERS. With 1 only the last of these blocks counts, as in classification.",
             interval="(0, 1]",
         )
         refresh: bool = setting(
             False,
-            "Skipped tokens get a new score too: the class token's attention to all tokens.",
+            "Give skipped tokens a new score too: the class token's attention to all tokens.",
         )
         representative: bool = setting(
             False,
-            "One token that stands for the skipped ones, which all get its change in a block.",
+            "Run one token that stands for the skipped tokens in each block; the change of this "
+            "token is added to every skipped token.",
         )
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:

@@ -24,16 +24,19 @@ class IARED2Config(ScheduleConfig):
     method: str = setting("straight_through", "How agents learn.", choices=tuple(LEAST_CHANCE))
     mode: str = setting("threshold", "How agents decide at inference.", choices=MODES)
     agent_heads: int = setting(
-        6, "Heads of each agent; must divide MODEL.VIT.EMBED_DIM.", interval="[1, 4096]"
+        6,
+        "Number of heads of each agent, which must divide MODEL.VIT.EMBED_DIM.",
+        interval="[1, 4096]",
     )
     agent_rate: float = setting(
         1.0,
-        "Learning rate of the agents over SOLVER.BASE_LR, which the rest learns at.",
+        "Learning rate of the agents over SOLVER.BASE_LR, at which the rest of the network learns.",
         interval="(0, 1e6]",
     )
     reward_weight: float = setting(
         1.0,
-        'Of 1 - (kept share)^2 beside the task\'s losses, in method "reinforce".',
+        "Weight of 1 - (kept share)^2 in the reward, beside the task's losses, in method "
+        '"reinforce".',
         interval="[0, 1e6]",
         needs=("method", "reinforce"),
     )

@@ -30,19 +30,19 @@ class PredictorConfig(ScheduleConfig):
     )
     distill_weight: float = setting(
         0.0,
-        "Weight of the squared difference between the last tokens that stay and those of a frozen "
-        "dense teacher, made from MODEL.WEIGHTS. 0: no teacher.",
+        "Weight of the squared difference between the last tokens that stay and the same tokens "
+        "of a frozen dense teacher, which is made from MODEL.WEIGHTS. 0 means no teacher.",
         interval="[0, 1e6]",
     )
     predictor_rate: float = setting(
         1.0,
-        "Learning rate of the predictors over SOLVER.BASE_LR, which the rest learns at. "
-        "The paper's backbone learns at 0.01 of it.",
+        "Learning rate of the predictors over SOLVER.BASE_LR, at which the rest of the network "
+        "learns. The paper's backbone learns at 0.01 of the predictors' rate.",
         interval="(0, 1e6]",
     )
     frozen_steps: int = setting(
         0,
-        "First training steps in which the trunk stands still, but for the policy.",
+        "Number of first training steps in which the trunk stands still, except for the policy.",
         interval="[0, 1e9]",
     )
 

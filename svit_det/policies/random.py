@@ -23,7 +23,7 @@ from svit_det.tokens import Selection, TokenState, everyone
 
 @POLICY_REGISTRY.register()
 class Random(ScheduledPolicy):
-    """In training drawn for each image and step; at inference one draw per block, for all images.
+    """Blocks draw tokens: in training for each image and step, at inference once for all images.
 
     The number kept does not depend on the image. The policy's own schedule: blocks 3 to 11, with
     shares of .7, .49 and .343 for three blocks each.
@@ -33,7 +33,7 @@ class Random(ScheduledPolicy):
     class Config(ScheduleConfig):
         """MODEL.TOKEN_POLICY.RANDOM, and the shared keys."""
 
-        seed: int = setting(0, "Of the draws at inference.", interval="[0, 1e9]")
+        seed: int = setting(0, "Seed of the draws at inference.", interval="[0, 1e9]")
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:
         super().__init__(schedule=config.schedule(shape.depth))

@@ -46,7 +46,7 @@ MODES = ("threshold", "argmax")
 
 @POLICY_REGISTRY.register()
 class SPViT(ThresholdedPolicy, PredictorPolicy):
-    """Before the schedule's blocks a selector drops tokens for good, a number that varies by image.
+    """Before the schedule's blocks a selector drops tokens for good; their number varies by image.
 
     The policy's own schedule: blocks 3, 6 and 9, with shares of .617, .369 and .137 as targets of
     the batch's mean.
@@ -60,7 +60,9 @@ class SPViT(ThresholdedPolicy, PredictorPolicy):
 
         mode: str = setting("threshold", "How stages decide at inference.", choices=MODES)
         ratio_per_image: bool = setting(False, "Hold each image, not the batch, to KEEP_RATIOS.")
-        shared_heads: bool = setting(True, "One scorer for all heads of a selector, as released.")
+        shared_heads: bool = setting(
+            True, "Use one scorer for all heads of a selector, as in the released code."
+        )
         package_norm: bool = setting(True, "Divide a package token by the sum of its weights.")
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:

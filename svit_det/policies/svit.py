@@ -44,7 +44,7 @@ MODES = ("threshold", "argmax", "sample", "quota")
 
 @POLICY_REGISTRY.register()
 class SViT(ThresholdedPolicy):
-    """One gate before each of the schedule's blocks, trained towards its shares as targets.
+    """A gate before each of the schedule's blocks decides; its target is the block's share.
 
     The policy's own schedule: blocks 3 to 11, with shares of .7, .49 and .343 for three blocks
     each.
@@ -77,13 +77,13 @@ class SViT(ThresholdedPolicy):
         )
         mode: str = setting("threshold", "How gates decide at inference.", choices=MODES)
         sample_seed: int = setting(
-            0, 'Of the draws in mode "sample".', interval="[0, 1e15]", needs=("mode", "sample")
+            0, 'Seed of the draws in mode "sample".', interval="[0, 1e15]", needs=("mode", "sample")
         )
         ratio_per_image: bool = setting(False, "Hold each image, not the batch, to KEEP_RATIOS.")
         gate_class_token: bool = setting(
             False,
             "The last gate decides about the class token too, as in the original's classifier. "
-            "Nothing changes in a network without one.",
+            "Nothing changes in a network without a class token.",
         )
 
     def __init__(self, *, config: Config, shape: TrunkShape) -> None:

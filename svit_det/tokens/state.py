@@ -27,7 +27,7 @@ Glossary. Each word has this one meaning in code, docs and JSON:
     schedule        which blocks decide, and the share that each of them keeps
     budget          the mean share over the deciding blocks at inference
     total           the number of rows of every image, where it is known beforehand
-    everyone        every token that is present
+    every token     all patch tokens and all extra tokens that are present; `everyone` in code
     candidates      the patch tokens that a policy may choose from
     usage           which patch tokens each block kept
     record          what happened in a block, or in a whole pass
