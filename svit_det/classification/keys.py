@@ -178,7 +178,7 @@ class SolverKeys(Settings):
     )
     teacher: str = setting(
         "",
-        "Weights of the frozen dense teacher; refused where nothing learns from a teacher. An "
+        "Weights of the frozen dense teacher; refused where no loss learns from a teacher. An "
         "empty text means the weights of MODEL.WEIGHTS.",
     )
     logit_distill_weight: float = setting(
