@@ -81,8 +81,19 @@ def patch_levels(patch):
     return ("MODEL.RPN.IN_FEATURES", names, "MODEL.ROI_HEADS.IN_FEATURES", names)
 
 
+ONE_MAP = (
+    "MODEL.BACKBONE.NAME",
+    "build_plain_vit_backbone",
+    "MODEL.RPN.IN_FEATURES",
+    "['last_feat']",
+    "MODEL.ROI_HEADS.IN_FEATURES",
+    "['last_feat']",
+)
+"""The token network's own map, without a pyramid."""
+
+
 def test_a_single_map_without_pyramid(tiny_config):
-    backbone = build_backbone(tiny_config("MODEL.BACKBONE.NAME", "build_plain_vit_backbone"))
+    backbone = build_backbone(tiny_config(*ONE_MAP))
     assert backbone.size_divisibility == 8
     assert backbone.output_shape()["last_feat"].stride == 8
     maps = backbone.eval()(torch.rand(2, 3, 16, 24))
@@ -197,12 +208,7 @@ def test_float32_is_the_default(tiny_config):
 
 
 def test_bfloat16_computes_nearly_the_same_with_float32_gradients(tiny_config):
-    options = (
-        "MODEL.TOKEN_POLICY.NAME",
-        "Dense",
-        "MODEL.BACKBONE.NAME",
-        "build_plain_vit_backbone",
-    )
+    options = ("MODEL.TOKEN_POLICY.NAME", "Dense", *ONE_MAP)
     full = build_backbone(tiny_config(*options)).train()
     half = build_backbone(tiny_config(*options, "MODEL.VIT.CPU_PRECISION", "bfloat16")).train()
     half.load_state_dict(full.state_dict())

@@ -49,4 +49,4 @@ def test_a_policy_without_shares_is_refused(fork_tool, tiny_yaml, weights, discs
         *(discs / "images", "--budgets", 1.5),
     )
     assert run.returncode == 1
-    assert "--budgets: 1.5 must lie in (0, 1]" in run.stderr
+    assert "--budgets 1.5 must lie in (0, 1]" in run.stderr

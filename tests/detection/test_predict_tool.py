@@ -147,19 +147,18 @@ def test_a_frame_that_would_replace_a_file_stops_the_run(fork_tool, weights, tmp
     assert (output / "film.avi_000001.jpg").read_text() == "mine"
     said = json.loads((output / "results.json").read_text())
     assert [row["picture"] for row in said["pictures"]] == ["film.avi_000000.jpg"]
-    assert last.endswith(said["stopped"]) and (output / "coco.json").is_file()
-
-
-def test_a_run_that_must_stop_writes_what_it_has_done(fork_tool, weights, pictures, tmp_path):
-    output = tmp_path / "out"
-    (output / "c.jpg").mkdir(parents=True)  # a folder stands in its place
-    run = fork_tool("predict.py", "--weights", weights, "--output", output, "--overwrite", pictures)
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].startswith(f"predict.py: {output / 'c.jpg'}: cannot be")
-    said = json.loads((output / "results.json").read_text())
-    assert [row["picture"] for row in said["pictures"]] == ["a.jpg"]
-    assert "c.jpg: cannot be written" in said["stopped"] and len(said["unread"]) == 1
+    assert last.endswith(said["stopped"])
     assert len(COCO(str(output / "coco.json")).imgs) == 1
+
+
+def test_a_folder_in_the_place_of_a_drawing_is_found_before_the_run(
+    refused, weights, pictures, tmp_path
+):
+    output = tmp_path / "out"
+    (output / "c.jpg").mkdir(parents=True)
+    given = ("--weights", weights, "--output", output, "--overwrite", pictures)
+    assert "c.jpg is no file, and is not replaced" in refused("predict.py", *given)
+    assert [path.name for path in output.iterdir()] == ["c.jpg"]
 
 
 def test_results_that_are_there_are_kept(refused, weights, pictures, tmp_path):
