@@ -32,6 +32,8 @@ FOREIGN_LOGGERS = (
 
 ALLOCATOR = "SVIT_DET_ALLOCATOR"
 """Environment variable of `keep_freed_memory`: `keep`, the default, or `system`."""
+PRIMITIVES = 256
+"""Compiled operations that oneDNN keeps. A whole detector has about 65 for each size of picture."""
 INTERRUPTED, TERMINATED = 130, 143
 """Exit status of a program that Ctrl-C ended, and of one that SIGTERM ended."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -47,6 +49,8 @@ def prepare_process() -> None:
     reads the wait policy once, when torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # By default oneDNN keeps 1,024 of about 45 KB each, for sizes that may never come again.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
     keep_freed_memory()
     hold_streams()
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, ends no run

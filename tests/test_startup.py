@@ -97,3 +97,30 @@ def test_other_exceptions_are_told_as_ever():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and done.stderr.endswith("ValueError: x\n")
+
+
+TURNS = """
+from svit_det.startup import prepare_process
+prepare_process()
+import torch
+layer = torch.nn.Conv2d(16, 16, 3)
+with torch.inference_mode():
+    for turn in range(600):
+        layer(torch.ones(1, 16, 8, 8 + turn % 300))
+"""
+
+
+def compiled(program, **environment):
+    """How often oneDNN compiled an operation because it had none in memory."""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "2", "OMP_NUM_THREADS": "1", **environment}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    return run.stdout.count("create:cache_miss")
+
+
+def test_few_compiled_operations_stay_in_memory():
+    """Of 300 sizes in turn none is there when it comes again, unless the user has asked for more."""
+    more = compiled(TURNS, ONEDNN_PRIMITIVE_CACHE_CAPACITY="2000")
+    assert more >= 300
+    assert compiled(TURNS) >= more + 300
