@@ -120,7 +120,7 @@ def compiled(program, **environment):
 
 
 def test_few_compiled_operations_stay_in_memory():
-    """Of 300 sizes in turn none is there when it comes again, unless the user has asked for more."""
+    """Of 300 sizes in turn none is there when it comes again, unless the user asks for more."""
     more = compiled(TURNS, ONEDNN_PRIMITIVE_CACHE_CAPACITY="2000")
     assert more >= 300
     assert compiled(TURNS) >= more + 300
