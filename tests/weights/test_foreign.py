@@ -242,6 +242,8 @@ def test_forms_that_are_known(tmp_path, wrap, zipped):
         ({"model": WEIGHTS, "state_dict": WEIGHTS}, "under both 'model' and 'state_dict'"),
         ({"model": {}}, "holds no tensors by name"),
         ({"a": torch.ones(2, device="meta")}, "a is an empty ('meta') tensor"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a is an 8-bit tensor"),
+        ({"a": torch.ones(2).to(torch.float8_e5m2)}, "a is an 8-bit tensor"),
     ],
 )
 def test_forms_that_are_not(tmp_path, content, said):
