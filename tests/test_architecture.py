@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "config": {"policies", "vit"},
     "visualization": {"files", "tokens"},
     "report": {"files", "tokens", "visualization"},
-    "video": {"files", "visualization"},
+    "video": {"files", "images", "visualization"},
     "benchmark": CORE,
     "export": {"tokens", "vit"},
     "detection": {

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from svit_det.errors import InputError
+from svit_det.images.video import open_film
 
 DEFAULT_FPS = 25.0
 """Frames per second where a file gives no speed, or an impossible one."""
@@ -33,11 +34,11 @@ class Film:
     def open(cls, path: str | Path) -> Film:
         """Open the film. Raises InputError if it is missing, is no film, or has no frame."""
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such film.")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty.")
-        capture = _capture(path)
+        capture = open_film(path)
         try:
             good, frame = capture.read() if capture.isOpened() else (False, None)
             if not good or frame is None:
@@ -55,7 +56,7 @@ class Film:
 
     def read(self, *, every: int = 1) -> Iterator[np.ndarray]:
         """Every `every`-th frame, (height, width, 3) uint8 RGB, until the film ends."""
-        capture, number = _capture(self.path), 0
+        capture, number = open_film(self.path), 0
         try:
             while capture.grab():  # skipped frames are not converted to pixels
                 if number % every == 0:
@@ -66,15 +67,3 @@ class Film:
                 number += 1
         finally:
             capture.release()
-
-
-def _capture(path: Path) -> cv2.VideoCapture:
-    """Opens a film; silences what OpenCV and its ffmpeg print about files they cannot read."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
-    log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        return cv2.VideoCapture(str(path))
-    finally:
-        log.setLogLevel(level)
