@@ -38,6 +38,11 @@ def printable(text: object) -> str:
     )
 
 
+def is_text(text: str) -> bool:
+    """Whether the text can be written: json and pickles may hold halves of characters."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
+
+
 def refuse_url(given: object, *, name: str = "") -> None:
     """Raise InputError for an address, detectron2's own included: nothing is fetched.
 

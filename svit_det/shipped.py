@@ -6,6 +6,7 @@ In a checkout both lie in configs/ beside the package, in an installation inside
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path, PurePosixPath
 
 from svit_det.errors import InputError, refuse_url
@@ -59,8 +60,9 @@ def existing_weights(weights: str, *, name: str = "--weights") -> str:
     """The file of this path or of the shipped weights of this name. Raises InputError for none."""
     refuse_url(weights, name=name)
     path = find_weights(weights)
-    if not Path(path).is_file():
-        raise InputError(f"{name} {weights}: no such file.")
+    if not os.path.isfile(path):
+        there = "a folder, a pipe or a device, not a file" if os.path.exists(path) else None
+        raise InputError(f"{name} {weights}: {there or 'no such file'}.")
     return path
 
 
@@ -85,7 +87,7 @@ def _bare(name: str, suffix: str) -> str:
 def _may_be_shipped(path: str) -> bool:
     """Whether `path` is that of a missing yaml, and perhaps meant as one of the shipped ones."""
     pure = PurePosixPath(path)
-    is_yaml = pure.suffix in (YAML, ".yml") and "://" not in path and not Path(path).exists()
+    is_yaml = pure.suffix in (YAML, ".yml") and "://" not in path and not os.path.exists(path)
     return is_yaml and (not pure.is_absolute() or "configs" in pure.parts)
 
 
@@ -99,7 +101,7 @@ def _get(name: str, suffix: str, what: str) -> str:
 
 
 def _find(path: str, suffix: str) -> str:
-    if not path or Path(path).is_file():
+    if not path or os.path.isfile(path):
         return path
     if _bare(path, suffix) in _names(suffix):
         return _get(path, suffix, "")

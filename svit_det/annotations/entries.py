@@ -197,4 +197,7 @@ def _value_problem(entry: dict[str, Any]) -> str | None:
     points = entry.get("keypoints")
     if points and (type(points) is not list or not {int, float}.issuperset(map(type, points))):
         return "with 'keypoints' that are not a list of numbers"
+    # The comparison is False for nan.
+    if points and not all(-1e15 < point < 1e15 for point in points):
+        return "with nan, infinity or an absurd number in 'keypoints'"
     return None

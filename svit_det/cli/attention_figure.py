@@ -13,6 +13,7 @@ answer and the number of tokens that each block kept.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Watched:
     @classmethod
     def read(cls, path: str, device: str | None) -> Watched:
         """Load a classifier. Raises InputError for a file that does not say how it was trained."""
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such file.")
         cfg, model = read_trained(path, ["MODEL.DEVICE", device] if device else [])
         model.trunk.policy = AttentionWatch(model.trunk.policy)
@@ -105,7 +106,7 @@ class Watched:
 def origin_of(path: str) -> str:
     """The origin of the weights at `path`, as named in the file or in the files it began from."""
     seen = set()
-    while path and path not in seen and Path(path).is_file():
+    while path and path not in seen and os.path.isfile(path):
         seen.add(path)
         said = read_checkpoint(path).get(DESCRIPTION, {})
         if "origin" in said:

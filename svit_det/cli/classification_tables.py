@@ -10,10 +10,10 @@ anew. GFLOPs are giga multiply-adds, counted from the record of each image's pas
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from svit_det.benchmark.report import describe_machine
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _row(given: str, options: Sequence[str]) -> Row:
     name, _, path = given.rpartition("=")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
     cfg, model = read_trained(path, options)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)

@@ -14,9 +14,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
@@ -86,6 +86,6 @@ def split_pictures(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     for at, word in enumerate(words):
         is_key = KEY.fullmatch(word) or word in TOP_LEVEL_KEYS
-        if is_key and not Path(word).exists():
+        if is_key and not os.path.exists(word):
             return list(words[:at]), list(words[at:])
     return list(words), []

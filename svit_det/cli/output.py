@@ -63,9 +63,9 @@ def check_output_file(output: str | Path, *, suffixes: tuple[str, ...], overwrit
     path = Path(output)
     if path.suffix not in suffixes:
         raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"--output {path}: is a folder; name a file in it.")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise InputError(f"--output {path}: is there already; give --overwrite.")
     _check_folder(path.parent, path)
 

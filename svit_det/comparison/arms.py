@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def arm_of(entry: str, recipe: Recipe) -> Arm:
             path = Path(find_config(entry)).resolve()
         except InputError as error:
             raise InputError(f"--policies {error}") from error
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"--policies {entry}: no such file.")
         return Arm(path.stem, path, (), load_config(str(path)).MODEL.TOKEN_POLICY.NAME)
     POLICY_REGISTRY.named(entry, "--policies")

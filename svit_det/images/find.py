@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -54,13 +55,14 @@ def images_at(given: str | Path) -> list[Path]:
     """The given file, or the image files of the given folder; refuses as `find_images` does."""
     refuse_url(given)
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = images_in(path)
         if not files:
             raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
         return files
-    if not path.is_file():
-        raise InputError(f"{path}: no such image or folder.")
+    if not os.path.isfile(path):
+        there = "a pipe or a device, not an image file" if os.path.exists(path) else None
+        raise InputError(f"{path}: {there or 'no such image or folder'}.")
     return [path]
 
 
