@@ -11,7 +11,6 @@ written. --int8 quantises the ONNX file, --bf16 has OpenVINO compute its file in
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -31,6 +30,8 @@ from svit_det.cli.output import check_output
 from svit_det.config.declared import node_of
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.config_file import config_in
+from svit_det.detection.trained import class_names_of
 from svit_det.errors import InputError
 from svit_det.export.build import (
     PARTS,
@@ -49,6 +50,7 @@ from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
+from svit_det.weights.model_size import in_proportion
 
 
 def fixed_count_options(policy: str) -> list[str]:
@@ -114,7 +116,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         image_format=cfg.INPUT.FORMAT,
         sides=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         bf16=args.bf16,
-        said={"train_sets": list(cfg.DATASETS.TRAIN), "classes": classes_of(cfg), **said},
+        said={
+            "train_sets": list(cfg.DATASETS.TRAIN),
+            "classes": class_names_of(cfg, said) or [],
+        },
     )
     check_budget(args.budget, model, wanted)
     check_wanted(wanted, find_token_net(model), model.backbone.size_divisibility)
@@ -136,24 +141,26 @@ def what_it_says(weights: str) -> dict[str, Any]:
 
 def config_of(args: argparse.Namespace, said: Mapping[str, Any]) -> CfgNode:
     """The yaml's config, or the checkpoint's own, under --budget and the overrides, on the CPU."""
-    if args.config_file is None and "config" not in said:
+    if args.config_file is None and not isinstance(said.get("config"), str):
         raise InputError(f"--weights {args.weights}: carries no config; give --config-file.")
-    with tempfile.TemporaryDirectory() as folder:
-        path = args.config_file
-        if path is None:
-            path = str(Path(folder) / "config_of_the_checkpoint.yaml")
-            Path(path).write_text(said["config"])
-        options = ["MODEL.DEVICE", "cpu"]
-        if args.budget is not None:
-            policy = load_config(path, [*options, *args.opts]).MODEL.TOKEN_POLICY.NAME
-            options += ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget)]
-            options += fixed_count_options(policy)
-        return load_config(path, [*options, *args.opts])
+
+    def load(options: Sequence[str]) -> CfgNode:
+        if args.config_file is not None:
+            return load_config(args.config_file, options)
+        return config_in(said["config"], options, source=f"the config in {args.weights}")
+
+    options = ["MODEL.DEVICE", "cpu"]
+    if args.budget is not None:
+        policy = load([*options, *args.opts]).MODEL.TOKEN_POLICY.NAME
+        options += ["MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget)]
+        options += fixed_count_options(policy)
+    return load([*options, *args.opts])
 
 
 def load_model(cfg: CfgNode, weights: str, *, allow_untrained: bool = False) -> nn.Module:
     """The trained model, for inference. Raises InputError where a part of it has no weights."""
-    model = build_model(cfg).eval()
+    with in_proportion(weights):
+        model = build_model(cfg).eval()
     TokenCheckpointer(model, refuse_untrained=not allow_untrained).load(weights)
     return model
 
@@ -165,16 +172,6 @@ def size_of(args: argparse.Namespace, cfg: CfgNode, model: nn.Module) -> tuple[i
     divisor = model.backbone.size_divisibility
     side = max(-(-cfg.INPUT.MIN_SIZE_TEST // divisor), 1) * divisor
     return side, side
-
-
-def classes_of(cfg: CfgNode) -> list[str]:
-    """Class names from the json of the first training set; empty where the file is missing."""
-    files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
-    path = Path(files.get(cfg.DATASETS.TRAIN[0], "")) if cfg.DATASETS.TRAIN else Path()
-    if not path.is_file():
-        return []
-    categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
-    return [str(each["name"]) for each in sorted(categories, key=lambda each: each["id"])]
 
 
 def check_budget(budget: float | None, model: nn.Module, wanted: Wanted) -> None:

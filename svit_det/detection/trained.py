@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from svit_det.detection.config_file import load_config
-from svit_det.errors import InputError
+from svit_det.annotations import read_json
+from svit_det.detection.config_file import config_in, load_config
+from svit_det.detection.datasets import num_classes
+from svit_det.errors import InputError, is_text
 from svit_det.shipped import existing_weights
 from svit_det.weights.files import read_description
 
@@ -74,14 +74,7 @@ def _config_of(
         )
     if "MODEL.DEVICE" not in options[::2]:  # the file has the device of the training's machine
         options = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *options]
-    with tempfile.TemporaryDirectory() as folder:
-        copied = Path(folder) / "config.yaml"
-        copied.write_text(text, encoding="utf-8")
-        try:
-            return load_config(str(copied), options)
-        except InputError as error:
-            sentence = str(error).replace(str(copied), f"the config in {path}")
-            raise InputError(sentence) from error
+    return config_in(text, options, source=f"the config in {path}")
 
 
 def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[str] | None:
@@ -90,24 +83,39 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
     The names are those of the first set that is named in COCO_FORMAT and exists here, or that is
     registered with names; test sets come first. None: unknown.
     """
+    count = num_classes(cfg.MODEL)
     known = (said or {}).get("classes")
-    if isinstance(known, list) and known:
-        return [str(name) for name in known]
+    if known:
+        return _names_said(known, count, cfg.MODEL.WEIGHTS)
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = _of_json(Path(files[name])) if name in files else None
         # `get` alone would make an entry for a name that is not registered.
         if not names and name in MetadataCatalog.list():
             names = MetadataCatalog.get(name).get("thing_classes")
-        if names:
+        if names and len(names) == count:
             return [str(each) for each in names]
     return None
+
+
+def _names_said(known: Any, count: int, weights: str) -> list[str]:
+    """The names that the file `weights` holds. Raises InputError unless each class has one."""
+    if not isinstance(known, (list, tuple)) or not all(isinstance(each, str) for each in known):
+        raise InputError(f"{weights}: holds no list of names under 'classes' in its description.")
+    if not all(map(is_text, known)):
+        raise InputError(f"{weights}: a name under 'classes' holds half a character.")
+    if len(known) != count:
+        raise InputError(
+            f"{weights}: names {len(known)} classes in its description, where its config has "
+            f"{count}; the file is damaged or was put together from two."
+        )
+    return list(known)
 
 
 def _of_json(path: Path) -> list[str]:
     """The category names in the order of their ids, as in detectron2; empty if there are none."""
     try:
-        categories = json.loads(path.read_bytes())["categories"]
+        categories = read_json(str(path))["categories"]
         return [str(each["name"]) for each in sorted(categories, key=lambda each: each["id"])]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return []
