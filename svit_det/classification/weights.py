@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from svit_det import __version__
 from svit_det.classification.model import TokenClassifier
-from svit_det.errors import InputError
+from svit_det.errors import InputError, refuse_url
 from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import check_finite, not_finite, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint, write_weights
@@ -37,11 +38,12 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
     out. Raises InputError that names the file and the weight that does not fit, is not finite, or
     is of another kind.
     """
-    if not Path(path).is_file():
+    refuse_url(path, name="MODEL.WEIGHTS")
+    if not os.path.isfile(path):
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()
-    check_finite(given, source=path)
+    check_finite(given, source=path, model=ours)
     check_kinds(ours, given, source=path)
     fresh = _fresh(model, given, ours, path, for_training=for_training)
     left = [name for name in given if name not in ours and name.startswith(POLICY)]
@@ -111,7 +113,7 @@ _ENDS = ("weight", "bias")
 def load_whole(model: TokenClassifier, given: Mapping[str, Tensor], *, source: str) -> None:
     """Load weights that must be the model's own, all of them. Raises InputError."""
     ours = model.state_dict()
-    check_finite(given, source=source)
+    check_finite(given, source=source, model=ours)
     check_kinds(ours, given, source=source)
     _check(given, ours, source)
     model.load_state_dict(dict(given))

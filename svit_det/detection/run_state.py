@@ -11,8 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventStorage
 
+from svit_det.detection.resumed import state_problem
 from svit_det.detection.run_files import WINDOW, MetricsWriter
 from svit_det.errors import InputError
+from svit_det.settings import shown
 from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.training.randomness import seed_all
 
@@ -42,28 +44,48 @@ def order_of(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def check_resume(cfg: CfgNode, path: str, checkpoint: Mapping[str, Any]) -> None:
+def check_resume(trainer: Any, path: str, checkpoint: Mapping[str, Any]) -> None:
     """Refuse to go on with a checkpoint of another run, or with numbers that are not finite.
 
-    Raises InputError that names the file and the difference.
+    `trainer` is the TokenTrainer of the run that goes on. Raises InputError that names the file and
+    the difference.
     """
-    trainer = checkpoint["trainer"]
-    before = trainer.get("hooks", {}).get("RunState", {})
+    cfg, state = trainer.cfg, checkpoint.get("trainer")
+    before = _run_state(state)
     for key, now in identity(cfg).items():
-        if key in before.get("identity", {}) and before["identity"][key] != now:
+        old = before.get("identity", {}).get(key, now)
+        if old != now:
             raise InputError(
-                f"{path}: a run with {key} {before['identity'][key]} cannot go on with {now}; set "
+                f"{path}: a run with {key} {_brief(old)} cannot go on with {_brief(now)}; set "
                 "it back, or begin anew with this file as MODEL.WEIGHTS and without --resume."
             )
-    bad = not_finite(optimizer_tensors(trainer.get("_trainer", {}).get("optimizer", {})))
+    problem = state_problem(state, trainer._trainer.optimizer, trainer.scheduler)
+    if problem:
+        raise InputError(
+            f"{path}: {problem}; go on with the settings of that run, write the name of an earlier "
+            "checkpoint into last_checkpoint, or begin anew without --resume."
+        )
+    bad = not_finite(optimizer_tensors(state["_trainer"]["optimizer"]))
     if bad:
         raise InputError(
             f"{path}: its optimiser holds numbers that are not finite ({some_of(bad)}); write the "
             "name of an earlier checkpoint into last_checkpoint, or begin anew."
         )
     for key, now in order_of(cfg).items():
-        if key in before.get("order", {}) and before["order"][key] != now:
+        if before.get("order", {}).get(key, now) != now:
             logger.warning("%s is not that of %s: the images come in another order.", key, path)
+
+
+def _brief(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= 60 else shown(value)
+
+
+def _run_state(state: Any) -> Mapping[str, Any]:
+    """What `RunState` has written; empty where its form is wrong, which `state_problem` names."""
+    for key in ("hooks", "RunState"):
+        state = state.get(key, {}) if isinstance(state, Mapping) else {}
+    parts = [state.get(key, {}) for key in ("identity", "order")] if state else []
+    return state if all(isinstance(part, Mapping) for part in parts) else {}
 
 
 class RunState(HookBase):

@@ -33,7 +33,7 @@ from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
 from svit_det.shipped import existing_weights
 from svit_det.training.distillation import dense_teacher
-from svit_det.training.finite import not_finite, some_of
+from svit_det.training.finite import check_finite
 from svit_det.training.freezing import Freezing
 from svit_det.training.groups import name_of, named_from
 from svit_det.vit import TokenNet, find_token_net
@@ -60,7 +60,7 @@ class TokenTrainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             describe=partial(describe_run, cfg),
             fresh_classes=True,
-            check_resume=partial(check_resume, cfg),
+            check_resume=partial(check_resume, weakref.proxy(self)),
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -211,11 +211,7 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
         for key, value in given.items()
         if key.startswith(f"{name}.") and ".policy." not in key
     }
-    bad = not_finite(inside)
-    if bad:
-        raise InputError(
-            f"MODEL.WEIGHTS {weights}: holds numbers that are not finite in {some_of(bad)}."
-        )
+    check_finite(inside, source=f"MODEL.WEIGHTS {weights}", model=teacher.state_dict())
     if "trunk.cls_token" not in inside:
         teacher.trunk.register_parameter("cls_token", None)  # the dense model had no class token
     try:
