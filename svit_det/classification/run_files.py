@@ -7,7 +7,7 @@ from typing import Any
 
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
-from svit_det.training.run_folder import refuse_held, remove_all_but
+from svit_det.training.run_folder import refuse_held, refuse_odd, remove_all_but
 
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
@@ -25,6 +25,7 @@ def check_folder(cfg: Any, *, begins: bool) -> None:
         try_writing(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    refuse_odd(folder, (LAST, FINAL, "results.json", "config.yaml", "log.txt"))
     if begins:
         refuse_held(folder, [name for name in (LAST, FINAL) if (folder / name).exists()])
 

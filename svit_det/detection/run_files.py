@@ -25,10 +25,20 @@ from detectron2.utils.logger import setup_logger
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
 from svit_det.results import finite
-from svit_det.training.run_folder import refuse_held, remove_all_but
+from svit_det.training.run_folder import refuse_held, refuse_odd, remove_all_but
 
 LAST = "last_checkpoint"
 RESULTS = "results.json"
+WRITTEN = (
+    LAST,
+    "metrics.json",
+    RESULTS,
+    "token_usage.json",
+    "config.yaml",
+    "log.txt",
+    "model_final.pth",
+)
+"""Files that a run reads, adds to or replaces."""
 OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", "model_*.pth")
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
@@ -50,6 +60,7 @@ def check_folder(folder: str, *, resume: bool, overwrite: bool, evaluates: bool 
         try_writing(place)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
+    refuse_odd(folder, WRITTEN)
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
@@ -120,7 +131,8 @@ def _step_of(line: bytes) -> float:
     """The step of a line; infinite for an unfinished line."""
     try:
         return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+    # An infinite step, or a line of nested lists, is no line of ours either.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

@@ -18,6 +18,20 @@ def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
         )
 
 
+def refuse_odd(folder: str | Path, names: Iterable[str]) -> None:
+    """Refuse a folder, pipe or device where a run has a file of this name. Raises InputError.
+
+    Opening a pipe would wait for ever.
+    """
+    for name in names:
+        path = Path(folder) / name
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise InputError(
+                f"OUTPUT_DIR {folder}: {name} is no file, where the run has one; remove it, or "
+                "name another folder."
+            )
+
+
 def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
     """Remove the files, in their order, less the weights with which the new training begins."""
     kept = os.path.realpath(weights)
