@@ -34,7 +34,9 @@ def read_json(path: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not a json file ({error}).") from error
     except ValueError as error:  # Python's own words advise to let such numbers pass
-        raise InputError(f"{path}: holds a number of thousands of digits.") from error
+        raise InputError(
+            f"{path}: not a json file that can be used (a number of thousands of digits)."
+        ) from error
 
 
 def _read_text(path: str) -> str:

@@ -84,7 +84,9 @@ def _run_state(state: Any) -> Mapping[str, Any]:
     """What `RunState` has written; empty where its form is wrong, which `state_problem` names."""
     for key in ("hooks", "RunState"):
         state = state.get(key, {}) if isinstance(state, Mapping) else {}
-    parts = [state.get(key, {}) for key in ("identity", "order")] if state else []
+    if not isinstance(state, Mapping):
+        return {}
+    parts = [state.get(key, {}) for key in ("identity", "order")]
     return state if all(isinstance(part, Mapping) for part in parts) else {}
 
 
