@@ -169,7 +169,7 @@ class AnnotationCheck:
             odd = polygons_oddity(mask)
         if odd is not None:
             self.findings.note("annotations", place, entry, odd)
-        if type(mask) is dict and type(mask["counts"]) is str:
+        if type(mask) is dict and type(mask.get("counts")) is str:
             self._texts.append((place, entry))
         if not entry.get("iscrowd") and entry["bbox"][2] > 0 and entry["bbox"][3] > 0:
             self.trainable += 1

@@ -378,3 +378,11 @@ def test_no_runs_at_all():
 def test_names_of_offenders_are_short(judge, content):
     content["annotations"][0]["id"] = "x" * 1000
     assert len(judge(copy.deepcopy(content)).problems()) < 300
+
+
+@pytest.mark.parametrize("nothing", [{}, [], "", None])
+def test_an_empty_mask_is_none_where_none_is_needed(content, tmp_path, nothing):
+    content["annotations"][0]["segmentation"] = nothing
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    demands = Demands(trained=False, evaluated=False, masks=False, num_classes=None)
+    assert examine(str(tmp_path / "set.json"), None, demands).is_whole
