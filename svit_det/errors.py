@@ -52,6 +52,11 @@ def is_url(given: object) -> bool:
     return "://" in str(given) or bool(one_slash)
 
 
+def is_text(text: str) -> bool:
+    """Whether the text can be written: json and pickles may hold halves of characters."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
+
+
 def says_no_memory(error: BaseException) -> bool:
     """Whether the error is about memory."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)

@@ -62,8 +62,8 @@ def existing_weights(weights: str, *, name: str = "--weights") -> str:
     refuse_url(weights, name=name)
     path = find_weights(weights)
     if not os.path.isfile(path):
-        what = "a folder, not a file" if os.path.isdir(path) else "no such file"
-        raise InputError(f"{name} {weights}: {what}.")
+        there = "a folder, a pipe or a device, not a file" if os.path.exists(path) else None
+        raise InputError(f"{name} {weights}: {there or 'no such file'}.")
     return path
 
 

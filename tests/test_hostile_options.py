@@ -84,11 +84,12 @@ def test_refused_before_the_work(name, words, said, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["last.pth", "model_final.pth", "results.json"])
 def test_a_folder_where_a_training_writes_a_file(name, tmp_path, capsys):
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=f"{name} in it is no file; remove it, or name another"):
+    said = f"{name} is no file, where the run has one"
+    with pytest.raises(InputError, match=f"{said}; remove it, or name another"):
         refuse_no_files(tmp_path, [name])
     words = ["--config-file", "imagenet/svit_s", "--overwrite", "OUTPUT_DIR", str(tmp_path)]
     assert main(["classify", *words]) == 1
-    assert f"{name} in it is no file" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["final", "a_link"])

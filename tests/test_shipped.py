@@ -7,6 +7,7 @@ import pytest
 from svit_det.errors import InputError
 from svit_det.shipped import (
     config_names,
+    existing_weights,
     find_config,
     find_weights,
     get_config_file,
@@ -73,3 +74,24 @@ def test_a_folder_named_like_a_yaml_is_left_to_its_reader(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "svit_tt.yaml").mkdir()
     assert find_config("svit_tt.yaml") == "svit_tt.yaml"
+
+
+LONG = ["x" * 300, "x" * 300 + ".pth", "x" * 300 + ".yaml", "x/" * 3000 + "a.yaml"]
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("find", [existing_weights, find_weights, find_config])
+def test_a_name_that_no_file_can_have(name, find):
+    """It is refused like any missing file, or left to its reader."""
+    try:
+        assert find(name) == name
+    except InputError as refusal:
+        assert "\n" not in str(refusal)
+
+
+def test_what_is_no_file_is_called_so(tmp_path):
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(InputError, match="a folder, a pipe or a device, not a file"):
+            existing_weights(str(path))
+    with pytest.raises(InputError, match="no such file"):
+        existing_weights(str(tmp_path / "none.pth"))

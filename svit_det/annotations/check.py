@@ -10,7 +10,7 @@ from svit_det.annotations.entries import AnnotationCheck, check_images, is_id
 from svit_det.annotations.files import check_files
 from svit_det.annotations.findings import Findings, name_of
 from svit_det.annotations.json_file import read_json
-from svit_det.errors import InputError
+from svit_det.errors import InputError, is_text
 
 LISTS = ("images", "annotations", "categories")
 
@@ -110,6 +110,8 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
             raise InputError(f"{where} has no 'id' that is a whole number.")
         if type(entry.get("name")) is not str or not entry["name"].strip():
             raise InputError(f"{where} has no 'name'.")
+        if not is_text(entry["name"]):
+            raise InputError(f"{where} has a 'name' with half a character in it; write it anew.")
         if entry["id"] in ids:
             raise InputError(f"{where} is there twice; each category has an 'id' of its own.")
         if entry["name"] in names:

@@ -169,7 +169,7 @@ class AnnotationCheck:
             odd = polygons_oddity(mask)
         if odd is not None:
             self.findings.note("annotations", place, entry, odd)
-        if type(mask) is dict and type(mask["counts"]) is str:
+        if type(mask) is dict and type(mask.get("counts")) is str:
             self._texts.append((place, entry))
         if not entry.get("iscrowd") and entry["bbox"][2] > 0 and entry["bbox"][3] > 0:
             self.trainable += 1
@@ -197,4 +197,7 @@ def _value_problem(entry: dict[str, Any]) -> str | None:
     points = entry.get("keypoints")
     if points and (type(points) is not list or not {int, float}.issuperset(map(type, points))):
         return "with 'keypoints' that are not a list of numbers"
+    # The comparison is False for nan.
+    if points and not all(-1e15 < point < 1e15 for point in points):
+        return "with nan, infinity or an absurd number in 'keypoints'"
     return None

@@ -32,14 +32,18 @@ def read_json(path: str) -> Any:
         ) from None
     except RecursionError:
         raise InputError(f"{path}: is nested too deeply to be a COCO file.") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{path}: not a json file ({error}).") from error
+    except ValueError as error:  # Python's own words advise to let such numbers pass
+        raise InputError(
+            f"{path}: not a json file that can be used (a number of thousands of digits)."
+        ) from error
 
 
 def _read_text(path: str) -> str:
+    if not os.path.isfile(path) and os.path.exists(path):
+        raise InputError(f"{path}: a folder or a device, not a json file; name the file.")
     try:
-        if not Path(path).is_file() and Path(path).exists():
-            raise InputError(f"{path}: a folder or a device, not a json file; name the file.")
         content = Path(path).read_bytes()
     except OSError as error:
         hint = "" if os.environ.get("DETECTRON2_DATASETS") else "; $DETECTRON2_DATASETS is not set"

@@ -35,7 +35,7 @@ def read_split(root: str | Path, split: str, *, num_classes: int) -> LabelledIma
         raise InputError(f"DATA.ROOT {root}: no folder {split} in it with a folder by class.")
     # scandir tells files from folders without one disk access for each of a million files.
     with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir())
+        classes = sorted(entry.name for entry in entries if _is_folder(entry))
     if not classes:
         raise InputError(f"{folder}: no class folders in it; sort the images into one by class.")
     if len(classes) == 1:
@@ -56,6 +56,13 @@ def read_split(root: str | Path, split: str, *, num_classes: int) -> LabelledIma
             raise InputError(f"{folder / name}: no images in this class folder.")
         files += [(path, label) for path in found]
     return LabelledImages(folder, tuple(classes), tuple(files))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
 
 
 def check_same_classes(train: LabelledImages, val: LabelledImages) -> None:

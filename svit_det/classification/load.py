@@ -13,6 +13,7 @@ from svit_det.config.reading import keys_of, merge_options, merge_values, naming
 from svit_det.config.yaml_file import parse_yaml
 from svit_det.errors import InputError
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
+from svit_det.weights.model_size import in_proportion
 
 
 def read_trained(path: str, options: Sequence[str] = ()) -> tuple[Any, TokenClassifier]:
@@ -28,7 +29,8 @@ def read_trained(path: str, options: Sequence[str] = ()) -> tuple[Any, TokenClas
             "train_classifier.py."
         )
     cfg = config_in(said["config"], options, source=f"the config in {path}")
-    model = build_classifier(cfg)
+    with in_proportion(path):
+        model = build_classifier(cfg)
     load_weights(model, path, for_training=False)
     return cfg, model.to(cfg.MODEL.DEVICE).eval()
 

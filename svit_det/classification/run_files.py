@@ -17,7 +17,7 @@ from svit_det.training.run_folder import (
 
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
-WRITTEN = ("config.yaml", "results.json")
+WRITTEN = ("config.yaml", "results.json", "log.txt")
 """What a run writes besides."""
 
 

@@ -56,7 +56,7 @@ def read_state(path: Path) -> dict[str, Any]:
     except InputError as error:
         reason = error.message.removeprefix(f"{printable(path)}: ").partition(";")[0].rstrip(".")
         raise _refusal(path, reason) from error
-    missing = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
+    missing = [name for name, kind in PARTS.items() if type(state.get(name)) is not kind]
     averaged = state.get("ema")
     if averaged is not None and not (isinstance(averaged, dict) and is_weights(averaged)):
         missing.append("averaged weights")

@@ -41,7 +41,9 @@ from svit_det.classification.weights import (
     save_weights,
 )
 from svit_det.errors import InputError
+from svit_det.settings import shown
 from svit_det.training.freezing import Freezing
+from svit_det.training.optimizer_state import optimizer_problem
 
 logger = logging.getLogger(__name__)
 
@@ -226,12 +228,15 @@ class Trainer:
         load_whole(self.net, state["model"], source=str(path))
         if self.ema is not None:
             load_whole(self.ema.module, state.get("ema", {}), source=f"{path}, averaged weights")
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = optimizer_problem(state["optimizer"], self.optimizer)
+        if problem:
+            raise InputError(f"{path}: {problem}; {ANEW}.")
+        if not 0 <= state["epoch"] <= self.cfg.SOLVER.EPOCHS:
             raise InputError(
-                f"{path}: its optimiser's state is of other parameters; {ANEW}."
-            ) from error
+                f"{path}: stands after epoch {shown(state['epoch'])}, where there are "
+                f"{self.cfg.SOLVER.EPOCHS}; {ANEW}."
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty where it was written without loss scaling
             self.step.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]

@@ -43,7 +43,7 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
         raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()
-    check_finite(given, source=path)
+    check_finite(given, source=path, model=ours)
     check_kinds(ours, given, source=path)
     fresh = _fresh(model, given, ours, path, for_training=for_training)
     left = [name for name in given if name not in ours and name.startswith(POLICY)]
@@ -113,7 +113,7 @@ _ENDS = ("weight", "bias")
 def load_whole(model: TokenClassifier, given: Mapping[str, Tensor], *, source: str) -> None:
     """Load weights that must be the model's own, all of them. Raises InputError."""
     ours = model.state_dict()
-    check_finite(given, source=source)
+    check_finite(given, source=source, model=ours)
     check_kinds(ours, given, source=source)
     _check(given, ours, source)
     model.load_state_dict(dict(given))

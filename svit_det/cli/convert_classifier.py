@@ -10,6 +10,7 @@ from svit_det.classification.config import load_config
 from svit_det.classification.weights import load_weights
 from svit_det.errors import InputError
 from svit_det.shipped import find_config
+from svit_det.training.finite import check_finite
 from svit_det.weights.classifiers import CLASSIFIERS, from_released, to_released
 from svit_det.weights.files import read_checkpoint, write_weights
 
@@ -31,6 +32,7 @@ def convert_classifier(args: argparse.Namespace) -> str:
     else:
         given = read_checkpoint(args.weights)["model"]
         converted = from_released(args.kind, given, model, source=args.weights)
+        check_finite(converted, source=args.weights, model=model.state_dict())
     write_weights(converted, Path(args.output))
     total = sum(value.numel() for value in converted.values())
     return f"{len(converted)} weights, {total:,} numbers: {args.output}"

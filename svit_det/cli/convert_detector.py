@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 
 from svit_det.detection import load_config
 from svit_det.errors import InputError
+from svit_det.training.finite import check_finite
 from svit_det.vit import find_token_net
 from svit_det.weights.convert import convert_weights
 from svit_det.weights.files import read_checkpoint, write_weights
@@ -36,6 +37,7 @@ def convert_detector(args: argparse.Namespace, output: Path) -> dict[str, Any]:
         source=args.weights,
         target="the model of --config-file",
     )
+    check_finite(converted, source=args.weights, model=net.state_dict())
     write_weights({f"{prefix}.{name}": value for name, value in converted.items()}, output)
     total = sum(value.numel() for value in converted.values())
     print(f"{len(converted)} weights, {total:,} numbers of {prefix}: {output}")

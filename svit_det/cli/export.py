@@ -30,8 +30,8 @@ from svit_det.cli.output import check_output, files_read
 from svit_det.config.declared import node_of
 from svit_det.config.policy import unused_keys
 from svit_det.detection.checkpoint import TokenCheckpointer
-from svit_det.detection.trained import class_names_of, read_trained
-from svit_det.errors import InputError
+from svit_det.detection.trained import Trained, read_trained
+from svit_det.errors import InputError, is_text
 from svit_det.export.build import (
     PARTS,
     Exported,
@@ -48,7 +48,7 @@ from svit_det.files import scratch_folder, write_all_whole
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import existing_weights
 from svit_det.vit import find_token_net
-from svit_det.weights.files import DESCRIPTION, read_checkpoint
+from svit_det.weights.model_size import in_proportion
 
 
 def fixed_count_options(policy: str) -> list[str]:
@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output(args.output, names, overwrite=args.overwrite, inputs=files_read(args))
     check_precisions(args, formats)
     check_runtimes(formats)
-    said = what_it_says(args.weights)
-    cfg = config_of(args)
+    trained = trained_of(args)
+    cfg = trained.cfg
     model = load_model(cfg, args.weights, allow_untrained=args.allow_untrained)
     size = size_of(args, cfg, model)
     wanted = Wanted(
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         image_format=cfg.INPUT.FORMAT,
         sides=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         bf16=args.bf16,
-        said={"train_sets": list(cfg.DATASETS.TRAIN), "classes": class_names_of(cfg) or [], **said},
+        said={"train_sets": train_sets_of(trained), "classes": trained.class_names or []},
     )
     check_wanted(wanted, find_token_net(model), model.backbone.size_divisibility)
     check_budget(args.budget, model, wanted)
@@ -131,31 +131,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"output": str(args.output), "files": list(wanted.files()), "about": exported.metadata}
 
 
-def what_it_says(weights: str) -> dict[str, Any]:
-    """The description that the checkpoint carries; empty where it carries none."""
-    said: dict[str, Any] = read_checkpoint(weights).get(DESCRIPTION, {})
-    return said
+def trained_of(args: argparse.Namespace) -> Trained:
+    """The weights, and the yaml's config or their own under --budget and overrides, on the CPU."""
 
-
-def config_of(args: argparse.Namespace) -> CfgNode:
-    """The yaml's config, or the checkpoint's own, under --budget and the overrides, on the CPU."""
-
-    def read(*options: str) -> CfgNode:
+    def read(*options: str) -> Trained:
         named = ["MODEL.DEVICE", "cpu", *options, *args.opts]
-        return read_trained(args.weights, named, config_file=args.config_file).cfg
+        return read_trained(args.weights, named, config_file=args.config_file)
 
     if args.budget is None:
         return read()
-    policy = read().MODEL.TOKEN_POLICY.NAME
+    policy = read().cfg.MODEL.TOKEN_POLICY.NAME
     if "TEST_KEEP_RATIO" in unused_keys(policy):
         raise InputError(f"--budget {args.budget}: {policy} has no budget to set.")
     budget = ("MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget))
     return read(*budget, *fixed_count_options(policy))
 
 
+def train_sets_of(trained: Trained) -> list[str]:
+    """The sets that the weights were trained on, by their file, else by the config."""
+    said = trained.said.get("train_sets")
+    if isinstance(said, list) and all(isinstance(each, str) and is_text(each) for each in said):
+        return said
+    return list(trained.cfg.DATASETS.TRAIN)
+
+
 def load_model(cfg: CfgNode, weights: str, *, allow_untrained: bool = False) -> nn.Module:
     """The trained model, for inference. Raises InputError where a part of it has no weights."""
-    model = build_model(cfg).eval()
+    with in_proportion(weights):
+        model = build_model(cfg).eval()
     TokenCheckpointer(model, refuse_untrained=not allow_untrained).load(weights)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def training_folder(cfg: CfgNode) -> str:
     """The folder with the pictures of the first training set. Raises InputError for none."""
     folders = {name: folder for name, _, folder in cfg.DATASETS.COCO_FORMAT}
     name = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "none"
-    if not Path(folders.get(name, "")).is_dir() or name not in folders:
+    if not os.path.isdir(folders.get(name, "")) or name not in folders:
         raise InputError(
             f"--int8: the pictures of the training set ({name}) are not here; give --calibration "
             "FOLDER."

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def say_epochs(cfg: CfgNode) -> None:
 def check_parent(weights: str, *, training: bool) -> None:
     """Refuse missing weights and addresses, before a model is built and pictures are read."""
     refuse_url(weights, name="MODEL.WEIGHTS")
-    if not weights or Path(find_weights(weights)).is_file():
+    if not weights or os.path.isfile(find_weights(weights)):
         return
     ways = "train them first with the config that writes there, or name others: MODEL.WEIGHTS FILE"
     if training:

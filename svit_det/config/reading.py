@@ -54,9 +54,21 @@ def merge_file(
     `sources` gets for each key the place where it was set. Raises InputError for a file that cannot
     be read, an unknown key (naming the nearest one), and a value of the wrong type.
     """
-    every, sources = set(keys_of(cfg)), {} if sources is None else sources
-    loaded = read_yaml(path, sources)
-    merge_values(cfg, loaded, source=path)
+    sources = {} if sources is None else sources
+    return merge_read(cfg, read_yaml(path, sources), options, sources, source=path)
+
+
+def merge_read(
+    cfg: CfgNode,
+    loaded: Mapping[str, Any],
+    options: Sequence[str],
+    sources: dict[str, str],
+    *,
+    source: str,
+) -> set[str]:
+    """As `merge_file`, for values that were read already; `source` names their file."""
+    every = set(keys_of(cfg))
+    merge_values(cfg, loaded, source=source)
     merge_options(cfg, options)
     sources |= dict.fromkeys(options[::2], "On the command line")
     return _named(loaded, every) | set(options[::2])
@@ -100,7 +112,7 @@ def check_device(name: str, *, key: str = "MODEL.DEVICE") -> None:
         )
 
 
-def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def keys_of(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The full names of all nodes and keys."""
     for name, value in node.items():
         yield prefix + name
@@ -108,7 +120,7 @@ def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from keys_of(value, f"{prefix}{name}.")
 
 
-def _named(loaded: dict[str, Any], every: set[str]) -> set[str]:
+def _named(loaded: Mapping[str, Any], every: set[str]) -> set[str]:
     """The keys that a yaml sets.
 
     The config.yaml that a run writes names every existing key, set or not. Of such a file no key

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from svit_det.weights.match import (
 )
 
 logger = logging.getLogger(__name__)
+
+LONGEST_NAME = 255
+"""Most characters of a file's name."""
 
 
 class TokenCheckpointer(DetectionCheckpointer):
@@ -107,23 +112,24 @@ class TokenCheckpointer(DetectionCheckpointer):
         detectron2 would begin a new training without a word if it cannot read `last_checkpoint`.
         """
         tag = Path(self.save_dir) / "last_checkpoint"
+        what = "write the name of a checkpoint of that folder into it"
         try:
-            name = tag.read_bytes().decode().strip()
-            path = Path(self.save_dir) / name
-            is_file = path.is_file()
+            if not stat.S_ISREG(os.stat(tag).st_mode):
+                raise InputError(f"{tag}: a folder, a pipe or a device; remove it.")
+            with tag.open("rb") as file:
+                name = file.read(LONGEST_NAME + 1).decode().strip()
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
             said = error.strerror if isinstance(error, OSError) else "it holds no name of a file"
-            raise InputError(
-                f"{tag}: cannot be read ({said}); write the name of a checkpoint of that folder "
-                "into it, or remove it."
-            ) from error
-        if not is_file:
-            raise InputError(
-                f"{tag}: names {path}, which is no file; write the name of a checkpoint of that "
-                "folder into it."
-            )
+            raise InputError(f"{tag}: cannot be read ({said}); {what}, or remove it.") from error
+        path = Path(self.save_dir) / name
+        if len(name) > LONGEST_NAME or name != path.name:
+            raise InputError(f"{tag}: names no file of its folder; {what}.")
+        if not os.path.isfile(path):
+            raise InputError(f"{tag}: names {path}, which is no file; {what}.")
         return str(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
@@ -149,8 +155,8 @@ class TokenCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights = checkpoint["model"]
-        check_finite(weights, source=self._path)
-        if self._check_resume is not None and "trainer" in checkpoint and "trainer" in self._states:
+        check_finite(weights, source=self._path, model=self.model.state_dict())
+        if self._check_resume is not None and "trainer" in self._states:
             self._check_resume(self._path, checkpoint)
         shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
         given = {name: tuple(value.shape) for name, value in weights.items()}

@@ -11,7 +11,15 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 
 from svit_det.config.policy import token_policy_config
-from svit_det.config.reading import check_device, merge_file, naming_the_source, refuse_unused
+from svit_det.config.reading import (
+    check_device,
+    keys_of,
+    merge_file,
+    merge_read,
+    naming_the_source,
+    refuse_unused,
+)
+from svit_det.config.yaml_file import parse_yaml
 from svit_det.detection.config import add_svit_config, check_values
 from svit_det.detection.names import check_agreement, check_names
 from svit_det.detection.parts import check_parts
@@ -41,6 +49,22 @@ def load_config(path: str, options: Sequence[str] = ()) -> CfgNode:
     cfg = default_config()
     sources: dict[str, str] = {}
     named = merge_file(cfg, find_config(path), options, sources)
+    return _checked(cfg, named, sources)
+
+
+def config_in(text: str, options: Sequence[str] = (), *, source: str) -> CfgNode:
+    """As `load_config`, for a config that stands as text in another file, which `source` names.
+
+    Such a config has no bases: a file of weights names no other file to read.
+    """
+    cfg = default_config()
+    values = parse_yaml(text, source=source)
+    sources = dict.fromkeys(keys_of(values), source)
+    named = merge_read(cfg, values, options, sources, source=source)
+    return _checked(cfg, named, sources)
+
+
+def _checked(cfg: CfgNode, named: set[str], sources: dict[str, str]) -> CfgNode:
     with naming_the_source(sources):
         check_config(cfg)
         refuse_unused(cfg.MODEL.TOKEN_POLICY.NAME, named)

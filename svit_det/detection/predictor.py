@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from svit_det.config.reading import merge_options
 from svit_det.detection.checkpoint import TokenCheckpointer
+from svit_det.detection.config_file import check_config
 from svit_det.detection.data import build_augmentations
 from svit_det.detection.prediction import Prediction
 from svit_det.detection.trained import category_ids_of, class_names_of, read_trained
 from svit_det.errors import InputError, says_no_memory
 from svit_det.images import Picture, pictures_of
+from svit_det.settings import shown
 from svit_det.vit import find_token_net, record_passes
 from svit_det.weights.files import read_description
+from svit_det.weights.model_size import in_proportion
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,19 @@ class Predictor:
         allow_untrained: bool = False,
         follow: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size: {batch_size} is less than one picture.")
+        if type(batch_size) is not int or batch_size < 1:
+            raise InputError(f"batch_size: {shown(batch_size)} is no number of pictures from 1 up.")
+        if isinstance(options, str) or not isinstance(options, Sequence):
+            raise InputError("options: not a list of KEY, VALUE, ... for the config.")
+        _check_path(weights, "weights", "a file of weights")
+        if not isinstance(cfg, CfgNode):
+            _check_path(cfg, "cfg", "a config, or the path of a yaml")
         self.cfg, self.class_names, self.category_ids = _trained(weights, cfg, options)
         if not self.cfg.MODEL.WEIGHTS:
             raise InputError("MODEL.WEIGHTS is empty; name the trained weights.")
         self.batch_size, self.follow = batch_size, follow
-        self.model = build_model(self.cfg).eval()
+        with in_proportion(self.cfg.MODEL.WEIGHTS):
+            self.model = build_model(self.cfg).eval()
         TokenCheckpointer(self.model, refuse_untrained=not allow_untrained).load(
             self.cfg.MODEL.WEIGHTS
         )
@@ -105,7 +116,13 @@ class Predictor:
         yield from self._run_or_note(read, unread)
 
     def run(self, image: np.ndarray) -> Prediction:
-        """Run one picture, (height, width, 3) uint8 RGB."""
+        """Run one picture, (height, width, 3) uint8 RGB. Raises InputError for anything else."""
+        is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+        if not is_array or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(
+                "run takes one array (height, width, 3) of uint8; call the predictor itself for "
+                "pictures of any other kind."
+            )
         return self._run([("", image)])[0]
 
     def model_input(self, image: np.ndarray) -> dict:
@@ -191,15 +208,22 @@ def _trained(
     if isinstance(cfg, CfgNode):
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.merge_from_list(list(options))
+        merge_options(cfg, options)
+        if options:
+            check_config(cfg)
         if weights is not None:
             cfg.MODEL.WEIGHTS = str(weights)
         path = cfg.MODEL.WEIGHTS
-        said = read_description(path) if path and Path(path).is_file() else {}
+        said = read_description(path) if os.path.isfile(path) else {}
         return cfg, class_names_of(cfg, said), category_ids_of(cfg, said)
     yaml = None if cfg is None else str(cfg)
     trained = read_trained(weights, options, config_file=yaml)
     return trained.cfg, trained.class_names, trained.category_ids
+
+
+def _check_path(given: object, setting: str, what: str) -> None:
+    if given is not None and not isinstance(given, (str, os.PathLike)):
+        raise InputError(f"a {type(given).__name__} is not {what}.", setting=setting)
 
 
 def _read(picture: Picture, unread: list[Unread] | None) -> Iterable[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint: the same settings key by key, finite numbers."""
+"""Whether a run may go on from a checkpoint: its settings are the same, key by key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from detectron2.config import CfgNode
 from svit_det.config.keys import POLICY_NODE
 from svit_det.config.same_settings import Change, changes, settings_of
 from svit_det.detection.config_file import default_config
+from svit_det.detection.state_form import identity_in
 from svit_det.errors import InputError
 from svit_det.settings import shown
-from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.weights.files import DESCRIPTION
 
 logger = logging.getLogger(__name__)
@@ -56,30 +56,24 @@ def check_resume(
     images: int,
     needs_teacher: bool = False,
 ) -> None:
-    """Refuse to go on with a checkpoint of another run, or with numbers that are not finite.
+    """Refuse to go on with a checkpoint of another run.
 
     `images`: the number of training images. A longer SOLVER.MAX_ITER is allowed and named in the
     log. Raises InputError that names the file and the first difference.
     """
-    trainer = checkpoint["trainer"]
     said = checkpoint.get(DESCRIPTION, {}).get("config")
     changed = _changed(cfg, said, path, needs_teacher) if isinstance(said, str) else []
-    before = trainer.get("hooks", {}).get("RunState", {}).get("identity", {})
+    before = identity_in(checkpoint.get("trainer"))
     for name, number in counts_of(images).items():
-        if name in before and before[name] != number:  # older checkpoints lack some
-            changed.append((name, before[name], number))
+        old = before.get(name, number)  # older checkpoints lack some
+        if type(old) is not int or old != number:
+            changed.append((name, old, number))
     if changed:
         what, old, new = changed[0]
         more = f" ({len(changed) - 1} more settings differ)" if len(changed) > 1 else ""
         raise InputError(
             f"{path}: a run with {what} {_short(old)} cannot go on with {_short(new)}{more}; set "
             "it back, or begin anew with this file as MODEL.WEIGHTS and without --resume."
-        )
-    bad = not_finite(optimizer_tensors(trainer.get("_trainer", {}).get("optimizer", {})))
-    if bad:
-        raise InputError(
-            f"{path}: its optimiser holds numbers that are not finite ({some_of(bad)}); write the "
-            "name of an earlier checkpoint into last_checkpoint, or begin anew."
         )
 
 
@@ -91,7 +85,7 @@ def _changed(cfg: CfgNode, config: str, path: str, needs_teacher: bool) -> list[
     allowed = {*MAY_CHANGE, *(() if needs_teacher else (START,))}
     if _kind_of_device(before) != _kind_of_device(now) and _is_mixed(before) == _is_mixed(now):
         allowed |= {MIXED, ON_A_CPU}
-    if before[LENGTH] < now[LENGTH]:
+    if type(before[LENGTH]) is int and before[LENGTH] < now[LENGTH]:
         allowed |= {LENGTH, FALLS}
         logger.warning(
             "%s: its run was one of %s %d; prolonged to %d, it is another run from here on.",

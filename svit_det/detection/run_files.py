@@ -36,8 +36,11 @@ from svit_det.training.run_folder import (
 
 LAST, FINAL = "last_checkpoint", "model_final.pth"
 RESULTS, CONFIG = "results.json", "config.yaml"
+METRICS, USAGE = "metrics.json", "token_usage.json"
 WEIGHTS = "model_*.pth"
-OF_A_RUN = (LAST, "metrics.json", RESULTS, "token_usage.json", WEIGHTS)
+WRITTEN = (LAST, FINAL, METRICS, RESULTS, USAGE, CONFIG, "log.txt")
+"""Files that a run reads, adds to or replaces."""
+OF_A_RUN = (LAST, METRICS, RESULTS, USAGE, WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
 PREDICTIONS = "coco_instances_results.json"
@@ -62,7 +65,7 @@ def check_folder(
         try_writing(place)
     except (OSError, ValueError) as error:
         raise InputError(f"OUTPUT_DIR {folder}: cannot be written ({error}).") from error
-    refuse_no_files(place, (LAST, FINAL, RESULTS, "metrics.json", "token_usage.json", CONFIG))
+    refuse_no_files(place, WRITTEN)
     held = [path.name for path in _of_a_run(place) if path.suffix == ".pth" or path.name == LAST]
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
@@ -147,7 +150,8 @@ def _step_of(line: bytes) -> float:
     """The step of a line; infinite for an unfinished line."""
     try:
         return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+    # An infinite step, or a line of nested lists, is no line of ours either.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from svit_det.detection.config_file import load_config
+from svit_det.annotations import read_json
+from svit_det.detection.config_file import config_in, load_config
 from svit_det.detection.datasets import num_classes
-from svit_det.errors import InputError
-from svit_det.files import scratch_folder
+from svit_det.errors import InputError, is_text
 from svit_det.shipped import existing_weights
 from svit_det.weights.files import read_checkpoint, read_description
 from svit_det.weights.match import CLASS_TOKEN
@@ -83,14 +82,7 @@ def _config_of(
         )
     if "MODEL.DEVICE" not in options[::2]:  # the file has the device of the training's machine
         options = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *options]
-    with scratch_folder() as folder:
-        copied = folder / "config.yaml"
-        copied.write_text(text, encoding="utf-8")
-        try:
-            return load_config(str(copied), options)
-        except InputError as error:
-            sentence = str(error).replace(str(copied), f"the config in {path}")
-            raise InputError(sentence) from error
+    return config_in(text, options, source=f"the config in {path}")
 
 
 def refuse_random_attention(cfg: CfgNode) -> None:
@@ -112,16 +104,17 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
     The names are those of the first set that is named in COCO_FORMAT and exists here, or that is
     registered with names; test sets come first. None: unknown.
     """
+    count = num_classes(cfg.MODEL)
     known = (said or {}).get("classes")
-    if isinstance(known, list) and known:
-        return [str(name) for name in known]
+    if known:
+        return _names_said(known, count, cfg.MODEL.WEIGHTS)
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = [each for _, each in _of_json(Path(files[name]))] if name in files else None
         # `get` alone would make an entry for a name that is not registered.
         if not names and name in MetadataCatalog.list():
             names = MetadataCatalog.get(name).get("thing_classes")
-        if names:
+        if names and len(names) == count:
             return [str(each) for each in names]
     return None
 
@@ -133,7 +126,7 @@ def category_ids_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list
     whose json exists here and has the same classes.
     """
     known, classes = (said or {}).get("category_ids"), class_names_of(cfg, said)
-    if _are_ids(known, num_classes(cfg.MODEL)) and len(classes or known) == len(known):
+    if _are_ids(known, num_classes(cfg.MODEL)):
         return list(known)
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
@@ -150,11 +143,25 @@ def _are_ids(known: Any, number: int) -> bool:
     return is_list and len(known) == len(set(known)) == number
 
 
+def _names_said(known: Any, count: int, weights: str) -> list[str]:
+    """The names that the file `weights` holds. Raises InputError unless each class has one."""
+    if not isinstance(known, (list, tuple)) or not all(isinstance(each, str) for each in known):
+        raise InputError(f"{weights}: holds no list of names under 'classes' in its description.")
+    if not all(map(is_text, known)):
+        raise InputError(f"{weights}: a name under 'classes' holds half a character.")
+    if len(known) != count:
+        raise InputError(
+            f"{weights}: names {len(known)} classes in its description, where its config has "
+            f"{count}; the file is damaged or was put together from two."
+        )
+    return list(known)
+
+
 def _of_json(path: Path) -> list[tuple[Any, str]]:
     """Id and name of each category, sorted by id as in detectron2; empty if there are none."""
     try:
-        categories = json.loads(path.read_bytes())["categories"]
+        categories = read_json(str(path))["categories"]
         found = sorted(categories, key=lambda each: each["id"])
         return [(each["id"], str(each["name"])) for each in found]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from svit_det.detection.resume import check_resume
 from svit_det.detection.run_files import MetricsWriter, WholeCOCOEvaluator, said_about_the_disk
 from svit_det.detection.run_state import CatchUp, RunState
 from svit_det.detection.solver import build_optimizer, build_schedule
+from svit_det.detection.state_form import check_state
 from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.token_usage import TokenUsageEvaluator
 from svit_det.errors import InputError
 from svit_det.interrupts import ignore_interrupts
 from svit_det.shipped import existing_weights
 from svit_det.training.distillation import dense_teacher
-from svit_det.training.finite import not_finite, some_of
+from svit_det.training.finite import check_finite
 from svit_det.training.freezing import Freezing
 from svit_det.training.groups import name_of, named_from
 from svit_det.vit import TokenNet, find_token_net
@@ -57,17 +58,19 @@ class TokenTrainer(DefaultTrainer):
         trainer_class = MixedSteps if cfg.SOLVER.AMP.ENABLED else PlainSteps
         self._trainer = trainer_class(parallel, images, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        scheduler = self.scheduler
+        needs_teacher = find_token_net(model).trunk.policy.needs_teacher
+
+        def check(path: str, checkpoint: Mapping[str, Any]) -> None:
+            check_resume(cfg, path, checkpoint, images=images.number, needs_teacher=needs_teacher)
+            check_state(path, checkpoint.get("trainer"), optimizer=optimizer, scheduler=scheduler)
+
         self.checkpointer: DetectionCheckpointer = TokenCheckpointer(
             parallel,
             cfg.OUTPUT_DIR,
             describe=partial(describe_run, cfg),
             fresh_classes=True,
-            check_resume=partial(
-                check_resume,
-                cfg,
-                images=images.number,
-                needs_teacher=find_token_net(model).trunk.policy.needs_teacher,
-            ),
+            check_resume=check,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -224,11 +227,7 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
         for key, value in given.items()
         if key.startswith(f"{name}.") and ".policy." not in key
     }
-    bad = not_finite(inside)
-    if bad:
-        raise InputError(
-            f"MODEL.WEIGHTS {weights}: holds numbers that are not finite in {some_of(bad)}."
-        )
+    check_finite(inside, source=f"MODEL.WEIGHTS {weights}", model=teacher.state_dict())
     if "trunk.cls_token" not in inside:
         teacher.trunk.register_parameter("cls_token", None)  # the dense model had no class token
     try:

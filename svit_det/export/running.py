@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torchvision  # noqa: F401  (its operators, for whole detectors as .pt2)
 from torch import Tensor
 
+from svit_det.errors import InputError
 from svit_det.export.formats import BFLOAT16, INPUT, METADATA
 from svit_det.export.quiet import quiet
 from svit_det.export.runtimes import need
@@ -21,8 +23,21 @@ Run = Callable[[Tensor], list[np.ndarray]]
 
 
 def load(path: Path) -> tuple[Run, dict[str, Any]]:
-    """A function that runs a file of any format, on as many threads as torch has; its metadata."""
-    return {".pt2": _pt2, ".onnx": _onnx, ".xml": _openvino}[path.suffix](path)
+    """A function that runs a file of any format, on as many threads as torch has; its metadata.
+
+    Raises InputError for a file that is missing, or is no exported model of this project.
+    """
+    readers = {".pt2": _pt2, ".onnx": _onnx, ".xml": _openvino}
+    if path.suffix not in readers or not os.path.isfile(path):
+        raise InputError(f"{path}: no such file with the end {', '.join(readers)}.")
+    try:
+        return readers[path.suffix](path)
+    except InputError:
+        raise
+    # A foreign or broken file may make the runtimes raise anything.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{path}: not a model that svit-det export wrote ({reason}).") from error
 
 
 def _pt2(path: Path) -> tuple[Run, dict[str, Any]]:

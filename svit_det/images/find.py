@@ -63,7 +63,8 @@ def images_at(given: str | Path) -> list[Path]:
             raise InputError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
         return files
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such image or folder.")
+        there = "a pipe or a device, not an image file" if os.path.exists(path) else None
+        raise InputError(f"{path}: {there or 'no such image or folder'}.")
     return [path]
 
 

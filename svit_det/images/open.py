@@ -38,7 +38,7 @@ def opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     LARGEST_IMAGE pixels, and for anything that Pillow raises inside the with-block.
     """
     Image.init()  # before this call Pillow knows a few formats only
-    try:
+    with decoding(path):
         # Reading from a pipe could wait forever.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f"{path}: a folder or a device, not an image file.")
@@ -48,6 +48,13 @@ def opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
             if image.width * image.height > LARGEST_IMAGE:
                 raise InputError(too_large(path, f"{image.width:,} x {image.height:,} pixels"))
             yield image
+
+
+@contextmanager
+def decoding(path: str | Path) -> Iterator[None]:
+    """Inside the with-block, whatever Pillow raises becomes an InputError about `path`."""
+    try:
+        yield
     except InputError:
         raise
     except FileNotFoundError as error:

@@ -27,6 +27,10 @@ UPRIGHT = {
 """The operation that turns a stored picture upright, by EXIF's orientation."""
 
 
+PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
+"""Pillow's modes whose colours are multiplied by their alpha already, and the plain modes."""
+
+
 def read_image(path: str | Path, image_format: str) -> np.ndarray:
     """(height, width, 3) uint8 in `image_format`, "RGB" or "BGR", turned upright by its EXIF tag.
 
@@ -65,6 +69,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """A decoded picture of any mode as "RGB"."""
     if image.mode in WIDE_MODES:
         image = grey_to_eight_bits(image)
+    elif image.mode in PREMULTIPLIED:
+        image = _on_black(image.convert(PREMULTIPLIED[image.mode]).convert("RGBA"))
     elif "A" in image.getbands() or "transparency" in image.info:
         image = _on_black(image.convert("RGBA"))
     return image.convert("RGB")

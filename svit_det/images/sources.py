@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from PIL import Image
 
 from svit_det.errors import InputError, refuse_url
 from svit_det.images.find import IMAGE_SUFFIXES, all_found, images_at, images_in
+from svit_det.images.open import decoding
 from svit_det.images.read import pixels_of, read_image
 from svit_det.images.video import VIDEO_SUFFIXES, frames_of
 
 ORDERS = ("RGB", "BGR")
+DEEPEST = 20
+"""Most lists of sources inside each other."""
+NO_LISTS = (bytes, bytearray, memoryview, Mapping, IOBase)
+"""These give numbers, lines or keys where pictures are meant; a number would open a camera."""
 
 Failed = Callable[[str, InputError], object]
 """Called with the name of a path or camera that cannot be used, and the reason."""
@@ -73,23 +79,32 @@ def pictures_of(
 
 
 def _walk(source: Any, order: str | None, place: str, failed: Failed | None) -> Iterator[Picture]:
+    depth = place.count("[")
+    if depth > DEEPEST:
+        raise InputError("The sources are lists nested too deeply; give one list of pictures.")
+    if isinstance(source, NO_LISTS):
+        raise _no_picture(source)
     if isinstance(source, (str, Path)):
         yield from _at(str(source), failed, alone=not place)
     elif isinstance(source, bool) or source is None:
         raise InputError(f"{source} is no picture; give a path, an array, an image or a list.")
-    elif isinstance(source, int):
+    elif isinstance(source, int) and depth < 2:
         yield from _frames(source, failed if place else None)
     elif isinstance(source, Image.Image):
-        yield Picture(f"image{place}", lambda: pixels_of(source))
+        yield Picture(f"image{place}", partial(_of_image, source, f"image{place}"))
     elif isinstance(source, np.ndarray) or hasattr(source, "detach"):
         yield from _of_arrays(source, order, place)
     elif isinstance(source, Iterable):
         for number, each in enumerate(source):
             yield from _walk(each, order, f"{place}[{number}]", failed)
     else:
-        raise InputError(
-            f"A {type(source).__name__} is no picture; give a path, an array, an image or a list."
-        )
+        raise _no_picture(source)
+
+
+def _no_picture(source: object) -> InputError:
+    return InputError(
+        f"A {type(source).__name__} is no picture; give a path, an array, an image or a list."
+    )
 
 
 def _at(text: str, failed: Failed | None, *, alone: bool) -> Iterator[Picture]:
@@ -150,10 +165,33 @@ def _held(name: str, pixels: np.ndarray) -> Picture:
     return Picture(name, lambda: pixels)
 
 
+def _of_image(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of an image of Pillow's, which may not be decoded yet."""
+    with decoding(name):
+        pixels = pixels_of(image)
+    if not pixels.size:
+        raise InputError(f"{name}: has no pixels.")
+    return pixels
+
+
+def _array_of(tensor: Any) -> np.ndarray | None:
+    """The tensor's numbers; None for a tensor without plain numbers in memory, or no tensor."""
+    try:
+        array = tensor.detach().cpu().numpy()
+    # Sparse, quantised and empty ('meta') tensors, kinds of numbers that NumPy lacks, and other
+    # things that can be detached: each raises something else.
+    except Exception:
+        return None
+    return array if isinstance(array, np.ndarray) else None
+
+
 def _of_arrays(source: Any, order: str | None, place: str) -> Iterator[Picture]:
     """An array, or a tensor with the channels first; with one dimension more it is a batch."""
     is_tensor = hasattr(source, "detach")
-    array = source.detach().cpu().numpy() if is_tensor else source
+    array = _array_of(source) if is_tensor else source
+    if array is None:
+        yield Picture(f"array{place}", partial(_refuse, source, f"array{place}"))
+        return
     if array.ndim == 4:
         for number, each in enumerate(array):
             part = f"{place}[{number}]"
@@ -162,13 +200,18 @@ def _of_arrays(source: Any, order: str | None, place: str) -> Iterator[Picture]:
     yield Picture(f"array{place}", _reader(array, order, f"array{place}", is_tensor))
 
 
+def _refuse(source: Any, name: str) -> np.ndarray:
+    kind = str(getattr(source, "dtype", type(source).__name__)).removeprefix("torch.")
+    raise InputError(f"{name}: holds {kind}, in a form that NumPy cannot read; give uint8 pixels.")
+
+
 def _reader(
     array: np.ndarray, order: str | None, name: str, channels_first: bool
 ) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         pixels = array
-        if channels_first:
-            pixels = array[0] if array.ndim == 3 and len(array) == 1 else np.moveaxis(array, 0, -1)
+        if channels_first and array.ndim == 3:
+            pixels = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
         return _checked(pixels, order, name, "(3, height, width)" if channels_first else "")
 
     return read

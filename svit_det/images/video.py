@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,13 @@ from svit_det.errors import InputError
 from svit_det.images.open import LARGEST_IMAGE
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+LARGEST_CAMERA = 1_000
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+"""The environment variable from which OpenCV takes FFmpeg's options whenever it opens a film."""
+PLAIN_FILMS = (
+    "protocol_whitelist;file|format_whitelist;avi,matroska,webm,mov,mp4,mpeg,mpegts,mpegvideo"
+)
+"""FFmpeg's options for films that are one file: playlists name other files, or addresses."""
 
 
 def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
@@ -42,20 +50,18 @@ def frames_of(source: str | Path | int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def open_capture(source: str | Path | int) -> Any:
-    """OpenCV's capture of a film or a camera, opened or not, without messages of OpenCV and ffmpeg.
+    """OpenCV's capture of a film or a camera, opened or not, without messages of OpenCV and FFmpeg.
 
-    The caller says what could not be read, and releases the capture. Raises InputError for frames
-    of more than LARGEST_IMAGE pixels, before the first of them is asked for.
+    The caller says what could not be read, and releases the capture. Raises InputError for the
+    number of a camera that no machine has, and for frames of more than LARGEST_IMAGE pixels, before
+    the first of them is asked for.
     """
+    if isinstance(source, int) and not 0 <= source <= LARGEST_CAMERA:
+        raise InputError(f"Camera {source}: cameras have numbers from 0 to {LARGEST_CAMERA}.")
     cv2 = _opencv()
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
-    log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-    finally:
-        log.setLogLevel(level)
+    with _silent(cv2):
+        is_camera = isinstance(source, int)
+        capture = cv2.VideoCapture(source) if is_camera else _of_film(cv2, str(source))
     sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     width, height = (int(capture.get(side)) for side in sides)
     if width * height > LARGEST_IMAGE:
@@ -65,6 +71,37 @@ def open_capture(source: str | Path | int) -> Any:
             "read; make them smaller."
         )
     return capture
+
+
+def _of_film(cv2: ModuleType, path: str) -> Any:
+    """A capture that FFmpeg opens if the file is a film.
+
+    FFmpeg decides by content and not by name: a playlist called "film.mp4" would make it read other
+    files or connect to a server. Such lists are not opened. The name cannot be taken for an address
+    or for a series of pictures either.
+    """
+    before = os.environ.get(OPTIONS)
+    os.environ[OPTIONS] = PLAIN_FILMS
+    try:
+        return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+    finally:
+        if before is None:
+            del os.environ[OPTIONS]
+        else:
+            os.environ[OPTIONS] = before
+
+
+@contextmanager
+def _silent(cv2: ModuleType) -> Iterator[None]:
+    """Silence what OpenCV and its FFmpeg print about what they cannot read: our errors say it."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first film opens
+    log = cv2.utils.logging
+    before = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(before)
 
 
 def _opencv() -> ModuleType:

@@ -20,6 +20,8 @@ def not_finite(values: Mapping[str, Tensor]) -> list[str]:
 def _is_finite(value: Tensor) -> bool:
     if not (value.is_floating_point() or value.is_complex()) or not value.numel():
         return True
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
     # A sum needs one pass and no mask in memory. The sum is infinite or nan if any entry is. A sum
     # of finite entries may overflow too, so that the entries are then looked at one by one.
     return bool(torch.isfinite(value.sum()) or torch.isfinite(value).all())
@@ -44,11 +46,33 @@ def some_of(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuse weights from a file with numbers that are not finite. Raises InputError."""
+def check_finite(
+    weights: Mapping[str, Tensor], *, source: str, model: Mapping[str, Tensor]
+) -> None:
+    """Refuse weights from a file with numbers that are not finite, or become so in `model`.
+
+    `model`: the weights that they replace, by name. Raises InputError.
+    """
     bad = not_finite(weights)
     if bad:
         raise InputError(f"{source}: holds numbers that are not finite in {some_of(bad)}.")
+    cast = {
+        name: value.to(model[name].dtype)
+        for name, value in weights.items()
+        if name in model and _may_overflow(value, model[name])
+    }
+    bad = not_finite(cast)
+    if bad:
+        raise InputError(
+            f"{source}: holds numbers in {some_of(bad)} that are too large for the model's "
+            f"precision, {str(model[bad[0]].dtype).removeprefix('torch.')}."
+        )
+
+
+def _may_overflow(value: Tensor, own: Tensor) -> bool:
+    if not (value.is_floating_point() and own.is_floating_point()):
+        return False
+    return torch.finfo(value.dtype).max > torch.finfo(own.dtype).max
 
 
 def check_losses(losses: Mapping[str, Tensor], *, step: int) -> None:

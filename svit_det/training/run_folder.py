@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, is_text
 from svit_det.files import remove
 
 
@@ -15,12 +15,8 @@ def refuse_no_text(folder: str | Path) -> None:
 
     Tensorboard could not write its file there. Raises InputError.
     """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"OUTPUT_DIR {folder}: its name is no text in UTF-8; name another folder."
-        ) from error
+    if not is_text(str(folder)):
+        raise InputError(f"OUTPUT_DIR {folder}: its name is no text in UTF-8; name another folder.")
 
 
 def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
@@ -47,15 +43,17 @@ def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -
         )
 
 
-def refuse_no_files(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder in which a folder or a device has the name of a training's file.
+def refuse_no_files(folder: str | Path, names: Iterable[str]) -> None:
+    """Refuse a folder, pipe, device or broken link where a run has a file of this name.
 
-    Raises InputError.
+    Opening a pipe would wait for ever. Raises InputError.
     """
     for name in names:
-        if os.path.exists(folder / name) and not os.path.isfile(folder / name):
+        path = Path(folder) / name
+        if os.path.lexists(path) and not os.path.isfile(path):
             raise InputError(
-                f"OUTPUT_DIR {folder}: {name} in it is no file; remove it, or name another folder."
+                f"OUTPUT_DIR {folder}: {name} is no file, where the run has one; remove it, or "
+                "name another folder."
             )
 
 

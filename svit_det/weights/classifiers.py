@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
+from svit_det.weights.kinds import check_kinds
 from svit_det.weights.mmdet import join_qkv
 from svit_det.weights.rename import rename
 
@@ -108,6 +109,7 @@ def from_released(
     odd = sorted(set(renamed) - learned)
     if odd:
         raise InputError(f"{source}: {odd[0]} is not in the model of --config-file.")
+    check_kinds(ours, renamed, source=source)
     return {name: renamed.get(name, value).contiguous() for name, value in ours.items()}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from svit_det.errors import InputError
 from svit_det.files import write_whole
+from svit_det.weights.content import check_description, check_size
 from svit_det.weights.foreign import check_file, refusal
 from svit_det.weights.forms import in_one_form
 
@@ -40,10 +41,11 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     # A broken or foreign file may make the two readers raise anything, also inside a tar or a zip.
     except Exception as error:
         raise refusal(filename, error) from error
+    check_size(loaded, source=filename)
     checkpoint = in_one_form(loaded, source=filename)
     weights = checkpoint["model"]
-    if not isinstance(checkpoint.get(DESCRIPTION, {}), dict):
-        raise InputError(f"{filename}: holds no values by name under '{DESCRIPTION}'.")
+    if DESCRIPTION in checkpoint:
+        _check_said(checkpoint[DESCRIPTION], filename)
     checkpoint["model"] = _without_prefix(weights, source=filename)
     return checkpoint
 
@@ -55,13 +57,14 @@ def read_description(filename: str) -> dict[str, Any]:
     """
     if not filename.endswith(".safetensors"):
         return read_checkpoint(filename).get(DESCRIPTION, {})
+    check_file(filename)
     try:
         said = _head_of_safetensors(filename).get(DESCRIPTION, {})
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{filename}: not a file of plain weights ({error}).") from error
-    if not isinstance(said, dict):
-        raise InputError(f"{filename}: holds no values by name under '{DESCRIPTION}'.")
-    return said
+    # As in `read_checkpoint`: a head may also be nested deeper than Python's reader can follow.
+    except Exception as error:
+        raise refusal(filename, error) from error
+    _check_said(said, filename)
+    return dict(said)
 
 
 def write_weights(
@@ -81,7 +84,7 @@ def write_weights(
         head = {DESCRIPTION: json.dumps(dict(description), allow_nan=False)}
     with write_whole(to) as partial:
         try:
-            save_file(dict(weights), partial, metadata=head)
+            save_file(_apart(weights), partial, metadata=head)
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -111,6 +114,23 @@ def _head_of_safetensors(filename: str) -> dict[str, Any]:
     with safe_open(filename, framework="pt") as file:
         head = file.metadata() or {}
     return {DESCRIPTION: json.loads(head[DESCRIPTION])} if DESCRIPTION in head else {}
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, none of which shares its memory with another: safetensors refuses such ones."""
+    seen: set[int] = set()
+    apart = {}
+    for name, value in weights.items():
+        place = value.untyped_storage().data_ptr()
+        apart[name] = (value.clone() if place in seen else value).contiguous()
+        seen.add(place)
+    return apart
+
+
+def _check_said(said: Any, filename: str) -> None:
+    if not isinstance(said, dict):
+        raise InputError(f"{filename}: holds no values by name under '{DESCRIPTION}'.")
+    check_description(said, source=filename)
 
 
 def _without_prefix(weights: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:

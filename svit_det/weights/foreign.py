@@ -37,10 +37,17 @@ def check_file(path: str) -> None:
         raise InputError(f"{path}: a folder, not a file of weights; name a file in it.")
     if not stat.S_ISREG(mode):
         raise InputError(f"{path}: a device or a pipe, not a file of weights.")
-    if not path.endswith(".safetensors") and zipfile.is_zipfile(path):
+    if not path.endswith(".safetensors") and _is_archive(path):
         problem = _archive_problem(path)
         if problem:
             raise InputError(f"{path}: {problem}; it was not unpacked.")
+
+
+def _is_archive(path: str) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # it raises for an archive in several parts, which is damaged here
+        return True
 
 
 def _archive_problem(path: str) -> str | None:

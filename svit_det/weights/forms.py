@@ -65,4 +65,7 @@ def _unusual(value: Tensor) -> str | None:
         return "an empty ('meta')"
     if value.layout is not torch.strided or value.is_nested:
         return "a sparse or nested"
-    return "a quantised" if value.is_quantized else None
+    if value.is_quantized:
+        return "a quantised"
+    # Numbers of 8 bits and fewer are meant together with a scale, which only their writer knows.
+    return "an 8-bit" if value.is_floating_point() and value.element_size() < 2 else None

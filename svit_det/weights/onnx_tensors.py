@@ -7,6 +7,7 @@ with a bias that has kept its name. Here the constant gets its name back.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def read_onnx_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises InputError for a file that is no ONNX or keeps its tensors in another file, and where the
     onnx package is missing.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
     try:
         onnx: Any = importlib.import_module("onnx")

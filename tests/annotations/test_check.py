@@ -102,8 +102,11 @@ def test_a_file_that_later_readers_would_misread(judge, text, said):
 
 def test_a_folder_is_no_json(tmp_path):
     demands = Demands(trained=True, evaluated=True, masks=True, num_classes=1)
-    with pytest.raises(InputError, match="a folder or a device, not a json file"):
-        examine(str(tmp_path), str(tmp_path), demands)
+    for path in (str(tmp_path), "/dev/zero"):
+        with pytest.raises(InputError) as refusal:
+            examine(path, str(tmp_path), demands)
+        wanted = f"{path}: a folder or a device, not a json file; name the file."
+        assert str(refusal.value) == wanted
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,7 @@ def test_a_folder_is_no_json(tmp_path):
         ([{"id": [3], "name": "a"}], "entry 1 of the list has no 'id'"),
         ([{"id": 3, "name": 4}], "id 3 has no 'name'"),
         ([{"id": 3, "name": " "}], "id 3 has no 'name'"),
+        ([{"id": 3, "name": "a\ud800"}], "id 3 has a 'name' with half a character in it"),
         ([7], "entry 1 of the list has no 'id'"),
     ],
 )
@@ -234,6 +238,8 @@ BAD = [
     ({"iscrowd": []}, "with an 'iscrowd' other than 0 and 1"),
     ({"ignore": 1}, "with 'ignore'"),
     ({"keypoints": ["a"]}, "with 'keypoints'"),
+    ({"keypoints": [1, 2, 10**400]}, "an absurd number in 'keypoints'"),
+    ({"keypoints": [1, 2, float("nan")]}, "an absurd number in 'keypoints'"),
     ({"segmentation": []}, "without segmentation"),
     ({"segmentation": [[]]}, "without one polygon of three corners"),
     ({"segmentation": [[1, 1, 2, 2]]}, "without one polygon of three corners"),
@@ -372,3 +378,11 @@ def test_no_runs_at_all():
 def test_names_of_offenders_are_short(judge, content):
     content["annotations"][0]["id"] = "x" * 1000
     assert len(judge(copy.deepcopy(content)).problems()) < 300
+
+
+@pytest.mark.parametrize("nothing", [{}, [], "", None])
+def test_an_empty_mask_is_none_where_none_is_needed(content, tmp_path, nothing):
+    content["annotations"][0]["segmentation"] = nothing
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    demands = Demands(trained=False, evaluated=False, masks=False, num_classes=None)
+    assert examine(str(tmp_path / "set.json"), None, demands).is_whole

@@ -37,6 +37,15 @@ def test_images_that_are_not_sorted_into_classes(a_yaml, small, folder):
     assert "no class folders in it" in refusal(a_yaml, small(DATA__ROOT=folder))
 
 
+def test_a_link_that_leads_to_itself_is_no_class(a_yaml, small, folder):
+    (folder / "train/purple").symlink_to("purple")
+    assert main(["--config-file", a_yaml, *small(DATA__ROOT=folder, SOLVER__EPOCHS=1)]) is None
+
+
+def test_a_name_that_no_folder_can_have(a_yaml, small):
+    assert "no folder train in it" in refusal(a_yaml, small(DATA__ROOT="x" * 300))
+
+
 def test_one_class_only(a_yaml, small, folder):
     shutil.rmtree(folder / "train/red")
     shutil.rmtree(folder / "train/blue")

@@ -16,6 +16,7 @@ from svit_det.classification.trainer import Trainer
 from svit_det.errors import InputError
 
 CPU = torch.device("cpu")
+F64 = torch.float64
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_an_archive_is_not_unpacked(last, monkeypatch):
 SPOILED = {
     "weights alone": (lambda s: {"model": s["model"]}, "it holds no optimizer"),
     "no epoch": (lambda s: s | {"epoch": "1"}, "it holds no epoch"),
+    "a true epoch": (lambda s: s | {"epoch": True}, "it holds no epoch"),
     "no config": (lambda s: s | {"config": None}, "it holds no config"),
     "averaged": (lambda s: s | {"ema": {"a": 3}}, "it holds no averaged weights"),
     "optimiser": (lambda s: s | {"optimizer": {}}, "it holds no state of an optimiser"),
@@ -137,6 +139,14 @@ def test_numbers_that_are_not_finite(last):
         ),
         (lambda s: s["optimizer"]["param_groups"].pop(), "optimiser's state is of other param"),
         (lambda s: s["optimizer"].pop("param_groups"), "optimiser's state is of other param"),
+        (lambda s: s["optimizer"]["param_groups"][0].update(lr=math.nan), "a 'lr' that cannot"),
+        (lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.ones(7)), "a 'exp_avg' of ano"),
+        (lambda s: s.update(epoch=-1), "stands after epoch -1, where there are 2"),
+        (lambda s: s.update(epoch=10**9), "stands after epoch 1000000000, where there are 2"),
+        (
+            lambda s: s["model"].update({"norm.bias": torch.full((24,), 1e300, dtype=F64)}),
+            "norm.bias that are too large for the model's precision",
+        ),
     ],
 )
 def test_parts_of_another_model(trainer, last, spoil, said):

@@ -1,5 +1,6 @@
 """The folder of a training: a run that is refused changes nothing in it; files are whole."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_a_refused_run_changes_nothing(case, a_yaml, small, trained):
     options = small(SOLVER__EPOCHS=1, **changed)
     assert said in main(["--config-file", a_yaml, *flags, *options])
     assert content_of(trained) == before
+
+
+@pytest.mark.parametrize("name", ["log.txt", "results.json", "config.yaml", LAST, FINAL])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_stands_where_a_run_has_a_file(name, make, a_yaml, small, tmp_path):
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / name)
+    for flags in ((), ("--resume",), ("--overwrite",)):
+        said = main(["--config-file", a_yaml, *flags, *small(SOLVER__EPOCHS=1)])
+        assert f"{name} is no file, where the run has one" in said
 
 
 def test_a_refused_run_makes_no_folder(a_yaml, small, tmp_path):

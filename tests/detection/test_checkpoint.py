@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -319,25 +320,41 @@ def test_nothing_is_cast(tiny_model, tmp_path, refuses, suffix, kind):
     assert f"{name} holds " in said and "nothing is cast" in said
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_nothing_becomes_infinite(tiny_model, tmp_path, refuses, suffix):
+    """1e300 is finite in the file, and infinite in a model of single precision."""
+    weights = random_weights(tiny_model())
+    name = "backbone.net.net.trunk.blocks.1.mlp.fc1.bias"
+    weights[name] = weights[name].double().fill_(1e300)
+    said = refuses(save(weights, tmp_path / f"large{suffix}"))
+    assert f"numbers in {name} that are too large for the model's precision, float32" in said
+
+
 # ------------------------------------------------------------------ last_checkpoint
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "which is no file"),
+        (b"", "names no file of its folder"),
+        (b"..", "which is no file"),
+        (b"../elsewhere/model_final.pth", "names no file of its folder"),
+        (b"/etc/passwd", "names no file of its folder"),
         (b"gone.pth", "which is no file"),
         (b"\xff\xfe", "cannot be read (it holds no name of a file)"),
         (b"a\0b", "which is no file"),
-        (b"x" * 5000, "cannot be read (File name too long)"),
-        (None, "cannot be read (Is a directory)"),
+        (b"x" * 255, "which is no file"),
+        (b"x" * 5000, "names no file of its folder"),
+        (Path.mkdir, "a folder, a pipe or a device"),
+        (os.mkfifo, "a folder, a pipe or a device"),
+        (lambda tag: tag.symlink_to("/dev/zero"), "a folder, a pipe or a device"),
     ],
 )
 def test_a_broken_last_checkpoint_is_named(tiny_model, tmp_path, content, said):
     """detectron2 begins anew, without a word, where it cannot read the file."""
     tag = tmp_path / "last_checkpoint"
-    if content is None:
-        tag.mkdir()
+    if callable(content):
+        content(tag)
     else:
         tag.write_bytes(content)
     with pytest.raises(InputError) as refusal:

@@ -1,6 +1,7 @@
 """tools/convert_weights.py: a file with other names becomes one that a config starts from."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.vit import find_token_net
 
+F64 = torch.float64
 ADAPTER = (
     *("MODEL.BACKBONE.NAME", "build_vit_adapter_fpn_backbone"),
     *("MODEL.ADAPTER.INTERACTIONS", "[[0, 0], [1, 2]]"),
@@ -189,6 +191,13 @@ def in_the_originals_words(name):
         (lambda w: w.update({"blocks.3.norm1.bias": torch.zeros(32)}), "trunk.blocks.3.norm1.bias"),
         (lambda w: w.update({"blocks.0.norm1.bias": torch.zeros(3)}), "has another shape"),
         (lambda w: w.update({"fancy": torch.zeros(3)}), "fancy in no row"),
+        (lambda w: w["blocks.1.norm1.bias"].fill_(math.nan), "not finite in trunk.blocks.1.norm1"),
+        (
+            lambda w: w.update(
+                {"blocks.1.norm1.bias": torch.full((32,), 1e300, dtype=torch.float64)}
+            ),
+            "trunk.blocks.1.norm1.bias that are too large",
+        ),
     ],
 )
 def test_strict_both_ways(refused, deit, tiny_yaml, tmp_path, change, said):

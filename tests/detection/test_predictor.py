@@ -158,6 +158,51 @@ def test_weights_that_cannot_be_used(weights, what):
         Predictor(path.get(what, weights))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"batch_size": 1.5}, "batch_size: 1.5 is no number of pictures"),
+        ({"batch_size": "2"}, "batch_size: '2' is no number"),
+        ({"batch_size": 0}, "batch_size: 0 is no number"),
+        ({"options": "MODEL.DEVICE cpu"}, "options: not a list of KEY, VALUE"),
+        ({"options": None}, "options: not a list of KEY, VALUE"),
+        ({"options": ["NO.SUCH", "1"]}, "no config key 'NO.SUCH'"),
+        ({"options": ["MODEL.DEVICE"]}, "stands alone"),
+        ({"options": ["INPUT.MIN_SIZE_TEST", "-3"]}, "INPUT.MIN_SIZE_TEST"),
+        ({"weights": 3}, "weights: a int is not a file of weights"),
+        ({"weights": b"a.pth"}, "weights: a bytes is not a file of weights"),
+        ({"weights": "x" * 300}, "x"),
+        ({"weights": "x" * 300 + ".pth"}, "File name too long"),
+        ({"cfg": 3}, "cfg: a int is not a config"),
+        ({"cfg": "x" * 300 + ".yaml"}, "no such file"),
+    ],
+    ids=lambda each: str(each)[:30],
+)
+def test_arguments_of_another_kind(tiny_config, weights, words, said):
+    given = {"weights": weights, "cfg": tiny_config()} | words
+    with pytest.raises(InputError, match=said.replace(".", r"\.")):
+        Predictor(given.pop("weights"), **given)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 5)),
+        np.zeros((4, 5, 3)),
+        np.zeros((4, 5), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((4, 5, 4), np.uint8),
+        torch.zeros(3, 4, 5),
+        "a.png",
+        None,
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_run_takes_one_array(predictor, image):
+    with pytest.raises(InputError, match="run takes one array"):
+        predictor.run(image)
+
+
 # ------------------------------------------------------------------ untrained parts
 
 

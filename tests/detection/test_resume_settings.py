@@ -4,6 +4,7 @@ import logging
 from functools import reduce
 
 import pytest
+import torch
 
 from svit_det.detection.config_file import default_config
 from svit_det.detection.resume import FALLS, LENGTH, MAY_CHANGE, MIXED, ON_A_CPU, check_resume
@@ -125,6 +126,20 @@ def test_mixed_precision_follows_the_device(tiny_config):
 def test_other_counts(tiny_config, name):
     said = refusal(checkpoint_of(tiny_config(), **{name: 5}), tiny_config())
     assert f"{name} 5 cannot go on with " in said
+
+
+@pytest.mark.parametrize("odd", ["1", None, True, [1], torch.ones(2)], ids=str)
+def test_a_count_that_is_no_number(tiny_config, odd):
+    said = refusal(checkpoint_of(tiny_config(), **{"number of processes": odd}), tiny_config())
+    assert "a run with number of processes " in said
+
+
+@pytest.mark.parametrize("odd", ["many", "[3]", ""])
+def test_a_length_that_is_no_number(tiny_config, odd):
+    content = checkpoint_of(tiny_config())
+    text = content[DESCRIPTION]["config"]
+    content[DESCRIPTION]["config"] = text.replace("MAX_ITER: 3", f"MAX_ITER: {odd}")
+    assert "a run with SOLVER.MAX_ITER " in refusal(content, tiny_config())
 
 
 def test_a_checkpoint_of_an_older_version(tiny_config):

@@ -57,6 +57,27 @@ def test_a_number_that_does_not_exist_is_null(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"iteration": 0, "bbox/APl": None}
 
 
+ODD_LINES = [
+    b'{"iteration": Infinity}\n',
+    b'{"iteration": 1e400}\n',
+    b'{"iteration": NaN}\n',
+    b'{"iteration": [0]}\n',
+    b"[" * 100_000 + b"\n",
+    b"\xff\xfe\n",
+    b"null\n",
+]
+
+
+@pytest.mark.parametrize("line", ODD_LINES, ids=lambda line: str(line[:20]))
+def test_a_line_that_no_run_wrote_is_dropped(tmp_path, line):
+    path = tmp_path / "metrics.json"
+    write(MetricsWriter(path), 0, 1)
+    good = path.read_bytes()
+    path.write_bytes(line + good)
+    MetricsWriter(path).keep_until(1)
+    assert path.read_bytes() == good
+
+
 def test_nothing_new_writes_nothing(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.json")
     writer.keep_until(5)
@@ -175,6 +196,26 @@ def test_a_training_does_not_write_over_what_it_begins_from(tmp_path):
 def test_what_is_no_folder(folder):
     with pytest.raises(InputError, match="OUTPUT_DIR"):
         check_folder(folder, resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("name", run_files.WRITTEN)
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to(path.name),
+    ],
+    ids=["folder", "pipe", "device", "loop"],
+)
+def test_what_stands_where_a_run_has_a_file(tmp_path, name, make):
+    """Opening a pipe would wait for ever, and a folder would fail after the training."""
+    make(tmp_path / name)
+    for flag in ("resume", "overwrite", "evaluates"):
+        words = {"resume": False, "overwrite": False, flag: True}
+        with pytest.raises(InputError, match=f"OUTPUT_DIR {tmp_path}: {name} is no file"):
+            check_folder(str(tmp_path), **words)
 
 
 def test_a_run_without_resume_into_a_finished_folder(refused, tiny_yaml, tmp_path):

@@ -114,10 +114,13 @@ def test_a_folder_in_the_way(tmp_path, name):
     assert not [each for each in names(tmp_path) if each.endswith(".partial")]
 
 
-@pytest.mark.parametrize("content", ["model_0000123.pth", ""])
-def test_a_last_checkpoint_that_names_no_file(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("model_0000123.pth", "names .*, which is no file"), ("", "names no file of its folder")],
+)
+def test_a_last_checkpoint_that_names_no_file(tmp_path, content, said):
     (tmp_path / "last_checkpoint").write_text(content)
-    with pytest.raises(InputError, match=r"last_checkpoint: names .*, which is no file"):
+    with pytest.raises(InputError, match=rf"last_checkpoint: {said}"):
         TokenCheckpointer(linear(1.0), str(tmp_path)).resume_or_load("other.pth", resume=True)
 
 

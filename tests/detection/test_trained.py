@@ -1,6 +1,7 @@
 """Weights know their config: what is read, what is refused, and the names of the classes."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,54 @@ def test_the_device_is_of_this_machine(weights, tiny_config):
         ({"config": "MODEL:\n  VIT:\n    DEPHT: 3"}, "the config in .*'MODEL.VIT.DEPTH'"),
         ({"config": "[1"}, "the config in .*not a readable yaml"),
         ({"config": "OUTPUT_DIR: !!python/object/apply:os.getcwd []"}, "plain values only"),
+        ({"config": "_BASE_: /etc/passwd"}, "the config in .*names no _BASE_"),
+        ({"config": "SEED: 1\n# \ud800"}, "the config in .*not a readable yaml"),
+        ({"config": "A: " + "x" * 300_000}, "the config in .*more than 200,000 bytes"),
     ],
 )
 def test_no_usable_config(weights, said, sentence):
     with pytest.raises(InputError, match=sentence) as refusal:
         read_trained(weights(said=said))
     assert "\n" not in str(refusal.value) and "tiny.safetensors" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (3, "no list of names under 'classes'"),
+        ("red, blue", "no list of names under 'classes'"),
+        ([1, 2], "no list of names under 'classes'"),
+        ({"red": 1}, "no list of names under 'classes'"),
+        (["red"], "names 1 classes in its description, where its config has 2"),
+        (["red", "blue", "green"], "names 3 classes"),
+    ],
+)
+def test_no_usable_names_of_classes(weights, tiny_config, classes, sentence):
+    said = describe_run(tiny_config()) | {"classes": classes}
+    with pytest.raises(InputError, match=sentence) as refusal:
+        read_trained(weights(said=said))
+    assert "\n" not in str(refusal.value) and "tiny.safetensors" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_bytes(b"[" * 200_000),
+        lambda path: path.write_text('{"categories": [3]}'),
+        lambda path: path.write_text('{"categories": [{"id": 1, "name": "only"}]}'),
+    ],
+    ids=["pipe", "device", "deep", "no categories", "one of two"],
+)
+def test_a_json_that_gives_no_names(weights, tiny_config, tmp_path, make):
+    """A file of weights chooses its config, and the config the json."""
+    path = tmp_path / "set.json"
+    make(path)
+    sets = f"[['discs_train','{path}','.'],['discs_val','{path}','.']]"
+    said = describe_run(tiny_config("DATASETS.COCO_FORMAT", sets))
+    said.pop("classes", None)
+    assert read_trained(weights(said=said)).class_names is None
 
 
 def test_what_is_no_file_of_weights(tmp_path):

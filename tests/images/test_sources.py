@@ -1,5 +1,7 @@
 """Pictures from everything that people have, and what is refused in a sentence."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
@@ -133,6 +135,83 @@ def test_what_is_refused(source, options, message, capfd):
     with pytest.raises(InputError, match=message):
         pixels(source, **options)
     assert capfd.readouterr() == ("", "")
+
+
+TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1)
+NO_ARRAYS = {
+    "bfloat16": TENSOR.bfloat16(),
+    "8-bit": TENSOR.float().to(torch.float8_e4m3fn),
+    "sparse": TENSOR.to_sparse(),
+    "meta": TENSOR.to("meta"),
+    "a module with detach": type("Module", (), {"detach": lambda self: self})(),
+}
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_tensors_without_plain_numbers_are_refused_when_they_are_read(name):
+    """The pictures beside it are still there."""
+    good, bad = pictures_of([PIXELS, NO_ARRAYS[name]], order="RGB")
+    assert good.read().shape == PIXELS.shape
+    with pytest.raises(InputError, match=r"array\[1\]: holds .*give uint8"):
+        bad.read()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"photo.jpg", "A bytes is no picture"),
+        (bytearray(b"ab"), "A bytearray is no picture"),
+        (memoryview(b"ab"), "A memoryview is no picture"),
+        (io.BytesIO(b"photo"), "A BytesIO is no picture"),
+        (io.StringIO("a\nb"), "A StringIO is no picture"),
+        ({"image": PIXELS}, "A dict is no picture"),
+        (PIXELS.tolist(), "A int is no picture"),
+        ([[[3]]], "A int is no picture"),
+        (-1, "Camera -1: cameras have numbers from 0"),
+        (10**30, "cameras have numbers from 0"),
+        (torch.tensor(3, dtype=torch.uint8), "is not \\(3, height, width\\)"),
+        (np.array(3, np.uint8), "is not \\(height, width, 3\\)"),
+        ("x" * 300, "no such image or folder"),
+        ("x" * 300 + "*.png", "no file matches"),
+        ("x/" * 3000, "no such image or folder"),
+        ("a\0b.png", "no such image or folder"),
+        ("a\0*.png", "no file matches"),
+        ("\ud800.png", "no such image or folder"),
+    ],
+    ids=lambda each: str(each)[:20].encode("unicode_escape").decode(),
+)
+def test_what_is_no_picture_at_all(source, message):
+    with pytest.raises(InputError, match=message):
+        pixels(source, order="RGB")
+
+
+def test_a_list_in_itself():
+    source = []
+    source.append(source)
+    with pytest.raises(InputError, match="lists nested too deeply"):
+        pixels(source)
+
+
+def test_images_of_pillow_that_cannot_be_decoded(folder):
+    path = folder / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    closed = Image.fromarray(PIXELS)
+    closed.close()
+    with Image.open(path) as cut:
+        for image in (cut, closed):
+            with pytest.raises(InputError, match=r"image\[0\]: the image cannot be decoded"):
+                pixels([image])
+    with pytest.raises(InputError, match="image: has no pixels"):
+        pixels(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La"])
+def test_colours_that_are_multiplied_by_their_alpha(mode):
+    image = Image.fromarray(PIXELS).convert("RGBA" if mode == "RGBa" else "LA")
+    plain, multiplied = pixels(image)[0], pixels(image.convert(mode))[0]
+    assert (plain == multiplied).all()
 
 
 def test_a_broken_film_is_named(tmp_path, capfd):

@@ -242,8 +242,8 @@ def test_a_speed_that_no_film_has_is_replaced(tmp_path, monkeypatch):
     real = cv2.VideoCapture
 
     class Odd:
-        def __init__(self, path):
-            self.inner = real(path)
+        def __init__(self, *how):
+            self.inner = real(*how)
 
         def get(self, what):
             return 90000.0 if what == cv2.CAP_PROP_FPS else -1.0

@@ -87,6 +87,15 @@ def test_an_odd_description_is_refused_in_a_sentence(tmp_path, said):
     assert "w.safetensors" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_share_memory_are_written(tmp_path, suffix):
+    one = torch.arange(12.0).reshape(4, 3)
+    shared = {"a": one, "b": one, "c": one[1:], "d": torch.ones(1).expand(2, 3), "e": one.t()}
+    write_weights(shared, tmp_path / f"w{suffix}")
+    read = read_checkpoint(str(tmp_path / f"w{suffix}"))["model"]
+    assert all(torch.equal(read[name], value) for name, value in shared.items())
+
+
 # ------------------------------------------------------------------ names
 
 

@@ -152,6 +152,15 @@ def test_archives_that_are_more_than_they_seem(tmp_path):
     refusal(tmp_path / "e.pth")
 
 
+@pytest.mark.parametrize("place", [4, 16])
+def test_an_archive_that_says_it_has_several_parts(tmp_path, place):
+    """Python's zipfile raises although it is only asked whether the file is an archive."""
+    content = bytearray(stored(tmp_path / "a.pth", WEIGHTS).read_bytes())
+    content[content.rfind(b"PK\x06\x07") + place] = 9
+    (tmp_path / "a.pth").write_bytes(content)
+    assert "cut short or damaged" in refusal(tmp_path / "a.pth")
+
+
 HEAD = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
@@ -242,6 +251,8 @@ def test_forms_that_are_known(tmp_path, wrap, zipped):
         ({"model": WEIGHTS, "state_dict": WEIGHTS}, "under both 'model' and 'state_dict'"),
         ({"model": {}}, "holds no tensors by name"),
         ({"a": torch.ones(2, device="meta")}, "a is an empty ('meta') tensor"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a is an 8-bit tensor"),
+        ({"a": torch.ones(2).to(torch.float8_e5m2)}, "a is an 8-bit tensor"),
     ],
 )
 def test_forms_that_are_not(tmp_path, content, said):
