@@ -15,6 +15,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det.classification.config import load_config
+from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.files import make_folder, open_log
 from svit_det.results import write_json
@@ -94,13 +95,11 @@ def _check(trainings: Trainings, arm: str) -> None:
 def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) -> None:
     path, options = str(trainings.arms[arm]), trainings.options(arm, seed)
     folder = trainings.folder(arm, seed)
-    # The whole config is compared, because a yaml file may have changed since.
     merged = {"config": load_config(path, options).dump()}
     record = folder / DONE
     if record.is_file():
-        if json.loads(record.read_text()) == merged:
-            return
-        raise InputError(f"{folder} holds a training with other settings: name another --output.")
+        refuse_other_training(record, merged["config"])
+        return
     make_folder(folder)
     command = [*program, "--config-file", path, "--resume", *options]
     with open_log(folder / "output.txt") as log:

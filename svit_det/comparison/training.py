@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
+from svit_det.config.same_settings import refuse_other_training
 from svit_det.detection import load_config
 from svit_det.errors import InputError
 from svit_det.files import make_folder, open_log
@@ -59,12 +59,10 @@ def _train(
 ) -> None:
     """Run one fine-tuning with its evaluation, unless it has been done already."""
     record = folder / "trained_with.json"
-    # The whole config is compared, because a yaml file may have changed since.
     merged = {"settings": list(settings), "config": load_config(settings[0], settings[1:]).dump()}
     if record.is_file():
-        if json.loads(record.read_text()) == merged:
-            return
-        raise InputError(f"{folder} holds a training with other settings: name another --output.")
+        refuse_other_training(record, merged["config"])
+        return
     make_folder(folder)
     # Remains of an interrupted training are overwritten.
     arguments = ["--overwrite", "--config-file", *settings]

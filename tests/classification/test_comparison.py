@@ -8,6 +8,7 @@ import pytest
 from svit_det.classification.comparison import arms_of, comparison_table
 from svit_det.classification.config import load_config
 from svit_det.cli.compare_classifiers import main
+from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.policies import POLICY_REGISTRY
 
@@ -117,3 +118,23 @@ def test_the_parents_yamls_can_be_read(name):
     cfg = load_config(str(ROOT / f"configs/digits/{name}.yaml"))
     assert cfg.MODEL.NUM_CLASSES == 10 and cfg.MODEL.VIT.EMBED_DIM <= 192
     assert (cfg.INPUT.SIZE // cfg.MODEL.VIT.PATCH_SIZE) ** 2 == 196
+
+
+def test_a_moved_folder_holds_the_same_training(tmp_path):
+    """The place of a training's folder is none of its settings; every other key is."""
+    record = tmp_path / "trained_with.json"
+    before, now = "OUTPUT_DIR: here\nSEED: {}", "OUTPUT_DIR: there\nSEED: 1"
+    record.write_text(json.dumps({"config": before.format(1)}))
+    refuse_other_training(record, now)
+    record.write_text(json.dumps({"config": before.format(2)}))
+    with pytest.raises(
+        InputError, match=r"\(SEED 2, not 1\): name another --output"
+    ):
+        refuse_other_training(record, now)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"config": 3}', b'{"config": "a: ["}', b"\xff"])
+def test_a_broken_record_is_named(tmp_path, content):
+    (tmp_path / "trained_with.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"trained_with\.json"):
+        refuse_other_training(tmp_path / "trained_with.json", "SEED: 1")

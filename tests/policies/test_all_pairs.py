@@ -41,10 +41,15 @@ def executions(history):
 def one_image(history, image):
     """The history of one image of a batch."""
     at = slice(image, image + 1)
+
+    def part(selection):
+        extra = None if selection.extra is None else selection.extra[at]
+        return replace(selection, keep=selection.keep[at], extra=extra)
+
     return [
         replace(
             record,
-            selection=replace(record.selection, keep=record.selection.keep[at]),
+            selection=part(record.selection),
             keys=record.keys[at],
             mlp=record.mlp[at],
         )
@@ -89,6 +94,7 @@ def test_a_batch_is_its_images_everywhere(policy_case, tiny_trunk, images, force
                     trunk.policy = forced(policy, replay(one_image(together.history, image)))
                     alone = trunk(batch[image : image + 1])
                     assert_close(together.patches[image], alone.patches[0], **TOLERANCE)
+                    assert_close(together.extra[image], alone.extra[0], **TOLERANCE)
 
 
 @SEEDS
