@@ -127,9 +127,7 @@ def test_a_moved_folder_holds_the_same_training(tmp_path):
     record.write_text(json.dumps({"config": before.format(1)}))
     refuse_other_training(record, now)
     record.write_text(json.dumps({"config": before.format(2)}))
-    with pytest.raises(
-        InputError, match=r"\(SEED 2, not 1\): name another --output"
-    ):
+    with pytest.raises(InputError, match=r"\(SEED 2, not 1\): name another --output"):
         refuse_other_training(record, now)
 
 
