@@ -7,6 +7,7 @@ python tools/config_keys.py --check   say whether the table is fresh; status 1 i
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import getdoc
@@ -64,11 +65,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write or check the table. Raises InputError where it is not fresh."""
     text = key_table()
     if not args.check:
+        if os.path.lexists(args.file) and not _is_such_a_page(args.file):
+            raise InputError(
+                f"--file {args.file}: is another file, and is not replaced; name another."
+            )
         with write_whole(args.file) as path:
             path.write_text(text, encoding="utf-8")
     elif not args.file.is_file() or args.file.read_bytes() != text.encode():
         raise InputError(f"{args.file} is not fresh: run python tools/config_keys.py.")
     return {"file": str(args.file), "fresh": True}
+
+
+def _is_such_a_page(path: Path) -> bool:
+    title = HEAD.partition("\n")[0].encode()
+    return path.is_file() and path.read_bytes().startswith(title)
 
 
 def main(argv: Sequence[str]) -> str | None:

@@ -359,3 +359,13 @@ def test_the_tool_writes_the_table_and_says_when_it_is_stale(fork_tool, tmp_path
     path.write_text(key_table() + "more")
     assert "is not fresh" in config_keys.main(["--check", "--file", str(path)])
     assert "cannot be written" in config_keys.main(["--file", str(tmp_path)])
+
+
+def test_only_such_a_page_is_replaced(fork_tool, refused, tmp_path):
+    mine, page = tmp_path / "mine.md", tmp_path / "keys.md"
+    mine.write_text("# My notes\n")
+    assert "mine.md: is another file" in refused("config_keys.py", "--file", mine)
+    assert mine.read_text() == "# My notes\n"
+    for _ in range(2):
+        assert fork_tool("config_keys.py", "--file", page).returncode == 0
+    assert page.read_text(encoding="utf-8") == key_table()
