@@ -358,7 +358,8 @@ def test_the_tool_writes_the_table_and_says_when_it_is_stale(fork_tool, tmp_path
     assert config_keys.main(["--check", "--file", str(path)]) is None
     path.write_text(key_table() + "more")
     assert "is not fresh" in config_keys.main(["--check", "--file", str(path)])
-    assert "cannot be written" in config_keys.main(["--file", str(tmp_path)])
+    assert "is another file" in config_keys.main(["--file", str(tmp_path)])
+    assert "cannot be written" in config_keys.main(["--file", "/proc/keys.md"])
 
 
 def test_only_such_a_page_is_replaced(fork_tool, refused, tmp_path):
