@@ -121,7 +121,12 @@ def assert_same(model, part, folder, formats=tuple(FORMATS)):
 
 
 @pytest.mark.parametrize(
-    "options", [QUOTA, (), named("ATS")], ids=["static", "threshold", "class token"]
+    "options",
+    [
+        pytest.param(QUOTA, id="static"),
+        pytest.param((), id="threshold"),
+        pytest.param(named("ATS"), id="class token", marks=pytest.mark.long),
+    ],
 )
 def test_whole_detectors(lively_model, tmp_path, options):
     model = lively_model(*options)
@@ -139,7 +144,7 @@ def test_a_budget_that_holds_on_every_image(lively_model, tmp_path):
     assert set(exported.parity) == set(FORMATS)
 
 
-@pytest.mark.parametrize("wrapper", ["Monotone", "Forgetful"])
+@pytest.mark.parametrize("wrapper", ["Monotone", pytest.param("Forgetful", marks=pytest.mark.long)])
 def test_policies_in_a_wrapper(lively_model, tmp_path, wrapper):
     model = lively_model("MODEL.TOKEN_POLICY.WRAPPERS", f"['{wrapper}']")
     assert type(find_token_net(model).trunk.policy).__name__ == wrapper

@@ -50,6 +50,7 @@ def test_open_sizes(lively_model, tmp_path, options):
             assert parity.same_kept and parity.difference <= 1e-4, (size, end, parity)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_a_whole_detector_of_open_size(lively_model, tmp_path):
     model = lively_model()
@@ -72,7 +73,10 @@ def test_a_constant_that_is_none_is_refused(lively_model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [RANDOM, QUOTA], ids=["Random", "quota"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(RANDOM, id="Random"), pytest.param(QUOTA, id="quota", marks=pytest.mark.long)],
+)
 def test_a_rounded_count_of_open_size_is_saved_as_onnx_alone(lively_model, tmp_path, options):
     model = lively_model(*options)
     saved, not_saved = (wanted("backbone", formats=(name,)) for name in ("onnx", "pt2"))
