@@ -14,6 +14,10 @@ NO_MEMORY = (
 """Words of torch and NumPy about more memory than there is, and about sizes that no memory has."""
 
 
+LONGEST = 5000
+"""Most characters of a sentence; a path has up to 4,096."""
+
+
 class InputError(ValueError):
     """A value, file or option from outside cannot be used.
 
@@ -25,7 +29,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, *, setting: str | None = None) -> None:
-        message = printable(message)
+        message = _shortened(printable(message))
         super().__init__(f"{setting}: {message}" if setting else message)
         self.message = message
         self.setting = setting
@@ -70,6 +74,14 @@ def refuse_url(given: object, *, name: str = "") -> None:
     if is_url(given):
         what = f"{name} {given}" if name else str(given)
         raise InputError(f"{what}: a file is wanted, not a URL; download it first.")
+
+
+def _shortened(text: str) -> str:
+    """The text without its middle, where it is longer than a person can read: names in files of
+    weights may be of any length, and thousands of pictures may be missing at once.
+    """
+    end = 500
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - end]} ... {text[-end:]}"
 
 
 def _rebuild(message: str, setting: str | None) -> InputError:

@@ -38,6 +38,15 @@ def test_a_refusal_is_one_line_whatever_it_names():
     assert str(pickle.loads(pickle.dumps(refusal))) == str(refusal)
 
 
+def test_a_refusal_can_be_read_whatever_it_names():
+    refusal = InputError(f"weights.pth: {'x' * 10**6} is not in the model.")
+    assert len(str(refusal)) < 6000
+    assert str(refusal).startswith("weights.pth: x") and str(refusal).endswith("in the model.")
+    assert " ... " in str(refusal)
+    longest_path = "x" * 4096
+    assert str(InputError(f"{longest_path}: no such image.")) == f"{longest_path}: no such image."
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_program_prints_any_name(encoding):
     program = (

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from svit_det.classification.config import default_config
 from svit_det.config.same_settings import changes, settings_of
 from svit_det.errors import InputError, printable
 from svit_det.settings import shown
 from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.weights.files import read_checkpoint, write_checkpoint
-from svit_det.weights.forms import is_weights
+from svit_det.weights.forms import is_weights, unusual
 
 PARTS = {"optimizer": dict, "scaler": dict, "epoch": int, "steps_per_epoch": int, "config": str}
 """The kinds of what a checkpoint holds beside the weights."""
@@ -64,6 +66,10 @@ def read_state(path: Path) -> dict[str, Any]:
         missing.append("state of an optimiser")
     if missing:
         raise _refusal(path, f"it holds no {missing[0]}")
+    kinds = ((name, unusual(value)) for name, value in _beside_the_weights(state).items())
+    for name, kind in kinds:
+        if kind:
+            raise _refusal(path, f"{name} is {kind} tensor")
     bad = _not_finite(state)
     if bad:
         raise _refusal(path, f"it holds numbers that are not finite in {some_of(bad)}")
@@ -97,6 +103,10 @@ def _refusal(path: Path, reason: str) -> InputError:
 
 def _not_finite(state: Mapping[str, Any]) -> list[str]:
     """The names of weights, averaged weights and optimiser's numbers that are not finite."""
+    return not_finite({**state["model"], **_beside_the_weights(state)})
+
+
+def _beside_the_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights and the optimiser's tensors, by names that tell them apart."""
     averaged = {f"{name} (averaged)": value for name, value in (state.get("ema") or {}).items()}
-    optimizer = optimizer_tensors(state["optimizer"])
-    return not_finite({**state["model"], **averaged, **optimizer})
+    return {**averaged, **optimizer_tensors(state["optimizer"])}

@@ -44,6 +44,7 @@ from svit_det.errors import InputError
 from svit_det.settings import shown
 from svit_det.training.freezing import Freezing
 from svit_det.training.optimizer_state import optimizer_problem
+from svit_det.training.scaler_state import scaler_problem
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +228,10 @@ class Trainer:
         """Take over what a checkpoint holds. Raises InputError for parts of another model."""
         load_whole(self.net, state["model"], source=str(path))
         if self.ema is not None:
-            load_whole(self.ema.module, state.get("ema", {}), source=f"{path}, averaged weights")
+            averaged = state.get("ema") or {}
+            load_whole(self.ema.module, averaged, source=f"{path}, averaged weights")
         problem = optimizer_problem(state["optimizer"], self.optimizer)
+        problem = problem or scaler_problem(state["scaler"])
         if problem:
             raise InputError(f"{path}: {problem}; {ANEW}.")
         if not 0 <= state["epoch"] <= self.cfg.SOLVER.EPOCHS:

@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from svit_det.interrupts import stop_if_asked
-from svit_det.training.finite import check_losses
+from svit_det.training.finite import check_losses, diverged
 
 
 def run_steps(trainer: TrainerBase, start: int, stop: int) -> None:
@@ -49,6 +49,13 @@ class _StopsWhereNotFinite:
     """A mixin that checks the losses before the optimiser uses their gradients."""
 
     iter: int
+
+    def run_step(self) -> None:
+        """detectron2's step. Its own check of proposals comes before there are losses."""
+        try:
+            super().run_step()  # type: ignore[misc]
+        except FloatingPointError as error:
+            raise diverged("boxes or scores of proposals are not finite", step=self.iter) from error
 
     def _write_metrics(self, loss_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
         check_losses(loss_dict, step=self.iter)

@@ -19,6 +19,7 @@ from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.config_file import check_config
 from svit_det.detection.data import build_augmentations
 from svit_det.detection.prediction import Prediction
+from svit_det.detection.token_losses import TokenLosses
 from svit_det.detection.trained import category_ids_of, class_names_of, read_trained
 from svit_det.errors import InputError, says_no_memory
 from svit_det.images import Picture, pictures_of
@@ -78,6 +79,11 @@ class Predictor:
         self.batch_size, self.follow = batch_size, follow
         with in_proportion(self.cfg.MODEL.WEIGHTS):
             self.model = build_model(self.cfg).eval()
+        if not isinstance(self.model, TokenLosses):
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE: {type(self.model).__name__} leaves no token usage; "
+                "choose TokenRCNN or TokenRetinaNet."
+            )
         TokenCheckpointer(self.model, refuse_untrained=not allow_untrained).load(
             self.cfg.MODEL.WEIGHTS
         )

@@ -13,6 +13,7 @@ import torch
 from svit_det.errors import InputError
 from svit_det.training.finite import not_finite, optimizer_tensors, some_of
 from svit_det.training.optimizer_state import is_number, optimizer_problem
+from svit_det.training.scaler_state import scaler_problem
 
 LAST_STEP = 2**31
 
@@ -54,9 +55,10 @@ def state_problem(state: Any, optimizer: torch.optim.Optimizer, scheduler: Any) 
     if not all(isinstance(each, Mapping) for each in hooks.values()):
         return "it holds no state of the training's hooks"
     return (
-        _schedule_problem(hooks.get("LRScheduler"), optimizer, scheduler)
+        _schedule_problem(hooks.get("LRScheduler"), optimizer, scheduler, step=state["iteration"])
         or _run_problem(hooks.get("RunState"))
         or optimizer_problem(inner.get("optimizer"), optimizer)
+        or scaler_problem(inner.get("grad_scaler", {}))
     )
 
 
@@ -68,7 +70,7 @@ def identity_in(state: Any) -> Mapping[str, Any]:
 
 
 def _schedule_problem(
-    given: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, scheduler: Any
+    given: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, scheduler: Any, *, step: int
 ) -> str | None:
     if given is None:
         return None
@@ -77,6 +79,8 @@ def _schedule_problem(
         return "its schedule is one of other rates"
     if not all(map(is_number, rates)) or not _is_count(given.get("last_epoch")):
         return "its schedule holds numbers that cannot be meant"
+    if not step <= given["last_epoch"] <= step + 1:
+        return f"its schedule stands at step {given['last_epoch']}, where the run stands at {step}"
     if given.keys() - scheduler.state_dict().keys():
         return "its schedule is of another kind"
     return None

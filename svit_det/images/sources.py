@@ -73,7 +73,7 @@ def pictures_of(
 
     Raises InputError for any other source, at the latest when the first picture is asked for.
     """
-    if order not in (None, *ORDERS):
+    if not (order is None or (isinstance(order, str) and order in ORDERS)):
         raise InputError(f"order: no '{order}'; choose RGB or BGR.")
     return _walk(source, order, "", failed)
 

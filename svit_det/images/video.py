@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, is_text
 from svit_det.images.open import LARGEST_IMAGE
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -80,10 +80,13 @@ def _of_film(cv2: ModuleType, path: str) -> Any:
     files or connect to a server. Such lists are not opened. The name cannot be taken for an address
     or for a series of pictures either.
     """
+    path = os.path.abspath(path)
+    if not is_text(path):  # OpenCV ends the whole process here
+        raise InputError(f"{path}: OpenCV opens no film whose path is not UTF-8; rename it.")
     before = os.environ.get(OPTIONS)
     os.environ[OPTIONS] = PLAIN_FILMS
     try:
-        return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+        return cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     finally:
         if before is None:
             del os.environ[OPTIONS]

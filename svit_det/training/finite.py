@@ -83,7 +83,12 @@ def check_losses(losses: Mapping[str, Tensor], *, step: int) -> None:
     numbers = {name: value.detach().item() for name, value in losses.items()}
     bad = [f"{name} is {number}" for name, number in numbers.items() if not math.isfinite(number)]
     if bad:
-        raise InputError(
-            f"Step {step} of the training: {some_of(bad)}; this step changed no weights, and the "
-            "last checkpoint stays. Look at the data, or lower SOLVER.BASE_LR."
-        )
+        raise diverged(some_of(bad), step=step)
+
+
+def diverged(what: str, *, step: int) -> InputError:
+    """The error of a training that cannot go on because `what` is not finite."""
+    return InputError(
+        f"Step {step} of the training: {what}; this step changed no weights, and the last "
+        "checkpoint stays. Look at the data, or lower SOLVER.BASE_LR."
+    )

@@ -22,6 +22,8 @@ KEPT = {
     torch.optim.SGD: {"momentum_buffer"},
 }
 """What the optimisers keep for a parameter; AdamW is an Adam here."""
+NEVER_NONE = KEPT[torch.optim.Adam]
+"""SGD's buffer may be None: it is made with the first step that needs it."""
 SQUARES = "exp_avg_sq"
 OTHER = "its optimiser's state is of other parameters"
 
@@ -85,6 +87,8 @@ def _entry_problem(entry: Mapping[Any, Any], parameter: nn.Parameter, kept: set[
         if name == "step":
             if not _is_step(value):
                 return "a 'step' that is no count"
+        elif value is None and name in NEVER_NONE:
+            return f"no {name!r}"
         elif value is not None and not _fits(value, parameter):
             return f"a {name!r:.40} of another kind or shape"
     squares = entry.get(SQUARES)
@@ -106,6 +110,8 @@ def _fits(value: Any, parameter: nn.Parameter) -> bool:
         return False
     if value.shape != parameter.shape or not value.is_floating_point():
         return False
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return False  # it repeats stored numbers, which a step cannot change one by one
     # Numbers that are nan or infinite in the file are left to a check that names them all.
     return value.element_size() > 1 and (
         not not_finite({"": value.to(parameter.dtype)}) or bool(not_finite({"": value}))

@@ -37,7 +37,7 @@ def in_one_form(loaded: Any, *, source: str) -> dict[str, Any]:
     if not isinstance(weights, dict) or not is_weights(weights):
         raise InputError(f"{source}: {_where_else(loaded)}.")
     for name, value in weights.items():
-        kind = _unusual(value)
+        kind = unusual(value)
         if kind:
             raise InputError(f"{source}: {name} is {kind} tensor; save its plain values.")
     return {**loaded, "model": weights} if first == "model" else {"model": weights}
@@ -59,7 +59,7 @@ def _where_else(loaded: Any) -> str:
     return "holds no tensors by name, itself or under 'model'"
 
 
-def _unusual(value: Tensor) -> str | None:
+def unusual(value: Tensor) -> str | None:
     """A name for a tensor that holds no plain values in memory; None for a plain tensor."""
     if value.device.type == "meta":
         return "an empty ('meta')"

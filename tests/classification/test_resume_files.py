@@ -106,6 +106,25 @@ def test_parts_that_are_missing(last, case):
     assert said in refusal(last)
 
 
+UNUSUAL = {
+    "an empty ('meta') tensor": lambda value: value.to("meta"),
+    "an 8-bit tensor": lambda value: value.to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.parametrize("said", UNUSUAL)
+def test_tensors_without_plain_values(last, said):
+    good = torch.load(last, weights_only=True)
+    state = torch.load(last, weights_only=True)
+    state["ema"]["head.bias"] = UNUSUAL[said](state["ema"]["head.bias"])
+    torch.save(state, last)
+    assert f"head.bias (averaged) is {said}; begin" in refusal(last)
+    entry = good["optimizer"]["state"][0]
+    entry["exp_avg"] = UNUSUAL[said](entry["exp_avg"])
+    torch.save(good, last)
+    assert f"parameter 0 exp_avg is {said}; begin" in refusal(last)
+
+
 def test_numbers_that_are_not_finite(last):
     good = torch.load(last, weights_only=True)
 
@@ -132,6 +151,7 @@ def test_numbers_that_are_not_finite(last):
         (lambda s: s["model"].pop("norm.bias"), "norm.bias is not in the file"),
         (lambda s: s["ema"].pop("norm.bias"), "averaged weights: norm.bias is not in the file"),
         (lambda s: s.pop("ema"), "averaged weights: trunk"),
+        (lambda s: s.update(ema=None), "averaged weights: trunk"),
         (lambda s: s["model"].update(more=torch.ones(1)), "more is not in the model"),
         (
             lambda s: s["model"].update({"norm.bias": torch.ones(24, dtype=torch.int64)}),
@@ -141,6 +161,7 @@ def test_numbers_that_are_not_finite(last):
         (lambda s: s["optimizer"].pop("param_groups"), "optimiser's state is of other param"),
         (lambda s: s["optimizer"]["param_groups"][0].update(lr=math.nan), "a 'lr' that cannot"),
         (lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.ones(7)), "a 'exp_avg' of ano"),
+        (lambda s: s.update(scaler={"scale": "x"}), "its loss scaler holds a 'scale' that cannot"),
         (lambda s: s.update(epoch=-1), "stands after epoch -1, where there are 2"),
         (lambda s: s.update(epoch=10**9), "stands after epoch 1000000000, where there are 2"),
         (

@@ -62,6 +62,20 @@ def test_a_loss_that_is_not_finite(trainer, tmp_path, value):
     assert not (tmp_path / "model_final.pth").exists()
 
 
+def test_proposals_that_are_not_finite(trainer, tmp_path):
+    """detectron2 raises its own error before there are losses."""
+    training = trainer()
+
+    def spoil(inner):
+        with torch.no_grad():
+            inner.model.proposal_generator.rpn_head.conv.weight.fill_(3e38)
+
+    after(training, 2, spoil)
+    with pytest.raises(InputError, match=r"^Step 2 of the training: .* proposals are not finite; "):
+        training.train()
+    assert last_of(tmp_path)["iteration"] == 1
+
+
 def test_weights_that_are_not_finite_are_not_kept(trainer, tmp_path):
     """A gradient may be nan although its loss was not."""
     training = trainer()

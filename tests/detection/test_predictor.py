@@ -175,6 +175,10 @@ def test_weights_that_cannot_be_used(weights, what):
         ({"weights": "x" * 300 + ".pth"}, "File name too long"),
         ({"cfg": 3}, "cfg: a int is not a config"),
         ({"cfg": "x" * 300 + ".yaml"}, "no such file"),
+        (
+            {"options": ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]},
+            "MODEL.META_ARCHITECTURE: GeneralizedRCNN leaves no token usage",
+        ),
     ],
     ids=lambda each: str(each)[:30],
 )

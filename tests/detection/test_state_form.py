@@ -106,9 +106,19 @@ SPOILED = {
         of_schedule("base_lrs", []),
         of_schedule("base_lrs", None),
     ],
+    "its schedule stands at step": [
+        of_schedule("last_epoch", 10**6),
+        lambda c: c["trainer"].update(iteration=10**6),
+    ],
     "schedule is of another kind": [of_schedule("step", 5), of_schedule("optimizer", "x")],
     "it holds no state of an optimiser": [
         *(lambda c, v=value: c["trainer"]["_trainer"].update(optimizer=v) for value in (3, [1])),
+    ],
+    "it holds no state of a loss scaler": [
+        lambda c: c["trainer"]["_trainer"].update(grad_scaler="x"),
+    ],
+    "its loss scaler holds a 'scale'": [
+        lambda c: c["trainer"]["_trainer"].update(grad_scaler={"scale": math.nan}),
     ],
 }
 

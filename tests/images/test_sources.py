@@ -118,6 +118,7 @@ def test_a_film_has_numbered_frames(film):
     [
         (PIXELS, {}, "array: say order='RGB' or order='BGR'"),
         (PIXELS, {"order": "GBR"}, "order: no 'GBR'"),
+        (PIXELS, {"order": np.array(["RGB", "BGR"])}, r"order: no '\['RGB' 'BGR'\]'"),
         (PIXELS.astype(float), {"order": "RGB"}, "array: holds float64; give uint8"),
         (PIXELS[:, :, :2], {"order": "RGB"}, r"shape \(4, 6, 2\) is not \(height, width, 3\)"),
         (PIXELS[:0], {"order": "RGB"}, "array: has no pixels"),

@@ -1,7 +1,9 @@
 """Films are one file each: no list of other files, no address, no series of pictures."""
 
+import os
 import socket
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -71,6 +73,16 @@ def test_a_name_is_nothing_but_a_name(tmp_path, monkeypatch, name):
     (tmp_path / "film.avi").rename(tmp_path / name)
     assert len(list(frames_of(name))) == 3
     assert Film.open(name).size == (16, 32)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    """OpenCV would end the whole process."""
+    write(tmp_path / "film.avi")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.avi"))
+    (tmp_path / "film.avi").rename(odd)
+    for read in (lambda path: list(frames_of(path)), Film.open):
+        with pytest.raises(InputError, match=r"udcfe\.avi: OpenCV opens no film whose path is not"):
+            read(odd)
 
 
 def test_a_pattern_of_pictures_is_no_film(tmp_path):

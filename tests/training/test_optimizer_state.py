@@ -58,6 +58,8 @@ ODD = {
     "another shape": put("exp_avg", torch.ones(7)),
     "a number alone": put("exp_avg", torch.ones(())),
     "no tensor": put("exp_avg", 3.0),
+    "nothing": put("exp_avg", None),
+    "one number many times": put("exp_avg", torch.ones(1).expand(4, 3)),
     "whole numbers": put("exp_avg", torch.ones(4, 3, dtype=torch.int64)),
     "true or false": put("exp_avg", torch.ones(4, 3, dtype=torch.bool)),
     "no numbers": put("exp_avg", torch.ones(4, 3, device="meta")),
