@@ -94,7 +94,8 @@ def let_go(stop: BaseException) -> None:
 
 def stop_if_asked() -> None:
     """Raise the interrupt that an earlier signal asked for and Python dropped."""
-    handler = signal.getsignal(signal.SIGINT)
+    # The hook knows the handler, which a first SIGTERM has taken off its signal.
+    handler = getattr(sys.unraisablehook, "__self__", None)
     if isinstance(handler, Interrupt) and handler.asked is not None:
         handler.forget_dropped()
         raise handler.asked
@@ -110,25 +111,24 @@ def ignore_interrupts(worker: int) -> None:
 
 @contextmanager
 def remembering_interrupts() -> Iterator[None]:
-    """Inside the with-block both signals are remembered, unless they have other handlers.
+    """Inside the with-block both signals are remembered, each unless it has another handler.
 
-    Outside of the main thread, where Python sets no handlers, nothing changes.
+    A command in the background of a shell script ignores Ctrl-C, and SIGTERM still ends it in good
+    order. Outside of the main thread, where Python sets no handlers, nothing changes.
     """
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    taken = {each: before for each, before in usual.items() if signal.getsignal(each) is before}
+    if not taken or threading.current_thread() is not threading.main_thread():
         yield
         return
     handler, hook = Interrupt(), sys.unraisablehook
-    terminates = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    signal.signal(signal.SIGINT, handler)
-    if terminates:
-        signal.signal(signal.SIGTERM, handler)
+    for each in taken:
+        signal.signal(each, handler)
     sys.unraisablehook = handler.dropped
     try:
         yield
     finally:
         handler.forget_dropped()
         sys.unraisablehook = hook
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if terminates:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each, before in taken.items():
+            signal.signal(each, before)

@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import importlib.util
 import random
 import resource
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,9 @@ from svit_det.tokens import BlockParts, Selection, everyone
 from svit_det.vit import build_trunk
 
 torch.set_num_threads(1)
+
+# A shell that starts the tests in its background has Ctrl-C ignored, here and in what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

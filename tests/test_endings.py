@@ -66,6 +66,18 @@ def test_a_signal_ends_the_command_with_a_line(command, capfd, sent, status, nam
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_where_ctrl_c_is_ignored_sigterm_still_ends_in_order(command, capfd):
+    """So it is in the background of a shell script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert command("signal.raise_signal(signal.SIGTERM); time.sleep(60)") == 143
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert capfd.readouterr() == ("", "svit-det a: stopped by SIGTERM.\n")
+
+
 TERMINATED = """
 import sys, time
 from pathlib import Path

@@ -7,12 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from svit_det.interrupts import (
-    Interrupt,
-    let_go,
-    remembering_interrupts,
-    stop_if_asked,
-)
+from svit_det.interrupts import let_go, remembering_interrupts, stop_if_asked
 
 
 class Interrupting:
@@ -22,18 +17,17 @@ class Interrupting:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_that_was_dropped_is_raised_at_the_end_of_a_step():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_was_dropped_is_raised_at_the_end_of_a_step(number):
     stop_if_asked()  # nobody has asked
-    handler = Interrupt()
-    before = signal.signal(signal.SIGINT, handler)
-    try:
+    with remembering_interrupts():
+        handler = signal.getsignal(number)
         stop_if_asked()
         with suppress(KeyboardInterrupt):
-            handler(signal.SIGINT, None)
+            handler(number, None)
         with pytest.raises(KeyboardInterrupt):
             stop_if_asked()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    stop_if_asked()
 
 
 def test_an_interrupt_that_was_dropped_comes_again(capfd):
