@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["digits/compare"],
         metavar="YAML",
-        help="yaml files and folders of them, also by the names of those that ship, such as "
+        help="yaml files, folders of yaml files, or names of shipped ones, such as "
         "photographs/compare; default: digits/compare",
     )
     add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3])

@@ -43,11 +43,11 @@ def execute(module: str, argv: Sequence[str], *, program: str) -> int:
             write_result({"error": sentence})
             return 1
         except KeyboardInterrupt as stop:
-            by_whom, status = "Ctrl-C", INTERRUPTED
+            signal_name, status = "Ctrl-C", INTERRUPTED
             if isinstance(stop, Terminated):
-                by_whom, status = "SIGTERM", TERMINATED
+                signal_name, status = "SIGTERM", TERMINATED
             then = f"; {stop}" if str(stop) else ""
-            print(f"{program}: stopped by {by_whom}{then}.", file=sys.stderr)
+            print(f"{program}: stopped by {signal_name}{then}.", file=sys.stderr)
             return status
         write_result({} if result is None else result)
     lost = failure_of(sys.stdout)
