@@ -6,6 +6,7 @@ passed on.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import stat
@@ -19,6 +20,10 @@ from svit_det.errors import InputError
 LONGEST_REASON = 120
 """Characters of a reader's own words; some list every kind of number that the format knows."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_MAKES_TENSORS = re.compile(rb"ctorch(?:\.\w+)?\n\w*Tensor\n")
+"""A pickle that names a class of tensors, which PyTorch calls with whatever sizes stand there."""
+_WITH_ATTRIBUTES = b"_rebuild_from_type_v2"
+"""The one function of PyTorch's that is given such a class: for tensors with own attributes."""
 
 
 def check_file(path: str) -> None:
@@ -26,7 +31,8 @@ def check_file(path: str) -> None:
 
     A zip archive, PyTorch's own format, is refused if it holds a TorchScript program, is
     compressed, holds a name twice, or claims to unpack to more bytes than the file has: PyTorch
-    compresses nothing, and would unpack the archive in memory.
+    compresses nothing, and would unpack the archive in memory. A pickle that makes tensors out of
+    sizes alone is refused too: such tensors hold whatever lay in the memory before.
     """
     try:
         mode = os.stat(path).st_mode
@@ -37,10 +43,17 @@ def check_file(path: str) -> None:
         raise InputError(f"{path}: a folder, not a file of weights; name a file in it.")
     if not stat.S_ISREG(mode):
         raise InputError(f"{path}: a device or a pipe, not a file of weights.")
-    if not path.endswith(".safetensors") and _is_archive(path):
-        problem = _archive_problem(path)
-        if problem:
-            raise InputError(f"{path}: {problem}; it was not unpacked.")
+    if path.endswith(".safetensors"):
+        return
+    archived = _is_archive(path)
+    problem = _archive_problem(path) if archived else None
+    if problem:
+        raise InputError(f"{path}: {problem}; it was not unpacked.")
+    if _makes_tensors(path, archived=archived):
+        raise InputError(
+            f"{path}: makes tensors out of sizes, without stored numbers; save the weights anew "
+            "from the program that wrote them."
+        )
 
 
 def _is_archive(path: str) -> bool:
@@ -67,6 +80,28 @@ def _archive_problem(path: str) -> str | None:
     if twice:
         return f"an archive that holds '{twice[0]}' twice"
     return None
+
+
+def _makes_tensors(path: str, *, archived: bool) -> bool:
+    """Whether the pickle in the file makes tensors by calling their class."""
+    if archived:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                inner = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                return any(_calls_a_class(archive.read(name)) for name in inner)
+        except Exception:  # as above; PyTorch's reader refuses such an archive
+            return False
+    if not os.path.getsize(path):
+        return False  # an empty file cannot be mapped, and holds nothing
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return _calls_a_class(content)
+
+
+def _calls_a_class(pickled: bytes | mmap.mmap) -> bool:
+    return _MAKES_TENSORS.search(pickled) is not None and pickled.find(_WITH_ATTRIBUTES) < 0
 
 
 def refusal(path: str, error: BaseException) -> InputError:

@@ -118,6 +118,30 @@ def test_a_program(tmp_path):
     assert "a TorchScript program" in refusal(tmp_path / "a.pth")
 
 
+# ------------------------------------------------------------------ nothing is made up
+
+SIZES = {
+    "Tensor": lambda: Calls(torch.Tensor, 2, 2),
+    "FloatTensor": lambda: Calls(torch.FloatTensor, 2),
+    "a later one": lambda: [torch.ones(2), Calls(torch.Tensor, 3)],
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", SIZES)
+def test_tensors_without_stored_numbers(tmp_path, name, zipped):
+    content = {"model": {**WEIGHTS, "b.weight": SIZES[name]()}}
+    path = stored(tmp_path / "a.pth", content, _use_new_zipfile_serialization=zipped)
+    assert "makes tensors out of sizes, without stored numbers" in refusal(path)
+
+
+def test_tensors_with_attributes_are_no_such_tensors(tmp_path):
+    weight = torch.ones(2, 2)
+    weight.written_by = "another program"
+    path = stored(tmp_path / "a.pth", {"a.weight": weight})
+    assert torch.equal(read_checkpoint(str(path))["model"]["a.weight"], torch.ones(2, 2))
+
+
 # ------------------------------------------------------------------ nothing is unpacked
 
 
