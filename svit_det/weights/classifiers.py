@@ -61,6 +61,14 @@ _PREDICTOR = {
 }
 
 
+_ITS_OWN = {
+    "svit": "trunk.policy.gates.",
+    "dynamic-vit": "trunk.policy.predictors.",
+    "evo-vit": "class_head.",
+}
+"""The beginning of the names that only a model of this kind has, in our names."""
+
+
 def classifier_table(kind: str, layers: Sequence[int] = ()) -> dict[str, str]:
     """Released names -> our names; `layers` are the blocks that have a gate or a predictor."""
     table = dict(_AROUND)
@@ -119,6 +127,12 @@ def to_released(kind: str, model: nn.Module, *, source: str) -> dict[str, Tensor
     Raises InputError for weights that a file of this kind has no names for.
     """
     weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
+    place = _ITS_OWN.get(kind)
+    if place is not None and not any(name.startswith(place) for name in weights):
+        raise InputError(
+            f"{source}: its model has no weights under {place[:-1]}, which files of the kind "
+            f"{kind} hold; choose another --from."
+        )
     back = {ours: theirs for theirs, ours in _table_for(kind, weights).items()}
     renamed = rename(weights, back, source=source)
     return split_qkv(renamed) if kind == "evo-vit" else renamed
@@ -139,7 +153,6 @@ def split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _table_for(kind: str, ours: Mapping[str, Tensor]) -> dict[str, str]:
-    places = {"svit": "trunk.policy.gates.", "dynamic-vit": "trunk.policy.predictors."}
-    place = places.get(kind, "nowhere.")
+    place = _ITS_OWN.get(kind, "nowhere.")
     numbers = [name.removeprefix(place).split(".")[0] for name in ours if name.startswith(place)]
     return classifier_table(kind, [int(number) for number in dict.fromkeys(numbers)])

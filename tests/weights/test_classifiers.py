@@ -145,6 +145,12 @@ def test_too_little_too_much_and_other_shapes_are_refused(change, said):
         from_released("deit", given, model_of("deit"), source="a file")
 
 
+@pytest.mark.parametrize("kind", ["svit", "dynamic-vit", "evo-vit"])
+def test_a_model_without_the_parts_of_a_kind_has_no_such_file(kind):
+    with pytest.raises(InputError, match=f"a model: its model has no weights .* the kind {kind}"):
+        to_released(kind, model_of("deit"), source="a model")
+
+
 def test_the_command_goes_both_ways_without_detectron2(tmp_path):
     given = released("svit")
     torch.save({"model": given}, tmp_path / "released.pth")
