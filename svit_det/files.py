@@ -100,10 +100,10 @@ def scratch_folder() -> Iterator[Path]:
             ) from error
 
 
-def open_log(path: str | Path) -> TextIO:
-    """An empty file for lines of text, in place of an older one. Raises InputError."""
+def open_log(path: str | Path, *, emptied: bool = True) -> TextIO:
+    """A file for lines of text, in place of an older one or at its end. Raises InputError."""
     with naming(path):
-        return open(path, "w", encoding="utf-8")
+        return open(path, "w" if emptied else "a", encoding="utf-8")
 
 
 def of_the_disk(error: OSError) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from svit_det.comparison import training
+from svit_det.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +200,23 @@ def test_an_interrupt_of_the_command_alone_ends_its_trainings(tmp_path, monkeypa
     with pytest.raises(ProcessLookupError):
         os.kill(int(said(arms[0]).split()[0]), 0)
     assert said(arms[1]) == "" and not list(tmp_path.glob("*/*.json"))
+
+
+def test_a_training_that_outlived_its_comparison_keeps_its_folder(tmp_path):
+    """A SIGKILL ends the comparison alone; its training goes on and writes the same files."""
+    log = tmp_path / "output.txt"
+    with training._log_of_one(log) as file:
+        orphan = subprocess.Popen([sys.executable, "-c", ASLEEP], stdout=file)
+    while not log.read_text():
+        time.sleep(0.02)
+    said = log.read_text()
+    processes = training._Processes([sys.executable, "-c"], threads=1)
+    try:
+        with pytest.raises(InputError, match=rf"^{log}: a training of another comparison still"):
+            processes.run(["print('anew')"], log)
+        assert log.read_text() == said
+    finally:
+        orphan.kill()
+        orphan.wait()
+    assert processes.run(["print('anew')"], log) == 0
+    assert log.read_text() == "anew\n"
