@@ -10,6 +10,7 @@ import sys
 import warnings
 from types import TracebackType
 
+from svit_det.interrupts import Terminated
 from svit_det.streams import hold_streams
 
 FOREIGN_WARNINGS = (
@@ -64,15 +65,18 @@ def prepare_process() -> None:
 def _say_interrupted(
     kind: type[BaseException], problem: BaseException, trace: TracebackType | None
 ) -> None:
-    """Python's hook for uncaught exceptions; Ctrl-C gets a single line instead of a traceback."""
+    """Python's hook for uncaught exceptions; both signals get a line instead of a traceback."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, problem, trace)
         return
-    print(f"{os.path.basename(sys.argv[0])}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
+    terminated = issubclass(kind, Terminated)
+    signal_name = "SIGTERM" if terminated else "Ctrl-C"
+    program = os.path.basename(sys.argv[0])
+    print(f"{program}: stopped by {signal_name}.", file=sys.stderr, flush=True)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     # Python itself would end by a signal, which not every caller reads as 130.
-    os._exit(INTERRUPTED)
+    os._exit(TERMINATED if terminated else INTERRUPTED)
 
 
 def keep_freed_memory() -> bool:

@@ -84,11 +84,18 @@ raise KeyboardInterrupt
 """
 
 
-def test_ctrl_c_is_one_line_and_130():
-    command = [sys.executable, "-c", INTERRUPTED]
+@pytest.mark.parametrize(
+    ("kind", "name", "status"),
+    [
+        ("KeyboardInterrupt", "Ctrl-C", 130),
+        ("__import__('svit_det.interrupts').interrupts.Terminated", "SIGTERM", 143),
+    ],
+)
+def test_a_signal_is_one_line_and_its_status(kind, name, status):
+    command = [sys.executable, "-c", INTERRUPTED.replace("KeyboardInterrupt", kind)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 130
-    assert done.stderr == "-c: stopped by Ctrl-C.\n"
+    assert done.returncode == status
+    assert done.stderr == f"-c: stopped by {name}.\n"
     assert done.stdout == "cleaned up\n"
 
 
