@@ -1,12 +1,13 @@
 """The tables of docs/export.md: which policies export, how far from the model, and the shipped AP.
 
-    python tools/export_table.py [--image-folder FOLDER] [--tables parity open refused ap]
+    python tools/export_table.py [--image-folder FOLDER] [--tables parity budget open refused ap]
 
 The first table has every policy under both networks at toy size, on real pictures, in every format.
-The second has some policies with open sizes. The third says what is refused, with the reason. The
-fourth has the AP of the shipped detectors and of their exported files. --policies NAME ... measures
-the named policies anew and leaves the other rows of the first table as they are. The page is
-written after every policy, so that an interrupted run keeps its rows.
+The second has --budget and --no-topk, and the third has open sizes. The fourth says what is
+refused, with the reason. The fifth has the AP of the shipped detectors and of their exported files.
+--policies NAME ... measures the named policies anew and leaves the other rows of the first three
+tables as they are. The page is written after every policy, so that an interrupted run keeps its
+rows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from svit_det.cli.export import fixed_count_options
 from svit_det.cli.export_ap import ap_rows
 from svit_det.cli.export_refused import in_a_cell, refused_rows
 from svit_det.cli.export_toy import NETWORKS, SIZE, toy_model
+from svit_det.config.policy import unused_keys
 from svit_det.errors import InputError
 from svit_det.export.backbone import BackboneGraph
 from svit_det.export.build import Wanted, export_files, has_fixed_count
@@ -40,9 +42,9 @@ from svit_det.vit import find_token_net
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "export.md"
 MARKS = "<!-- {} of tools/export_table.py: {} -->"
-TABLES = ("parity", "open", "refused", "ap")
-OPEN = ("ATS", "Dense", "DynamicViT", "EViT", "EvoViT", "Random", "SViT")
-"""Policies of the table of open sizes: each way in which a count comes about."""
+TABLES = ("parity", "budget", "open", "refused", "ap")
+BUDGET = 0.5
+"""The share of tokens in the rows of --budget."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--image-folder", default="datasets/nuclei/val", help="pictures; default: %(default)s")
     add("--tables", nargs="+", choices=TABLES, default=TABLES, help="default: all of them")
-    add("--policies", nargs="+", metavar="NAME", help="of the first table; default: every one")
+    add("--policies", nargs="+", metavar="NAME", help="of the first three tables; default: all")
     add("--file", type=Path, default=PAGE, help="default: %(default)s")
     return parser
 
@@ -76,17 +78,15 @@ def measure(args: argparse.Namespace) -> None:
     for name in args.tables:
         split_page(page, name, args.file)  # refuses a page without a place for the table
     pictures = []
-    if set(args.tables) & {"parity", "open"}:
+    if set(args.tables) & set(BY_POLICY):
         pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
-    if "parity" in args.tables:
-        kept = [] if args.policies is None else rows_of(page, "parity", args.file)
+    for name in (each for each in BY_POLICY if each in args.tables):
+        rows, head = BY_POLICY[name]
+        kept = [] if args.policies is None else rows_of(page, name, args.file)
         found: dict[str, list[str]] = {}
-        for policy in tqdm(policies, desc="policies", unit="policy"):
-            found[policy] = list(parity_rows(policy, pictures))
-            lines = merged(kept, found)
-            write_rows(args.file, "parity", [*PARITY_HEAD, *lines])
-    if "open" in args.tables:
-        write_rows(args.file, "open", open_rows(pictures))
+        for policy in tqdm(policies, desc=name, unit="policy"):
+            found[policy] = list(rows(policy, pictures))
+            write_rows(args.file, name, [*head, *merged(kept, found)])
     if "refused" in args.tables:
         write_rows(args.file, "refused", refused_rows())
     if "ap" in args.tables:
@@ -154,10 +154,10 @@ def picture(path: Path) -> Tensor:
 # ------------------------------------------------------------------ every policy, at toy size
 
 
-PARITY_HEAD = (
-    f"| policy | network | tokens kept | {' | '.join(FORMATS)} |",
-    "|---" * (3 + len(FORMATS)) + "|",
-)
+def parity_head(third: str) -> tuple[str, str]:
+    """The head of a table whose rows have a policy, a network, `third`, and a cell each format."""
+    columns = ("policy", "network", third, *FORMATS)
+    return f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"
 
 
 def parity_rows(policy: str, pictures: Sequence[Tensor]) -> Iterator[str]:
@@ -179,52 +179,66 @@ def row_of(
     return f"| {label} | {network} | {kept} | {' | '.join(cells)} |"
 
 
+def budget_rows(policy: str, pictures: Sequence[Tensor]) -> Iterator[str]:
+    """Rows as in `parity_rows` for --budget, where the policy has fixed counts, and --no-topk."""
+    budget = ("MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(BUDGET), *fixed_count_options(policy))
+    has_budget = "TEST_KEEP_RATIO" not in unused_keys(policy)
+    for network in NETWORKS:
+        model = toy_model(policy, budget if has_budget else (), network, pictures)
+        if has_budget and has_fixed_count(find_token_net(model), SIZE):
+            cells = cells_of(model, pictures)
+            yield f"| {policy} | {network} | `--budget {BUDGET}` | {' | '.join(cells)} |"
+        model = toy_model(policy, (), network, pictures)
+        cells = cells_of(model, pictures, topk=False)
+        yield f"| {policy} | {network} | `--no-topk` | {' | '.join(cells)} |"
+
+
 def open_rows(
-    pictures: Sequence[Tensor],
-    *,
-    policies: Sequence[str] = OPEN,
-    networks: Sequence[str] = tuple(NETWORKS),
+    policy: str, pictures: Sequence[Tensor], *, networks: Sequence[str] = tuple(NETWORKS)
 ) -> Iterator[str]:
-    """Head and rows as in `parity_rows`, with open height and width, for these policies."""
-    yield from PARITY_HEAD
-    for policy in tqdm(policies, desc="open sizes", unit="policy"):
-        for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
-            for network in networks:
-                model = toy_model(policy, options, network, pictures)
-                cells = [cell_or_reason(model, name, pictures, open_sizes=True) for name in FORMATS]
-                yield row_of(model, policy, options, network, cells)
+    """Rows as in `parity_rows`, with open height and width."""
+    for options in dict.fromkeys(((), tuple(fixed_count_options(policy)))):
+        for network in networks:
+            model = toy_model(policy, options, network, pictures)
+            cells = [cell_or_reason(model, name, pictures, dynamic_size=True) for name in FORMATS]
+            yield row_of(model, policy, options, network, cells)
 
 
-def cells_of(model: nn.Module, pictures: Sequence[Tensor]) -> list[str]:
-    """The cell of each format; all files come from one program where every format can export."""
+BY_POLICY = {
+    "parity": (parity_rows, parity_head("tokens kept")),
+    "budget": (budget_rows, parity_head("option")),
+    "open": (open_rows, parity_head("tokens kept")),
+}
+"""The tables that are measured policy by policy: their rows, and their heads."""
+
+
+def cells_of(model: nn.Module, pictures: Sequence[Tensor], **wanted: Any) -> list[str]:
+    """The cell of each format; all files come from one program where every format can export.
+
+    `wanted`: fields of Wanted.
+    """
     try:
-        return exported_cells(model, tuple(FORMATS), pictures)
+        return exported_cells(model, tuple(FORMATS), pictures, **wanted)
     except InputError:
-        return [cell_or_reason(model, name, pictures) for name in FORMATS]
+        return [cell_or_reason(model, name, pictures, **wanted) for name in FORMATS]
 
 
-def cell_or_reason(
-    model: nn.Module, name: str, pictures: Sequence[Tensor], *, open_sizes: bool = False
-) -> str:
+def cell_or_reason(model: nn.Module, name: str, pictures: Sequence[Tensor], **wanted: Any) -> str:
     """The cell of one format: the largest difference, or the reason why the export fails."""
     try:
-        return exported_cells(model, (name,), pictures, open_sizes=open_sizes)[0]
+        return exported_cells(model, (name,), pictures, **wanted)[0]
     except InputError as problem:
         return in_a_cell(f"no: {problem}")
 
 
 def exported_cells(
-    model: nn.Module,
-    formats: tuple[str, ...],
-    pictures: Sequence[Tensor],
-    *,
-    open_sizes: bool = False,
+    model: nn.Module, formats: tuple[str, ...], pictures: Sequence[Tensor], **wanted: Any
 ) -> list[str]:
     """The largest difference of each format's maps from the model's, on real pictures."""
     cells = []
     with scratch_folder() as folder:
-        wanted = Wanted(part="backbone", size=SIZE, formats=formats, dynamic_size=open_sizes)
-        export_files(model, wanted, folder)
+        asked = Wanted(part="backbone", size=SIZE, formats=formats, **wanted)
+        export_files(model, asked, folder)
         for name in formats:
             run, _ = load(folder / f"backbone{FORMATS[name][-1]}")
             parity = compare(BackboneGraph(model), run, pictures)

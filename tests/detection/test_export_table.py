@@ -74,6 +74,21 @@ def test_rows_of_the_table(page, tiles, name):
             assert float(cell) <= 1e-4, row
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "options"), [("EViT", 2), ("ATS", 1)])
+def test_rows_of_budgets_and_of_no_topk(page, tiles, name, options):
+    """EViT keeps a fixed number under --budget; of ATS there is --no-topk alone."""
+    page.write_text(page.read_text().replace("export_table.py: parity", "export_table.py: budget"))
+    asked = ["--tables", "budget", "--policies", name, "--image-folder", str(tiles[0].parent)]
+    assert export_table.main(["--file", str(page), *asked]) is None
+    rows = [cells_of(row) for row in export_table.rows_of(page.read_text(), "budget", page)]
+    rows = [row for row in rows if row[0] == name]
+    found = {row[2] for row in rows}
+    assert found == {"`--no-topk`", *(["`--budget 0.5`"] if options == 2 else [])}
+    assert len(rows) == options * len(export_table.NETWORKS)
+    assert all(float(cell) <= 1e-4 for row in rows for cell in row[3:])
+
+
 NETWORK = "simple pyramid"
 
 
@@ -84,8 +99,7 @@ def pictures(tiles):
 
 @pytest.mark.long
 def test_a_row_of_open_sizes(pictures):
-    *head, row = export_table.open_rows(pictures, policies=("Dense",), networks=(NETWORK,))
-    assert tuple(head) == export_table.PARITY_HEAD
+    (row,) = export_table.open_rows("Dense", pictures, networks=(NETWORK,))
     policy, network, kept, *cells = cells_of(row)
     assert (policy, network, kept) == ("Dense", NETWORK, "fixed number")
     assert len(cells) == len(FORMATS) and all(float(cell) <= 1e-4 for cell in cells)
@@ -95,7 +109,7 @@ def test_a_row_of_open_sizes(pictures):
 def test_a_cell_says_why_there_is_no_file(pictures):
     """torch cannot save a fixed count of an open size, which is rounded."""
     model = export_table.toy_model("SViT", fixed_count_options("SViT"), NETWORK, pictures)
-    cell = export_table.cell_or_reason(model, "pt2", pictures, open_sizes=True)
+    cell = export_table.cell_or_reason(model, "pt2", pictures, dynamic_size=True)
     assert cell.startswith("no: torch.export cannot save this model") and "|" not in cell
 
 
