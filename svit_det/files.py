@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import tempfile
@@ -104,6 +105,28 @@ def open_log(path: str | Path, *, emptied: bool = True) -> TextIO:
     """A file for lines of text, in place of an older one or at its end. Raises InputError."""
     with naming(path):
         return open(path, "w" if emptied else "a", encoding="utf-8")
+
+
+@contextmanager
+def log_of_one(path: Path) -> Iterator[TextIO]:
+    """An empty log that one training writes; raises InputError while another one still does.
+
+    The training inherits the lock with the file, and holds the lock even after the comparison that
+    started the training was killed.
+    """
+    with open_log(path, emptied=False) as file:  # nothing is emptied before the lock is held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                raise InputError(
+                    f"{path}: a training of another comparison still writes this file; wait until "
+                    "it has ended, or end it."
+                ) from error
+            # Some network disks know no locks; there nothing guards the folder.
+        with naming(path):
+            file.truncate(0)
+        yield file
 
 
 def of_the_disk(error: OSError) -> str | None:

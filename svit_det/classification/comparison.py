@@ -17,7 +17,7 @@ from tqdm import tqdm
 from svit_det.classification.config import load_config
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
-from svit_det.files import make_folder, open_log
+from svit_det.files import log_of_one, make_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config, find_config_folder
 
@@ -43,6 +43,11 @@ class Trainings:
         """The command line's overrides of one training."""
         own = ["SOLVER.SEED", str(seed), "OUTPUT_DIR", str(self.folder(arm, seed))]
         return [*self.overrides, *own]
+
+    def device(self) -> str:
+        """The device of the trainings, which all arms share: it is no key of an arm's own."""
+        arm, path = next(iter(self.arms.items()))
+        return str(load_config(str(path), self.options(arm, self.seeds[0])).MODEL.DEVICE)
 
 
 def arms_of(words: Iterable[str]) -> dict[str, Path]:
@@ -102,7 +107,7 @@ def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) ->
         return
     make_folder(folder)
     command = [*program, "--config-file", path, "--resume", *options]
-    with open_log(folder / "output.txt") as log:
+    with log_of_one(folder / "output.txt") as log:
         done = subprocess.run(
             command, env=dict(os.environ), stdout=log, stderr=subprocess.STDOUT, check=False
         )

@@ -230,8 +230,10 @@ class Trainer:
         if self.ema is not None:
             averaged = state.get("ema") or {}
             load_whole(self.ema.module, averaged, source=f"{path}, averaged weights")
-        problem = optimizer_problem(state["optimizer"], self.optimizer)
-        problem = problem or scaler_problem(state["scaler"])
+        scaler = state["scaler"]
+        problem = scaler_problem(scaler) or optimizer_problem(
+            state["optimizer"], self.optimizer, scaled=bool(scaler)
+        )
         if problem:
             raise InputError(f"{path}: {problem}; {ANEW}.")
         if not 0 <= state["epoch"] <= self.cfg.SOLVER.EPOCHS:

@@ -59,10 +59,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
-    rows = [_row(each, given) for each in args.checkpoints]
+    found = [_row(each, given) for each in args.checkpoints]
+    rows, devices = zip(*found, strict=True)
     written = {
         "command": shlex.join(["python", "tools/classification_tables.py", *args.argv]),
-        "machine": describe_machine(args.device or "cpu"),
+        "machine": describe_machine(devices[0]),
         "rows": [row.as_dict() for row in rows],
     }
     write_json(args.output, written)
@@ -72,11 +73,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return written
 
 
-def _row(given: str, options: Sequence[str]) -> Row:
+def _row(given: str, options: Sequence[str]) -> tuple[Row, str]:
     name, _, path = given.rpartition("=")
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
     cfg, model = read_trained(path, options)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
     found = evaluate(model, val_loader(cfg, images, Processes()), images)
-    return row_of(name or cfg.MODEL.TOKEN_POLICY.NAME, cfg, found)
+    return row_of(name or cfg.MODEL.TOKEN_POLICY.NAME, cfg, found), cfg.MODEL.DEVICE

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     draw_share_table(shares, output / "kept_tokens.png")
     written = {
         "command": shlex.join(["python", "tools/compare_classifiers.py", *args.argv]),
-        "machine": describe_machine("cpu"),
+        "machine": describe_machine(trainings.device()),
         "policies": results,
     }
     write_json(output / "results.json", written)

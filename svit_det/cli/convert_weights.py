@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_output_file(output, suffixes=(".pth", ".safetensors"), overwrite=args.overwrite)
     refuse_input(output, files_read(args))
     args.weights = existing_weights(args.weights)
+    if args.class_token and (args.classifier or args.kind != "deit"):
+        raise InputError("--class-token goes with --from deit only, and not with --classifier.")
     if args.classifier:
         said = convert_classifier(args)
         print(said)
@@ -81,8 +83,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--reverse goes with --classifier only.")
     if args.kind not in KINDS:
         raise InputError(f"--from {args.kind} goes with --classifier only.")
-    if args.class_token and args.kind != "deit":
-        raise InputError("--class-token goes with --from deit only.")
     from svit_det.cli.convert_detector import convert_detector  # this module needs detectron2
 
     return convert_detector(args, output)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import TextIO
 
 import torch
 from tqdm import tqdm
@@ -22,7 +19,7 @@ from svit_det.comparison.arms import Arm, Recipe, options_of, run_folder
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.detection import load_config
 from svit_det.errors import InputError
-from svit_det.files import make_folder, naming, open_log
+from svit_det.files import log_of_one, make_folder
 from svit_det.results import write_json
 
 PATIENCE = 4
@@ -74,28 +71,6 @@ def _train(
     write_json(record, merged)
 
 
-@contextmanager
-def _log_of_one(path: Path) -> Iterator[TextIO]:
-    """An empty log that one training writes; raises InputError while another one still does.
-
-    The training inherits the lock with the file, and holds the lock even after the comparison that
-    started the training was killed.
-    """
-    with open_log(path, emptied=False) as file:  # nothing is emptied before the lock is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno == errno.EWOULDBLOCK:
-                raise InputError(
-                    f"{path}: a training of another comparison still writes this file; wait until "
-                    "it has ended, or end it."
-                ) from error
-            # Some network disks know no locks; there nothing guards the folder.
-        with naming(path):
-            file.truncate(0)
-        yield file
-
-
 class _Processes:
     """The processes that train now. Once they have been ended, no other one begins."""
 
@@ -109,7 +84,7 @@ class _Processes:
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
         """Run a training, with its output in the file `log`; returns its exit status."""
-        with _log_of_one(log) as file:
+        with log_of_one(log) as file:
             with self._lock:
                 if self._ended:
                     return -signal.SIGINT

@@ -54,11 +54,12 @@ def state_problem(state: Any, optimizer: torch.optim.Optimizer, scheduler: Any) 
         return "it holds no state of the training's hooks"
     if not all(isinstance(each, Mapping) for each in hooks.values()):
         return "it holds no state of the training's hooks"
+    scaler = inner.get("grad_scaler", {})
     return (
         _schedule_problem(hooks.get("LRScheduler"), optimizer, scheduler, step=state["iteration"])
         or _run_problem(hooks.get("RunState"))
-        or optimizer_problem(inner.get("optimizer"), optimizer)
-        or scaler_problem(inner.get("grad_scaler", {}))
+        or scaler_problem(scaler)
+        or optimizer_problem(inner.get("optimizer"), optimizer, scaled=bool(scaler))
     )
 
 

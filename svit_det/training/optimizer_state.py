@@ -28,12 +28,14 @@ SQUARES = "exp_avg_sq"
 OTHER = "its optimiser's state is of other parameters"
 
 
-def optimizer_problem(state: Any, optimizer: torch.optim.Optimizer) -> str | None:
+def optimizer_problem(
+    state: Any, optimizer: torch.optim.Optimizer, *, scaled: bool = False
+) -> str | None:
     """Why `optimizer` cannot take over `state`, its earlier `state_dict`; None where it can.
 
     The reason is a clause about the file that holds the state. A file is written after a step, so
-    that an Adam has moments by then. Parameters without gradients have none, so that the file may
-    lack some.
+    that an Adam has moments by then, unless its loss is `scaled` and the scaler skipped every step.
+    Parameters without gradients have no moments, so that the file may lack some.
     """
     if not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
         return "it holds no state of an optimiser"
@@ -50,7 +52,7 @@ def optimizer_problem(state: Any, optimizer: torch.optim.Optimizer) -> str | Non
         if problem:
             return problem
         parameters |= dict(zip(numbers, group["params"], strict=True))
-    if isinstance(optimizer, torch.optim.Adam) and not state["state"]:
+    if isinstance(optimizer, torch.optim.Adam) and not state["state"] and not scaled:
         return "its optimiser holds nothing of the steps that were done"
     kept = next((keys for kind, keys in KEPT.items() if isinstance(optimizer, kind)), set())
     for number, entry in state["state"].items():

@@ -22,7 +22,7 @@ LONGEST_REASON = 120
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MAKES_TENSORS = re.compile(rb"ctorch(?:\.\w+)?\n\w*Tensor\n")
 """A pickle that names a class of tensors, which PyTorch calls with whatever sizes stand there."""
-_WITH_ATTRIBUTES = b"_rebuild_from_type_v2"
+_WITH_ATTRIBUTES = b"ctorch._tensor\n_rebuild_from_type_v2\n"
 """The one function of PyTorch's that is given such a class: for tensors with own attributes."""
 
 

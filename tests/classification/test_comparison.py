@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from svit_det.classification.comparison import arms_of, comparison_table
+from svit_det.classification.comparison import Trainings, arms_of, comparison_table, train_all
 from svit_det.classification.config import load_config
 from svit_det.cli.compare_classifiers import main
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
+from svit_det.files import log_of_one, make_folder
 from svit_det.policies import POLICY_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,17 @@ def test_a_comparison_goes_on_where_it_was_cut_short(small, tmp_path, capsys, mo
     assert (output / "evit/seed_7/model_final.pth").stat().st_mtime_ns == before
     said = main([*argv, "--", *options, "SOLVER.BASE_LR", "1e-3"])
     assert "holds a training with other settings" in said
+
+
+def test_a_training_of_another_comparison_keeps_its_folder(small, a_yaml, tmp_path):
+    """The other comparison was killed, and its training still writes."""
+    trainings = Trainings(arms_of([a_yaml]), [1], small(), tmp_path / "out")
+    log = make_folder(trainings.folder("empty", 1)) / "output.txt"
+    with (
+        log_of_one(log),
+        pytest.raises(InputError, match=f"^{log}: a training of another comparison still writes"),
+    ):
+        train_all(trainings, program=["never"])
 
 
 def test_the_table_tells_means_and_spreads():

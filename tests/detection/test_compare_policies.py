@@ -15,6 +15,7 @@ import torch
 
 from svit_det.comparison import training
 from svit_det.errors import InputError
+from svit_det.files import log_of_one
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_an_interrupt_of_the_command_alone_ends_its_trainings(tmp_path, monkeypa
 def test_a_training_that_outlived_its_comparison_keeps_its_folder(tmp_path):
     """A SIGKILL ends the comparison alone; its training goes on and writes the same files."""
     log = tmp_path / "output.txt"
-    with training._log_of_one(log) as file:
+    with log_of_one(log) as file:
         orphan = subprocess.Popen([sys.executable, "-c", ASLEEP], stdout=file)
     while not log.read_text():
         time.sleep(0.02)

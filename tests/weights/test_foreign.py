@@ -124,6 +124,7 @@ SIZES = {
     "Tensor": lambda: Calls(torch.Tensor, 2, 2),
     "FloatTensor": lambda: Calls(torch.FloatTensor, 2),
     "a later one": lambda: [torch.ones(2), Calls(torch.Tensor, 3)],
+    "beside a word": lambda: {"torch._tensor _rebuild_from_type_v2": Calls(torch.Tensor, 3)},
 }
 
 
