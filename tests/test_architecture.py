@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "streams": set(),
     "interrupts": set(),
-    "startup": {"streams"},
+    "startup": {"streams", "interrupts"},
     "shipped": set(),
     "__main__": {"cli"},
     "results": {"files"},

@@ -153,6 +153,6 @@ def split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _table_for(kind: str, ours: Mapping[str, Tensor]) -> dict[str, str]:
-    place = _ITS_OWN.get(kind, "nowhere.")
+    place = _ITS_OWN[kind] if kind in ("svit", "dynamic-vit") else "nowhere."
     numbers = [name.removeprefix(place).split(".")[0] for name in ours if name.startswith(place)]
     return classifier_table(kind, [int(number) for number in dict.fromkeys(numbers)])
