@@ -76,6 +76,7 @@ from svit_det.cli.benchmark_parts import Compared, build, try_dtype
 from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
 from svit_det.cli.output import check_output, files_read
+from svit_det.errors import InputError
 from svit_det.files import scratch_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config
@@ -139,9 +140,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def memory_of(bench: Bench, name: str, arm: str, batch: str, size: str) -> int | None:
     """Peak memory of one pass of one arm, for `forward_memory`, which starts this process."""
-    part = bench.found.parts[name]
-    height, width = map(int, size.split("x"))
-    given = part.prepare(bench.images(int(batch), (height, width))[0])
+    try:
+        part = bench.found.parts[name]
+        part.runs[arm]
+        height, width = map(int, size.split("x"))
+        images = bench.images(int(batch), (height, width))[0]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"--memory-of {name} {arm} {batch} {size}: there is no such part, arm, batch or size; "
+            "this option is for the benchmark's own use."
+        ) from error
+    given = part.prepare(images)
     side = 8 * bench.found.step
     small = part.prepare(bench.images(1, (side, side))[0])
     part.runs[arm](small)  # the first pass sets up libraries and threads

@@ -92,3 +92,17 @@ def test_memory_of_an_arm_by_its_name(tiny):
     """The process that measures it is asked for the arm, the batch and the pixels."""
     ran = tiny("--policies", "ATS", "--memory-of", "blocks", "ATS", "2", "32x48")
     assert ran.problem is None and int(ran.printed.split()[-1]) >= 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nothing", "ATS", "2", "32x48"),
+        ("blocks", "nothing", "2", "32x48"),
+        ("blocks", "ATS", "x", "32x48"),
+        ("blocks", "ATS", "2", "32"),
+    ],
+)
+def test_memory_of_nothing(tiny, words):
+    ran = tiny("--policies", "ATS", "--memory-of", *words)
+    assert ran.problem.startswith(f"--memory-of {' '.join(words)}: there is no such part, arm,")
