@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a disk that is full or mounted for reading."""
@@ -134,6 +134,14 @@ def of_the_disk(error: OSError) -> str | None:
     if error.errno not in DISK:
         return None
     return f"{error.filename or 'a file'}: cannot be written ({error.strerror})."
+
+
+def of_the_name(error: OSError) -> str | None:
+    """The sentence for a name that no file can have, or links in a circle; None for others."""
+    if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        return None
+    name = printable(error.filename or "a file")
+    return f"{name[:60]}: no file can be found under this name ({error.strerror})."
 
 
 @contextmanager

@@ -42,6 +42,14 @@ def test_a_disk_that_refuses_a_file_is_a_sentence(command, number, capsys):
     assert said == f"svit-det a: out/log.txt: cannot be written ({os.strerror(number)}).\n"
 
 
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP])
+def test_a_name_that_no_file_can_have_is_a_sentence(command, number, capsys):
+    assert command(f"raise OSError({number}, os.strerror({number}), 300 * 'n')") == 1
+    said = capsys.readouterr().err
+    reason = os.strerror(number)
+    assert said == f"svit-det a: {60 * 'n'}: no file can be found under this name ({reason}).\n"
+
+
 def test_other_errors_are_passed_on(command):
     with pytest.raises(PermissionError):
         command("raise PermissionError(errno.EACCES, 'a mistake of this project')")

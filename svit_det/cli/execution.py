@@ -13,7 +13,7 @@ from typing import Any
 
 from svit_det.cli.output import WORDS, WRITTEN
 from svit_det.errors import InputError, is_url, printable, refuse_url, says_no_memory
-from svit_det.files import of_the_disk
+from svit_det.files import of_the_disk, of_the_name
 from svit_det.interrupts import Terminated, remembering_interrupts
 from svit_det.results import json_text
 from svit_det.startup import INTERRUPTED, TERMINATED
@@ -63,7 +63,7 @@ def sentence_about(problem: Exception) -> str | None:
         return str(problem)
     if isinstance(problem, OSError):
         # The place of every result is checked, but not of every file that a library makes.
-        return of_the_disk(problem)
+        return of_the_disk(problem) or of_the_name(problem)
     if says_no_memory(problem):
         lines = str(problem).strip().splitlines() or ["the system gives no more"]
         return (

@@ -95,6 +95,8 @@ def measure(args: argparse.Namespace) -> None:
 
 def read_page(path: Path) -> str:
     """The text of the page. Raises InputError where it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"--file {path}: is no file.")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

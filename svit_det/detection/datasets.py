@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from textwrap import shorten
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -20,7 +21,7 @@ from svit_det.annotations import (
     was_cleaned,
     write_cleaned,
 )
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def prepare_datasets(cfg: CfgNode, *, training: bool) -> None:
                 f"DATASETS: no data set '{name}' is registered; add it to DATASETS.COCO_FORMAT."
             )
         if not hasattr(MetadataCatalog.get(name), "json_file"):
+            _try_reading(name)
             continue
         demands = Demands(
             trained=name in trained,
@@ -57,6 +59,20 @@ def prepare_datasets(cfg: CfgNode, *, training: bool) -> None:
         )
         examined = examine(original_json(name), MetadataCatalog.get(name).image_root, demands)
         _accept(examined, demands, cfg, name)
+
+
+def _try_reading(name: str) -> None:
+    """Read a set that has no json once, before anything is built, for the files that it lacks.
+
+    detectron2's own readers of such sets say it by errors of many kinds.
+    """
+    try:
+        DatasetCatalog.get(name)
+    except (OSError, AssertionError, ImportError) as error:
+        said = shorten(printable(error), 200, placeholder=" ...") or type(error).__name__
+        raise InputError(
+            f"DATASETS: the set '{name}' cannot be read ({said.rstrip('.')})."
+        ) from error
 
 
 def register_datasets(cfg: CfgNode) -> None:

@@ -196,3 +196,16 @@ def test_a_missing_json_hints_at_the_folder_of_data_sets(says, monkeypatch, tmp_
     )
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert "$DETECTRON2_DATASETS" not in says(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("voc_2007_val", "No such file or directory"),
+        ("cityscapes_fine_panoptic_val", "createPanopticImgs.py"),
+    ],
+)
+def test_a_set_of_detectron2s_whose_files_are_not_there(tiny_config, name, said):
+    """These sets have no json, and readers of their own."""
+    with pytest.raises(InputError, match=f"^DATASETS: the set '{name}' cannot be read .*{said}"):
+        prepare_datasets(tiny_config("DATASETS.TEST", (name,)), training=False)

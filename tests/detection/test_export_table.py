@@ -1,6 +1,7 @@
 """tools/export_table.py: rows that stay, rows that come, and, taking long, rows of each table."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,9 @@ def test_bad_input(page, tmp_path):
     )
     none = str(tmp_path / "none.md")
     assert export_table.main(["--file", none]).startswith(f"--file {none}: cannot be read")
+    os.mkfifo(tmp_path / "pipe.md")  # no program waits for it
+    pipe = str(tmp_path / "pipe.md")
+    assert export_table.main(["--file", pipe]) == f"--file {pipe}: is no file."
     said = export_table.main(["--file", str(page), "--policies", "Nobody"])
     assert said.startswith("--policies") and "Nobody" in said
 
