@@ -51,8 +51,8 @@ def check_file(path: str) -> None:
         raise InputError(f"{path}: {problem}; it was not unpacked.")
     if _makes_tensors(path, archived=archived):
         raise InputError(
-            f"{path}: makes tensors out of sizes, without stored numbers; save the weights anew "
-            "from the program that wrote them."
+            f"{path}: makes tensors by calling their class, which may leave them without stored "
+            "numbers; save the weights anew from the program that wrote them."
         )
 
 
