@@ -37,10 +37,11 @@ from svit_det.training.run_folder import (
 LAST, FINAL = "last_checkpoint", "model_final.pth"
 RESULTS, CONFIG = "results.json", "config.yaml"
 METRICS, USAGE = "metrics.json", "token_usage.json"
-WEIGHTS = "model_*.pth"
+WEIGHTS = (*("model_" + "[0-9]" * digits + ".pth" for digits in (7, 8, 9)), FINAL)
+"""Patterns of the names that a run gives its checkpoints, and no other file of a user's."""
 WRITTEN = (LAST, FINAL, METRICS, RESULTS, USAGE, CONFIG, "log.txt")
 """Files that a run reads, adds to or replaces."""
-OF_A_RUN = (LAST, METRICS, RESULTS, USAGE, WEIGHTS)
+OF_A_RUN = (LAST, METRICS, RESULTS, USAGE, *WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
 PREDICTIONS = "coco_instances_results.json"
@@ -70,12 +71,12 @@ def check_folder(
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
     if not evaluates:
-        refuse_parent_in(folder, begins_from, [WEIGHTS])
+        refuse_parent_in(folder, begins_from, WEIGHTS)
 
 
 def check_sets(cfg: CfgNode) -> None:
     """Refuse a set whose json would be replaced or removed by a file of the run."""
-    written = [Path(cfg.OUTPUT_DIR) / name for name in (*OF_A_RUN[:-1], PREDICTIONS)]
+    written = [Path(cfg.OUTPUT_DIR) / name for name in (LAST, METRICS, RESULTS, USAGE, PREDICTIONS)]
     for name, json_file, _ in cfg.DATASETS.COCO_FORMAT:
         for path in written:
             if all(map(os.path.exists, (path, json_file))) and path.samefile(json_file):
