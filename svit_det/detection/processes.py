@@ -19,6 +19,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
 from svit_det.interrupts import let_go, remembering_interrupts
+from svit_det.training.lost_loader import lost_loader
 
 MOST = 4096
 """Machines that can be meant."""
@@ -172,11 +173,9 @@ def what_was_said(problem: Exception) -> str | None:
             f"process {problem.error_index} ended by itself ({how}), so the others were stopped; "
             "--resume goes on from the last checkpoint."
         )
-    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(problem)):
-        return (
-            "a process that loads images was killed, perhaps for want of memory; --resume goes on "
-            "from the last checkpoint (DATALOADER.NUM_WORKERS says how many there are)."
-        )
+    lost = lost_loader(problem, key="DATALOADER.NUM_WORKERS")
+    if lost is not None:
+        return lost
     return str(problem) if isinstance(problem, InputError) else None
 
 

@@ -250,6 +250,22 @@ def test_a_run_that_begins_replaces_the_older_config_and_results(tiny_config, tm
     assert (tmp_path / "config.yaml").read_text() == cfg.dump()
 
 
+def test_an_evaluation_replaces_the_older_config_and_results(tiny_config, tmp_path, request):
+    """Both or none of them."""
+    for name in ("config.yaml", "results.json"):
+        (tmp_path / name).write_text("old")
+    cfg = tiny_config("OUTPUT_DIR", tmp_path)
+    run_files.replace_results(cfg, {"bbox": {"AP": float("nan")}})
+    assert (tmp_path / "config.yaml").read_text() == cfg.dump()
+    assert json.loads((tmp_path / "results.json").read_text()) == {"bbox": {"AP": None}}
+    request.getfixturevalue("small_files")
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match="cannot be written"):
+        run_files.replace_results(tiny_config("OUTPUT_DIR", tmp_path, "SEED", 9), {"x": 5000 * "x"})
+    assert names(tmp_path) == ["config.yaml", "results.json"]
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
 def test_only_the_disk_is_blamed_on_the_disk(tmp_path):
     said = r"^out: cannot be written \(No space left"
     with pytest.raises(InputError, match=said), said_about_the_disk("out"):
