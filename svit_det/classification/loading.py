@@ -6,7 +6,9 @@ same images in a step as a single process.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 from timm.data.distributed_sampler import RepeatAugSampler
@@ -99,6 +101,22 @@ def _reading(cfg: Any) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
-        "worker_init_fn": ignore_interrupts,
+        "worker_init_fn": _begin_reading,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
     }
+
+
+def _begin_reading(worker: int) -> None:
+    """Leave it to the main process to report Ctrl-C and its own end, with which connections break.
+
+    Otherwise Python would print a traceback in each process that reads on.
+    """
+    ignore_interrupts(worker)
+    sys.excepthook = _without_broken_connections
+
+
+def _without_broken_connections(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)

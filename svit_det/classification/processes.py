@@ -68,8 +68,20 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         ) from error
     try:
         yield Processes(dist.get_rank(), count), here
+    except RuntimeError as error:
+        if not _is_about_others(error):
+            raise
+        raise InputError(
+            f"process {rank} of {count} has lost another process of the run, which may have been "
+            "killed; start them all again, and a training with --resume."
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_about_others(error: RuntimeError) -> bool:
+    """Whether the error is about the connection to other processes; gloo's errors have no type."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def _check_host() -> None:

@@ -111,24 +111,38 @@ class Trainer:
     # ------------------------------------------------------------------ the whole training
 
     def train(self) -> Evaluation:
-        """Train to the last epoch; return the results of the last evaluation."""
-        solver, found = self.cfg.SOLVER, None
-        with Diary(Path(self.cfg.OUTPUT_DIR), self.where) as diary:
+        """Train to the last epoch; return the results of the last evaluation.
+
+        A resumed training begins with the evaluation of its checkpoint, if one is due: a kill may
+        have come between the two.
+        """
+        solver, folder = self.cfg.SOLVER, Path(self.cfg.OUTPUT_DIR)
+        with Diary(folder, self.where, first_step=self._num_steps()) as diary:
+            found = self._evaluate_if_due(diary) if self.epoch else None
             while self.epoch < solver.EPOCHS:
                 self._run_epoch(diary)
                 self.epoch += 1
-                last = self.epoch == solver.EPOCHS
-                if last or self.epoch % solver.CHECKPOINT_EPOCHS == 0:
+                if self.epoch == solver.EPOCHS or self.epoch % solver.CHECKPOINT_EPOCHS == 0:
+                    diary.flush()
                     self._save()
-                if last or self.epoch % solver.EVAL_EPOCHS == 0:
-                    found = self.evaluate()
-                    diary.evaluated(found, self.epoch, self.epoch * self.steps_per_epoch)
-        if found is None:  # a training that was resumed at its end
-            found = self.evaluate()
+                found = self._evaluate_if_due(diary)
+        assert found is not None  # the last epoch is always evaluated
         if self.where.is_first:
-            path = Path(self.cfg.OUTPUT_DIR) / FINAL
+            path = folder / FINAL
             save_weights(self.shipped, path, self.cfg, self.images.classes)
             logger.info("Weights written to %s", path)
+        return found
+
+    def _num_steps(self) -> int:
+        """Number of steps so far, between two epochs."""
+        return self.epoch * self.steps_per_epoch
+
+    def _evaluate_if_due(self, diary: Diary) -> Evaluation | None:
+        """Evaluate and report, if this is due after so many epochs."""
+        if self.epoch != self.cfg.SOLVER.EPOCHS and self.epoch % self.cfg.SOLVER.EVAL_EPOCHS:
+            return None
+        found = self.evaluate()
+        diary.evaluated(found, self.epoch, self._num_steps())
         return found
 
     def evaluate(self) -> Evaluation:

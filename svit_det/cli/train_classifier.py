@@ -25,19 +25,24 @@ from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
 from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes, joined
-from svit_det.classification.run_files import check_folder, clear, write_config
+from svit_det.classification.run_files import (
+    RESULTS,
+    check_folder,
+    clear,
+    replace_results,
+    write_config,
+)
 from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_config_file, add_overrides
 from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
+from svit_det.files import make_folder
 from svit_det.interrupts import let_go, remembering_interrupts
 from svit_det.results import write_json
 from svit_det.shipped import find_config
-
-GO_ON = "--resume goes on from the last checkpoint"
-"""What is said after Ctrl-C or SIGTERM."""
+from svit_det.training.lost_loader import GO_ON, lost_loader
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +82,12 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     except KeyboardInterrupt as stop:
         let_go(stop)
         raise type(stop)(*([] if args.eval_only else [GO_ON])) from stop
+    except RuntimeError as problem:
+        then = "evaluate again" if args.eval_only else GO_ON
+        sentence = lost_loader(problem, key="DATA.NUM_WORKERS", then=then)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from problem
 
 
 def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
@@ -88,7 +99,10 @@ def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
         if not where.is_first:
             return None
         result = found.as_dict()
-        write_json(Path(cfg.OUTPUT_DIR) / "results.json", result)
+        if args.eval_only:
+            replace_results(cfg, result)
+        else:
+            write_json(Path(cfg.OUTPUT_DIR) / RESULTS, result)
         print(summary(found, Path(cfg.OUTPUT_DIR)))
         return result
 
@@ -100,6 +114,11 @@ def check_options(args: argparse.Namespace, cfg: Any) -> None:
     if args.resume and args.eval_only:
         raise InputError("--resume goes on with a training: leave it out with --eval-only.")
     if args.export is None:
+        if args.overwrite and args.eval_only:
+            raise InputError(
+                "--overwrite begins a training anew or replaces the file of --export: leave it "
+                "out with --eval-only alone, which replaces results.json without it."
+            )
         return
     if not args.eval_only:
         raise InputError("--export goes with --eval-only.")
@@ -117,7 +136,9 @@ def _train(
         trainer.resume()
     elif args.overwrite and where.is_first:
         clear(cfg)  # now that the new training has all that it needs
-    _begin(cfg, where, log)
+    if where.is_first:
+        write_config(cfg)  # now that nothing refuses the run any more
+    log.keep_in(Path(cfg.OUTPUT_DIR))
     return trainer.train()
 
 
@@ -129,18 +150,13 @@ def _evaluate(
     model = build_classifier(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
-    _begin(cfg, where, log)
+    if where.is_first:
+        make_folder(cfg.OUTPUT_DIR)
+    log.keep_in(Path(cfg.OUTPUT_DIR))
     found = evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
     if args.export and where.is_first:
         export_weights(model, Path(args.export), cfg, images.classes)
     return found
-
-
-def _begin(cfg: Any, where: Processes, log: RunLog) -> None:
-    """Write the run's first files, now that nothing refuses the run any more."""
-    if where.is_first:
-        write_config(cfg)
-    log.keep_in(Path(cfg.OUTPUT_DIR))
 
 
 def summary(found: Evaluation, folder: Path) -> str:

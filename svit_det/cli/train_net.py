@@ -32,6 +32,7 @@ from svit_det.detection.run_files import (
     check_folder,
     check_sets,
     clear_folder,
+    replace_results,
     start_run,
 )
 from svit_det.detection.token_usage import check_usage
@@ -58,15 +59,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train or evaluate, in as many processes as asked for; returns the evaluation's results."""
+    check_options(args)
     cfg = check_run(args)
     run_processes(train_or_evaluate, args)
-    return {"output": cfg.OUTPUT_DIR, "results": written_results(cfg)}
+    # The first machine writes; another machine's folder may hold the results of an earlier run.
+    results = written_results(cfg) if args.machine_rank == 0 else None
+    return {"output": cfg.OUTPUT_DIR, "results": results}
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, or would have no effect."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
+    if args.eval_only and args.overwrite:
+        raise InputError(
+            "--overwrite begins a training anew: leave it out with --eval-only, which replaces "
+            "results.json without it."
+        )
+    if args.allow_untrained and not args.eval_only:
+        raise InputError(
+            "--allow-untrained goes with --eval-only: a training may begin with gates and heads of "
+            "random numbers."
+        )
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config of this run, its data sets registered."""
-    if args.resume and args.overwrite:
-        raise InputError("--resume goes on and --overwrite begins anew: give one of them.")
     if not args.config_file:
         raise InputError("--config-file is missing; configs/ holds some to choose from.")
     args.config_file = find_config(args.config_file)  # detectron2 prints this path, too
@@ -157,8 +175,9 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
             model, save_dir=cfg.OUTPUT_DIR, refuse_untrained=not args.allow_untrained
         )
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        begin_results(cfg)
         results = TokenTrainer.test(cfg, model)
+        if comm.is_main_process():
+            replace_results(cfg, results)
     else:
         trainer = TokenTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
@@ -167,8 +186,9 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
             clear_folder(cfg)
         trainer.train()
         results = getattr(trainer, "_last_eval_results", {})
+        if results and comm.is_main_process():
+            write_json(results_file(cfg), results)
     if results and comm.is_main_process():
-        write_json(results_file(cfg), results)
         logging.getLogger("svit_det").info("Results written to %s", results_file(cfg))
 
 

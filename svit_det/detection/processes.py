@@ -19,6 +19,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from svit_det.errors import InputError
 from svit_det.interrupts import let_go, remembering_interrupts
+from svit_det.training.lost_loader import lost_loader
 
 MOST = 4096
 """Machines that can be meant."""
@@ -71,7 +72,7 @@ def _check_url(url: str, machines: int, rank: int) -> None:
             raise InputError("--dist-url auto: several machines need tcp://HOST:PORT of the first.")
         return
     if url.startswith("file:///"):
-        _check_file(url)
+        _check_file(url, machines)
         return
     try:
         parts = urlsplit(url)
@@ -91,13 +92,23 @@ def _check_url(url: str, machines: int, rank: int) -> None:
         _check_port(url, address)
 
 
-def _check_file(url: str) -> None:
-    """Refuse a file through which processes cannot meet: the first of them makes the file."""
+def _check_file(url: str, machines: int) -> None:
+    """Refuse a file through which processes cannot meet: the first of them makes the file.
+
+    A run that is killed leaves its file, and the next run's processes would wait for those of the
+    killed run. On several machines the file may just as well be that of the machine that came
+    first.
+    """
     path = url.removeprefix("file://")
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"--dist-url {url}: is a folder or a device; name a new file.")
     if not os.path.isdir(os.path.dirname(path)):
         raise InputError(f"--dist-url {url}: its folder is not there; name a new file in another.")
+    if machines == 1 and os.path.isfile(path) and os.path.getsize(path):
+        raise InputError(
+            f"--dist-url {url}: the file is there already, perhaps left by a run that was killed; "
+            "name a new file, or remove this one if no run uses it."
+        )
 
 
 def _check_port(url: str, address: tuple) -> None:
@@ -162,11 +173,9 @@ def what_was_said(problem: Exception) -> str | None:
             f"process {problem.error_index} ended by itself ({how}), so the others were stopped; "
             "--resume goes on from the last checkpoint."
         )
-    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", str(problem)):
-        return (
-            "a process that loads images was killed, perhaps for want of memory; --resume goes on "
-            "from the last checkpoint (DATALOADER.NUM_WORKERS says how many there are)."
-        )
+    lost = lost_loader(problem, key="DATALOADER.NUM_WORKERS")
+    if lost is not None:
+        return lost
     return str(problem) if isinstance(problem, InputError) else None
 
 

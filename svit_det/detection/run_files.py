@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
-from svit_det.files import DISK, remove, try_writing, write_whole
-from svit_det.results import finite
+from svit_det.files import DISK, remove, try_writing, write_all_whole, write_whole
+from svit_det.results import finite, json_text
 from svit_det.training.run_folder import (
     refuse_held,
     refuse_no_files,
@@ -37,10 +37,11 @@ from svit_det.training.run_folder import (
 LAST, FINAL = "last_checkpoint", "model_final.pth"
 RESULTS, CONFIG = "results.json", "config.yaml"
 METRICS, USAGE = "metrics.json", "token_usage.json"
-WEIGHTS = "model_*.pth"
+WEIGHTS = (*("model_" + "[0-9]" * digits + ".pth" for digits in (7, 8, 9)), FINAL)
+"""Patterns of the names that a run gives its checkpoints, and no other file of a user's."""
 WRITTEN = (LAST, FINAL, METRICS, RESULTS, USAGE, CONFIG, "log.txt")
 """Files that a run reads, adds to or replaces."""
-OF_A_RUN = (LAST, METRICS, RESULTS, USAGE, WEIGHTS)
+OF_A_RUN = (LAST, METRICS, RESULTS, USAGE, *WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
 the last checkpoint comes first."""
 PREDICTIONS = "coco_instances_results.json"
@@ -70,12 +71,12 @@ def check_folder(
     if not (resume or overwrite or evaluates):
         refuse_held(folder, held)
     if not evaluates:
-        refuse_parent_in(folder, begins_from, [WEIGHTS])
+        refuse_parent_in(folder, begins_from, WEIGHTS)
 
 
 def check_sets(cfg: CfgNode) -> None:
     """Refuse a set whose json would be replaced or removed by a file of the run."""
-    written = [Path(cfg.OUTPUT_DIR) / name for name in (*OF_A_RUN[:-1], PREDICTIONS)]
+    written = [Path(cfg.OUTPUT_DIR) / name for name in (LAST, METRICS, RESULTS, USAGE, PREDICTIONS)]
     for name, json_file, _ in cfg.DATASETS.COCO_FORMAT:
         for path in written:
             if all(map(os.path.exists, (path, json_file))) and path.samefile(json_file):
@@ -222,8 +223,9 @@ def start_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 def begin_results(cfg: CfgNode) -> None:
     """Write config.yaml, and remove the results of an earlier run.
 
-    Call this in each process, once the run has its weights: until then the run may be refused, and
-    the earlier run's files stay. Raises InputError where the folder cannot be written to.
+    Call this in each process of a training, once the run has its weights: until then the run may be
+    refused, and the earlier run's files stay. Raises InputError where the folder cannot be written
+    to.
     """
     folder = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
@@ -231,3 +233,15 @@ def begin_results(cfg: CfgNode) -> None:
             partial.write_text(cfg.dump())
     if comm.get_local_rank() == 0:  # machines may have folders of their own
         remove(folder / RESULTS)
+
+
+def replace_results(cfg: CfgNode, results: Mapping[str, Any]) -> None:
+    """Write the results of an evaluation and its config.yaml, in place of an earlier run's.
+
+    Until then an earlier run's files stay, so that an evaluation that fails costs nothing. Raises
+    InputError where the folder cannot be written to.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    with write_all_whole([folder / CONFIG, folder / RESULTS]) as (config, found):
+        config.write_text(cfg.dump())
+        found.write_text(json_text(results))

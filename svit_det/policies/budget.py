@@ -120,8 +120,13 @@ class KeepBudget(nn.Module):
             shares = shares.new_tensor(self._of_choices(self._wanted))
         self.thresholds.copy_(self._quantiles(shares))
 
-    def decide(self, gate: int, margin: Tensor) -> Tensor:
-        """(B, N) margins, -inf for no choice -> (B, N) bool, by the threshold and the budget."""
+    def decide(self, gate: int, margin: Tensor, *, as_trained: bool = False) -> Tensor:
+        """(B, N) margins, -inf for no choice -> (B, N) bool, by the threshold and the budget.
+
+        as_trained: as if no budget were set.
+        """
+        if as_trained and self.keep_ratio is not None:
+            return margin > self._quantiles(self.kept_share)[gate]
         above = margin > self.thresholds[gate]
         if self.keep_ratio is None:
             return above

@@ -33,11 +33,13 @@ class ThresholdedPolicy(ScheduledPolicy):
         """(B, N) margins, -inf for no choice -> (B, N) bool, the decision of inference.
 
         In mode `threshold` the tracked threshold of this block's gate decides, and the budget where
-        one is set. In other modes a token is kept where keeping is the more probable.
+        one is set; a training has no budget. In other modes a token is kept where keeping is the
+        more probable.
         """
         if self.mode != "threshold":
             return margin > 0
-        return self.budget.decide(self._trained.layers.index(layer), margin)
+        gate = self._trained.layers.index(layer)
+        return self.budget.decide(gate, margin, as_trained=self.training)
 
     def track(self, record: PassRecord, mean: Mean = of_this_process) -> None:
         """Take in the margins and kept shares that the thresholds are made of."""

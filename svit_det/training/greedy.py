@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from svit_det.policies.base import TokenPolicy
+
 Result = TypeVar("Result")
 
 
@@ -102,17 +104,22 @@ def restored_after(net: nn.Module, state: RandomState) -> Iterator[None]:
 
 @torch.no_grad()
 def greedy_pass(
-    model: nn.Module, policy: nn.Module, run: Callable[[], Result], *, random: RandomState
+    model: nn.Module, policy: TokenPolicy, run: Callable[[], Result], *, random: RandomState
 ) -> Result:
     """The result of `run` when `policy` decides as at inference and everything else trains.
 
+    A budget of the policy has no part: it is for tests, and what is trained does not depend on it.
     `random` is the state before the first pass; see also `restored_after`.
     """
-    training = policy.training
+    training, budget = policy.training, policy.keep_ratio
     with undisturbed(model):
         random.restore()
         policy.eval()
         try:
+            if budget is not None:
+                policy.set_keep_ratio(None)
             return run()
         finally:
             policy.train(training)
+            if budget is not None:
+                policy.set_keep_ratio(budget)

@@ -285,6 +285,16 @@ def test_annotations(judge, content, fields, said):
     )
 
 
+@pytest.mark.parametrize("fields", [{"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 0]}, {"iscrowd": 1}])
+def test_a_bad_text_of_what_no_training_counts(judge, content, fields):
+    """Nothing is taken from the number of good objects for it."""
+    bad = annotation(5) | {"segmentation": WHOLE | {"counts": "P"}} | fields
+    content["annotations"].append(bad)
+    examined = judge(content)
+    assert "no RLE text" in examined.problems()
+    assert examined.trainable == 4
+
+
 @pytest.mark.parametrize("field", ["id", "image_id", "category_id", "bbox", "area", "iscrowd"])
 def test_a_missing_field(judge, content, field):
     del content["annotations"][2][field]

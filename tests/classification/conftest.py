@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from svit_det.classification.model import TokenClassifier
 
@@ -68,6 +69,26 @@ def small(generated_images, tmp_path):
         return [str(word) for pair in keys.items() for word in pair]
 
     return options
+
+
+@pytest.fixture(scope="session")
+def points_of():
+    """Factory: the points that tensorboard shows of a folder, (step, value) by the curve's name.
+
+    Of the speed of evaluations there are the steps alone.
+    """
+
+    def read(folder):
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+        return {
+            name: [
+                (point.step, None if "per_second" in name else repr(point.value))
+                for point in events.Scalars(name)
+            ]
+            for name in events.Tags()["scalars"]
+        }
+
+    return read
 
 
 @pytest.fixture

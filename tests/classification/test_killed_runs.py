@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,8 @@ def assert_same(first, second, where):
         assert first == second, where
 
 
-def assert_ends_alike(resumed, whole):
+def assert_ends_alike(resumed, whole, points_of):
+    assert points_of(resumed) == points_of(whole)
     for name in (LAST, FINAL):
         first, second = (torch.load(each / name, weights_only=True) for each in (resumed, whole))
         assert_same(first, second, name)
@@ -173,7 +175,7 @@ def assert_ends_alike(resumed, whole):
 
 @pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at(server, training, whole, tmp_path, point):
+def test_killed_at(server, training, whole, tmp_path, points_of, point):
     folder = tmp_path / "killed"
     status, said = server(training(folder), AT + POINTS[point])
     assert status == -signal.SIGKILL, said
@@ -181,16 +183,102 @@ def test_killed_at(server, training, whole, tmp_path, point):
         torch.load(folder / LAST, weights_only=True)
     status, said = server(training(folder, "--resume"))
     assert status == 0, said
-    assert_ends_alike(folder, whole[0])
+    assert_ends_alike(folder, whole[0], points_of)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(3))
-def test_killed_at_any_time(server, training, whole, tmp_path, number, killed_after):
+def test_killed_at_any_time(server, training, whole, tmp_path, points_of, number, killed_after):
     seconds = random.Random(number).uniform(0, whole[1])
     fault = killed_after(seconds)
     status, said = server(training(tmp_path / "killed"), fault)
     assert status in (-signal.SIGKILL, 0), said
     status, said = server(training(tmp_path / "killed", "--resume"))
     assert status == 0, said
-    assert_ends_alike(tmp_path / "killed", whole[0])
+    assert_ends_alike(tmp_path / "killed", whole[0], points_of)
+
+
+# ------------------------------------------------------------------ another process is killed
+
+IN_A_WORKER = """
+from svit_det.classification.images import TrainImages
+at(TrainImages, "__getitem__", 20)
+"""
+
+
+@pytest.mark.long
+def test_a_data_worker_is_killed(server, training, whole, tmp_path, points_of):
+    """In the second epoch: an epoch has three batches of 8, and this process reads two of them."""
+    folder, workers = tmp_path / "killed", ["DATA.NUM_WORKERS", "2"]
+    status, said = server([*training(folder), *workers], AT + IN_A_WORKER)
+    assert status == 1, said
+    assert said.splitlines()[-1] == (
+        "a process that loads images was killed, perhaps for want of memory; --resume goes on from "
+        "the last checkpoint (DATA.NUM_WORKERS says how many there are)."
+    )
+    assert "Traceback" not in said
+    assert torch.load(folder / LAST, weights_only=True)["epoch"] == 1
+    status, said = server(training(folder, "--resume"))
+    assert status == 0, said
+    assert_ends_alike(folder, whole[0], points_of)
+
+
+def in_two_processes(arguments, said):
+    """Start a training by torchrun; what both processes say goes to the file `said`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    own = {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    with open(said, "w") as file:
+        return subprocess.Popen(
+            [*command, str(PROJECT / "tools/train_classifier.py"), *arguments],
+            env=os.environ | own,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def trainings_of(process):
+    """The numbers of the processes that train."""
+    found = []
+    for task in os.listdir(f"/proc/{process.pid}/task"):
+        found += map(int, Path(f"/proc/{process.pid}/task/{task}/children").read_text().split())
+    return [
+        each for each in found if b"train_classifier" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
+
+
+def gone(pid, seconds):
+    """Whether the process has ended within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.long
+def test_one_of_two_processes_is_killed(training, tmp_path):
+    """The other one ends within ten seconds, in a sentence."""
+    said, last = tmp_path / "said.txt", tmp_path / "killed" / LAST
+    process = in_two_processes([*training(last.parent), "SOLVER.EPOCHS", "5000"], said)
+    try:
+        end = time.monotonic() + 120
+        while not last.exists():
+            assert process.poll() is None and time.monotonic() < end, said.read_text()
+            time.sleep(0.02)
+        victim, other = trainings_of(process)
+        os.kill(victim, signal.SIGKILL)
+        assert gone(other, 10), said.read_text()
+        process.wait(60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    sentences = ("has lost another process of the run", "stopped by SIGTERM; --resume goes on")
+    assert any(each in said.read_text() for each in sentences), said.read_text()
+    torch.load(last, weights_only=True)  # whole

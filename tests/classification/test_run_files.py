@@ -1,5 +1,6 @@
 """The folder of a training: a run that is refused changes nothing in it; files are whole."""
 
+import json
 import os
 from pathlib import Path
 
@@ -42,6 +43,28 @@ def test_a_refused_run_changes_nothing(case, a_yaml, small, trained):
     options = small(SOLVER__EPOCHS=1, **changed)
     assert said in main(["--config-file", a_yaml, *flags, *options])
     assert content_of(trained) == before
+
+
+def test_an_evaluation_that_fails_leaves_the_older_results(a_yaml, small, trained, tmp_path):
+    before = content_of(trained)
+    for label in "abc":
+        (tmp_path / "broken/val" / label).mkdir(parents=True)
+        (tmp_path / "broken/val" / label / "0.png").write_text("no image")
+    changed = {"MODEL__WEIGHTS": trained / FINAL, "DATA__ROOT": tmp_path / "broken"}
+    said = main(["--config-file", a_yaml, "--eval-only", *small(SOLVER__EPOCHS=1, **changed)])
+    assert "not one of its images can be read" in said
+    after = content_of(trained)
+    assert {name for name in after if after[name] != before.get(name)} == {"log.txt"}
+
+
+def test_an_evaluation_replaces_the_older_results_and_config(a_yaml, small, trained):
+    changed = {"MODEL__WEIGHTS": trained / FINAL, "TEST__BATCH_SIZE": 3}
+    (trained / "results.json").write_text("old")
+    assert (
+        main(["--config-file", a_yaml, "--eval-only", *small(SOLVER__EPOCHS=1, **changed)]) is None
+    )
+    assert json.loads((trained / "results.json").read_text())["images"] == 12
+    assert "BATCH_SIZE: 3" in (trained / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", ["log.txt", "results.json", "config.yaml", LAST, FINAL])

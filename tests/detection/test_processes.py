@@ -67,6 +67,22 @@ def test_a_port_that_is_taken():
     check_processes(arguments("--num-gpus", 2, "--dist-url", url))
 
 
+def test_a_file_that_a_killed_run_has_left(tmp_path):
+    """On several machines it may be the file of the machine that came first."""
+    url = f"file://{tmp_path}/meeting"
+    alone = arguments("--num-gpus", 2, "--dist-url", url)
+    check_processes(alone)
+    (tmp_path / "meeting").touch()  # as from mktemp
+    check_processes(alone)
+    (tmp_path / "meeting").write_bytes(b"the address of a process that is gone")
+    with pytest.raises(InputError) as refusal:
+        check_processes(alone)
+    said = f"--dist-url {url}: the file is there already, perhaps left by a run that was killed; "
+    assert str(refusal.value).startswith(said)
+    check_processes(arguments("--num-machines", 2, "--dist-url", url))
+    check_processes(arguments("--dist-url", url))  # one process asks nobody
+
+
 def test_rank_beyond_the_machines_ends_at_once(refused, tiny_yaml, tmp_path):
     flags = ["--num-machines", 2, "--machine-rank", 2, "--config-file", tiny_yaml]
     assert "--machine-rank 2" in refused("train_net.py", *flags, "OUTPUT_DIR", tmp_path / "out")

@@ -227,13 +227,18 @@ def test_a_run_without_resume_into_a_finished_folder(refused, tiny_yaml, tmp_pat
 
 def test_overwrite_forgets_the_older_run(tiny_config, tmp_path):
     old = ["last_checkpoint", "metrics.json", "model_0000001.pth", "model_final.pth"]
-    for name in [*old, "notes.txt"]:
+    late = "model_123456789.pth"
+    mine = ["model_0000001_copy.pth", "model_000001.pth", "model_backup.pth", "notes.txt"]
+    for name in [*old, late, *mine]:
         (tmp_path / name).write_text("old")
     weights = tmp_path / "model_final.pth"
     run_files.clear_folder(tiny_config("OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", weights))
-    assert names(tmp_path) == ["model_final.pth", "notes.txt"]
+    assert names(tmp_path) == sorted([*mine, "model_final.pth"])
     run_files.clear_folder(tiny_config("OUTPUT_DIR", tmp_path))
-    assert names(tmp_path) == ["notes.txt"]
+    assert names(tmp_path) == mine
+    check_folder(str(tmp_path), resume=False, overwrite=False)
+    own = str(tmp_path / "model_backup.pth")  # no training writes over it
+    check_folder(str(tmp_path), resume=False, overwrite=False, begins_from=own)
 
 
 def test_a_run_that_begins_replaces_the_older_config_and_results(tiny_config, tmp_path):
@@ -243,6 +248,22 @@ def test_a_run_that_begins_replaces_the_older_config_and_results(tiny_config, tm
     run_files.begin_results(cfg)
     assert names(tmp_path) == ["config.yaml", "metrics.json"]
     assert (tmp_path / "config.yaml").read_text() == cfg.dump()
+
+
+def test_an_evaluation_replaces_the_older_config_and_results(tiny_config, tmp_path, request):
+    """Both or none of them."""
+    for name in ("config.yaml", "results.json"):
+        (tmp_path / name).write_text("old")
+    cfg = tiny_config("OUTPUT_DIR", tmp_path)
+    run_files.replace_results(cfg, {"bbox": {"AP": float("nan")}})
+    assert (tmp_path / "config.yaml").read_text() == cfg.dump()
+    assert json.loads((tmp_path / "results.json").read_text()) == {"bbox": {"AP": None}}
+    request.getfixturevalue("small_files")
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match="cannot be written"):
+        run_files.replace_results(tiny_config("OUTPUT_DIR", tmp_path, "SEED", 9), {"x": 5000 * "x"})
+    assert names(tmp_path) == ["config.yaml", "results.json"]
+    assert (tmp_path / "config.yaml").read_bytes() == before
 
 
 def test_only_the_disk_is_blamed_on_the_disk(tmp_path):

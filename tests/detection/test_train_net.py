@@ -93,6 +93,7 @@ def test_evaluation_only_gives_the_same_results_again(trained, tiny_yaml, fork_t
     assert run.returncode == 0, run.stdout + run.stderr
     first = strictly((trained[0] / "results.json").read_text())
     again = strictly((tmp_path / "again/results.json").read_text())
+    assert str(weights) in (tmp_path / "again/config.yaml").read_text()
     assert set(again) == set(first)
     for task, values in first.items():
         assert again[task] == pytest.approx(values, abs=0.1), task
@@ -317,6 +318,17 @@ def test_cut_image_at_evaluation(
     image = tmp_path / "images" / "val_1.png"
     said = refused("train_net.py", *arguments)
     assert said.startswith(f"train_net.py: {image}: the image cannot be decoded")
+
+
+def test_an_evaluation_that_fails_leaves_the_older_results(
+    refused, trained, tiny_yaml, set_with_a_cut_image, tmp_path
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    before = {name: (folder / name).read_bytes() for name in ("results.json", "config.yaml")}
+    arguments = ["--config-file", tiny_yaml, "--eval-only", "--resume", "OUTPUT_DIR", folder]
+    assert "cannot be decoded" in refused("train_net.py", *arguments, *set_with_a_cut_image)
+    assert {name: (folder / name).read_bytes() for name in before} == before
 
 
 def test_a_sentence_from_a_training_process_is_found():
