@@ -62,6 +62,13 @@ def fixed_count_options(policy: str) -> list[str]:
     ]
 
 
+def has_budget(policy: str) -> bool:
+    """Whether the policy has a share of tokens to set. A policy that takes any key uses none."""
+    if POLICY_REGISTRY.get(policy).takes_any_key:
+        return False
+    return "TEST_KEEP_RATIO" not in unused_keys(policy)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -141,7 +148,7 @@ def trained_of(args: argparse.Namespace) -> Trained:
     if args.budget is None:
         return read()
     policy = read().cfg.MODEL.TOKEN_POLICY.NAME
-    if "TEST_KEEP_RATIO" in unused_keys(policy):
+    if not has_budget(policy):
         raise InputError(f"--budget {args.budget}: {policy} has no budget to set.")
     budget = ("MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(args.budget))
     return read(*budget, *fixed_count_options(policy))

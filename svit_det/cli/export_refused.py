@@ -74,7 +74,7 @@ def everything() -> Iterator[Asked]:
             options = (f"{node_of(policy)}.MODE", "sample")
             yield Asked(what="the mode `sample`", of=policy, policy=policy, options=options)
         fixed = export.fixed_count_options(policy)
-        if counts_by_image(policy, *fixed):
+        if not export.has_budget(policy) or counts_by_image(policy, *fixed):
             yield Asked(what="`--budget 0.5`", of=policy, policy=policy, words=BUDGET)
         if not fixed and counts_by_image(policy):
             words = (*BACKBONE, "--batch", "2")

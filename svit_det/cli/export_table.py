@@ -1,10 +1,10 @@
 """The tables of docs/export.md: which policies export, how far from the model, and the shipped AP.
 
-    python tools/export_table.py [--image-folder FOLDER] [--tables parity budget open refused ap]
+    python tools/export_table.py [--image-folder FOLDER] [--tables parity budget open ap refused]
 
 The first table has every policy under both networks at toy size, on real pictures, in every format.
-The second has --budget and --no-topk, and the third has open sizes. The fourth says what is
-refused, with the reason. The fifth has the AP of the shipped detectors and of their exported files.
+The second has --budget and --no-topk, and the third has open sizes. The fourth has the AP of the
+shipped detectors and of their exported files. The fifth says what is refused, with the reason.
 --policies NAME ... measures the named policies anew and leaves the other rows of the first three
 tables as they are. The page is written after every policy, so that an interrupted run keeps its
 rows.
@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from svit_det.cli.execution import problem_of
-from svit_det.cli.export import fixed_count_options
+from svit_det.cli.export import fixed_count_options, has_budget
 from svit_det.cli.export_ap import ap_rows
 from svit_det.cli.export_refused import in_a_cell, refused_rows
 from svit_det.cli.export_toy import NETWORKS, SIZE, toy_model
-from svit_det.config.policy import unused_keys
 from svit_det.errors import InputError
 from svit_det.export.backbone import BackboneGraph
 from svit_det.export.build import Wanted, export_files, has_fixed_count
@@ -42,7 +41,8 @@ from svit_det.vit import find_token_net
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "export.md"
 MARKS = "<!-- {} of tools/export_table.py: {} -->"
-TABLES = ("parity", "budget", "open", "refused", "ap")
+TABLES = ("parity", "budget", "open", "ap", "refused")
+"""In the order of the page."""
 BUDGET = 0.5
 """The share of tokens in the rows of --budget."""
 
@@ -71,6 +71,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure the wanted tables and write each into the page."""
+    by_policy = [name for name in BY_POLICY if name in args.tables]
+    if args.policies is not None and not by_policy:
+        raise InputError(
+            f"--policies: --tables {' '.join(args.tables)} has no rows to choose by policy; name "
+            f"one of {', '.join(BY_POLICY)} in --tables, or leave --policies out."
+        )
     policies = args.policies or POLICY_REGISTRY.names()
     for policy in policies:
         POLICY_REGISTRY.named(policy, "--policies")
@@ -78,19 +84,19 @@ def measure(args: argparse.Namespace) -> None:
     for name in args.tables:
         split_page(page, name, args.file)  # refuses a page without a place for the table
     pictures = []
-    if set(args.tables) & set(BY_POLICY):
+    if by_policy:
         pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
-    for name in (each for each in BY_POLICY if each in args.tables):
+    for name in by_policy:
         rows, head = BY_POLICY[name]
         kept = [] if args.policies is None else rows_of(page, name, args.file)
         found: dict[str, list[str]] = {}
         for policy in tqdm(policies, desc=name, unit="policy"):
             found[policy] = list(rows(policy, pictures))
             write_rows(args.file, name, [*head, *merged(kept, found)])
-    if "refused" in args.tables:
-        write_rows(args.file, "refused", refused_rows())
     if "ap" in args.tables:
         write_rows(args.file, "ap", ap_rows())
+    if "refused" in args.tables:
+        write_rows(args.file, "refused", refused_rows())
 
 
 def read_page(path: Path) -> str:
@@ -184,10 +190,9 @@ def row_of(
 def budget_rows(policy: str, pictures: Sequence[Tensor]) -> Iterator[str]:
     """Rows as in `parity_rows` for --budget, where the policy has fixed counts, and --no-topk."""
     budget = ("MODEL.TOKEN_POLICY.TEST_KEEP_RATIO", str(BUDGET), *fixed_count_options(policy))
-    has_budget = "TEST_KEEP_RATIO" not in unused_keys(policy)
     for network in NETWORKS:
-        model = toy_model(policy, budget if has_budget else (), network, pictures)
-        if has_budget and has_fixed_count(find_token_net(model), SIZE):
+        model = toy_model(policy, budget if has_budget(policy) else (), network, pictures)
+        if has_budget(policy) and has_fixed_count(find_token_net(model), SIZE):
             cells = cells_of(model, pictures)
             yield f"| {policy} | {network} | `--budget {BUDGET}` | {' | '.join(cells)} |"
         model = toy_model(policy, (), network, pictures)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svit_det.errors import InputError
@@ -27,6 +26,11 @@ from svit_det.export.formats import (
     write_pt2,
 )
 from svit_det.export.metadata import describe
+from svit_det.export.pictures import (
+    made_up_picture,
+    made_up_pictures,
+    where_something_is_found,
+)
 from svit_det.export.program import export_program, other_size
 from svit_det.export.quantise import write_int8
 from svit_det.export.running import load
@@ -121,7 +125,10 @@ def export_files(
     files = _Files(program, net.trunk.policy, folder / wanted.part, metadata, wanted)
     if source is not None:
         shutil.copyfile(source, files.source)
-    parity = {name: _checked(files.write(name), graph, wanted, divisor) for name in wanted.formats}
+    images = _compared_pictures(graph, wanted, divisor)
+    parity = {
+        name: _checked(files.write(name), graph, images, wanted, divisor) for name in wanted.formats
+    }
     files.source.unlink(missing_ok=True)
     return Exported(metadata, parity)
 
@@ -165,24 +172,31 @@ class _Files:
         write_onnx(self.program, self.source, about, outputs=outputs, opset=opset, topk=topk)
 
 
-def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Parity:
-    """Compare the file with the model on other pictures, and on pictures of another size.
+def _compared_pictures(graph: nn.Module, wanted: Wanted, divisor: int) -> list[Tensor]:
+    """Pictures that the exporter has not seen, with another size where the size is open."""
+    images = [made_up_pictures(wanted.size, seed, wanted.batch) for seed in (1, 2)]
+    if wanted.dynamic_size:
+        images.append(made_up_pictures(other_size(wanted.size, divisor), 3, wanted.batch))
+    return where_something_is_found(graph, images, wanted.int8)
 
-    A file of fixed size must refuse other sizes. Raises InputError where the file differs.
+
+def _checked(
+    path: Path, graph: nn.Module, images: Sequence[Tensor], wanted: Wanted, divisor: int
+) -> Parity:
+    """Compare the file with the model on these pictures.
+
+    A file must refuse another number of pictures, and a file of fixed size must refuse other sizes.
+    Raises InputError where the file differs.
     """
     try:
         run, about = load(path)
     except Exception as error:  # each runtime has exceptions of its own
         reason = " ".join(str(error).split())[-200:]
         raise InputError(f"{path.name}: its runtime does not take it ({reason}).") from error
-    elsewhere, batch = other_size(wanted.size, divisor), wanted.batch
-    images = [made_up_pictures(wanted.size, seed, batch) for seed in (1, 2)]
-    if wanted.dynamic_size:
-        images.append(made_up_pictures(elsewhere, 3, batch))
-    else:
-        other = made_up_pictures(elsewhere, 3, batch)
+    if not wanted.dynamic_size:
+        other = made_up_pictures(other_size(wanted.size, divisor), 3, wanted.batch)
         check_refused(run, other, file=path.name, what="a picture of another size")
-    more = made_up_pictures(wanted.size, 4, batch + 1)
+    more = made_up_pictures(wanted.size, 4, wanted.batch + 1)
     check_refused(run, more, file=path.name, what="another number of pictures")
     parity = compare(graph, run, images)
     problem = too_far(parity, about["precision"])
@@ -192,18 +206,6 @@ def _checked(path: Path, graph: nn.Module, wanted: Wanted, divisor: int) -> Pari
             "written; choose another of --formats."
         )
     return parity
-
-
-def made_up_pictures(size: tuple[int, int], seed: int, batch: int) -> Tensor:
-    """(B, 3, height, width) different made-up pictures."""
-    return torch.cat([made_up_picture(size, 100 * index + seed) for index in range(batch)])
-
-
-def made_up_picture(size: tuple[int, int], seed: int) -> Tensor:
-    """(1, 3, height, width) smooth blobs of pixels, 0 to 255."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, max(size[0] // 12, 2), max(size[1] // 12, 2), generator=generator)
-    return 255 * F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ class Apart:
     numbers that are not finite."""
     scale: float = 1.0
     """The size of the model's largest number, or 1 where that is smaller."""
+    compared: bool = True
+    """The output held a number in at least one picture; else nothing is known about it."""
 
     @property
     def share(self) -> float:
@@ -59,6 +61,11 @@ class Parity:
         return max((each.most for each in self.apart.values()), default=0.0)
 
     @property
+    def not_compared(self) -> tuple[str, ...]:
+        """The outputs that were empty in every picture: nothing was found in any of them."""
+        return tuple(name for name, each in self.apart.items() if not each.compared)
+
+    @property
     def same_kept(self) -> bool:
         """Every block kept the same tokens."""
         return self.alike == 1
@@ -71,13 +78,16 @@ class Parity:
             return f"{kept}, NO NUMBERS"
         if self.difference == float("inf"):
             return f"{kept}, another number of detections"
+        if self.not_compared:
+            names = ", ".join(self.not_compared)
+            return f"{kept}, but nothing was found in any picture: {names} NOT COMPARED"
         return f"{kept}, largest difference {self.difference:.1e}"
 
 
 @torch.no_grad()
 def compare(graph: nn.Module, run: Run, images: Iterable[Tensor]) -> Parity:
     """Compare the exported file `run` with its module `graph`, run eagerly, on some pictures."""
-    apart = {name: Apart() for name in graph.outputs if name != KEEP_MAPS}
+    apart = {name: Apart(compared=False) for name in graph.outputs if name != KEEP_MAPS}
     alike, finite, kept = [], True, np.zeros((1, 0, 1, 1))
     for image in images:
         wanted = dict(zip(graph.outputs, [each.numpy() for each in graph(image)], strict=True))

@@ -88,9 +88,16 @@ class DetectorGraph(nn.Module):
         pooled = self.box_pooler([maps[name] for name in self.box_maps], proposals)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         boxes = self.box_predictor.box2box_transform.apply_deltas(deltas, proposals)
-        found = self._detections(boxes, logits.softmax(dim=-1), counts, height, width)
+        found = self._detections(boxes, self._scores(logits), counts, height, width)
         masks = self._masks(maps, found[0], found[2])
         return (*found, masks, keep)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """(R, K + 1) logits -> probabilities, as detectron2's `predict_probs` takes them.
+
+        Its own method splits them by image, by numbers that a graph would hold for constant.
+        """
+        return logits.sigmoid() if self.box_predictor.use_sigmoid_ce else logits.softmax(dim=-1)
 
     def _detections(
         self, boxes: Tensor, scores: Tensor, counts: Tensor, height: int, width: int

@@ -46,6 +46,11 @@ def test_bad_input(page, tmp_path):
     assert export_table.main(["--file", pipe]) == f"--file {pipe}: is no file."
     said = export_table.main(["--file", str(page), "--policies", "Nobody"])
     assert said.startswith("--policies") and "Nobody" in said
+    args = ["--file", str(page), "--policies", "SViT", "--tables", "refused", "ap"]
+    assert export_table.main(args) == (
+        "--policies: --tables refused ap has no rows to choose by policy; name one of parity, "
+        "budget, open in --tables, or leave --policies out."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +122,12 @@ def test_a_cell_says_why_there_is_no_file(pictures):
     assert cell.startswith("no: torch.export cannot save this model") and "|" not in cell
 
 
+WITHOUT = ("AViT", "AttentionProbe", "Dense")
+"""The policies without a budget."""
+BY_IMAGE = ("ATS", "AdaViT", "IARED2", "SPViT")
+"""The policies that have one, and no number of tokens that is the same in every picture."""
+
+
 def test_what_is_refused_stands_there_with_its_reason(page):
     """Every row is a sentence of the tool itself: nothing in the table is exported after all."""
     marks = [export_table.MARKS.format(word, "refused") for word in ("begin", "end")]
@@ -128,7 +139,7 @@ def test_what_is_refused_stands_there_with_its_reason(page):
     for what, of, words in (
         ("the mode `sample`", "SViT", "draws numbers"),
         ("`--budget 0.5`", "ATS", "depends on the image"),
-        ("`--budget 0.5`", "AViT", ""),
+        *(("`--budget 0.5`", of, f"--budget 0.5: {of} has no budget to set.") for of in WITHOUT),
         ("`--batch 2`", "SPViT", "depends on the image"),
         ("the whole detector", "Cascade R-CNN", "CascadeROIHeads"),
         ("the whole detector", "RetinaNet", "TokenRetinaNet"),
@@ -137,6 +148,7 @@ def test_what_is_refused_stands_there_with_its_reason(page):
     ):
         assert words in found[what, of]
     assert all(export_refused.TAKEN not in reason for reason in found.values())
+    assert {of for what, of in found if what == "`--budget 0.5`"} == {*WITHOUT, *BY_IMAGE}
 
 
 @pytest.fixture

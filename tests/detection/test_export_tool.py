@@ -12,6 +12,8 @@ from svit_det.cli import export
 from svit_det.cli.export_calibration import calibration_pictures, fitted
 from svit_det.detection.description import describe_run
 from svit_det.errors import InputError
+from svit_det.export.build import Exported, Wanted
+from svit_det.export.checks import Apart, Parity
 from svit_det.export.running import load
 from svit_det.export.runtimes import check_runtimes
 from svit_det.images import read_image
@@ -147,6 +149,16 @@ def test_a_processor_without_bfloat16_is_said(monkeypatch, capsys):
         export.check_precisions(args, ("openvino",))
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == (not has)
+
+
+def test_what_was_not_compared_is_said(capsys, tmp_path):
+    wanted = Wanted(part="detector", size=(64, 96), formats=("pt2",))
+    about = {"policy": "SViT", "kept_tokens": "fixed"}
+    nothing = Parity({name: Apart(compared=False) for name in ("boxes", "scores")}, 1.0, (96, 48))
+    export.report(Exported(about, {"pt2": nothing}), wanted, tmp_path)
+    said = capsys.readouterr().out
+    assert "nothing was found in any picture: boxes, scores NOT COMPARED." in said
+    assert "difference" not in said
 
 
 def test_calibration_pictures_are_what_the_detector_is_given(tiny_config, discs):

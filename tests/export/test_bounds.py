@@ -47,6 +47,20 @@ def test_the_largest_difference_of_all_pictures_counts(parity):
     assert found.apart["p2"].share == pytest.approx(0.0002, rel=1e-4)
 
 
+def test_an_output_that_is_always_empty_is_not_compared(parity):
+    nothing, something = torch.ones(1, 1, 0, 3), torch.ones(1, 1, 2, 3)
+    found = parity(lambda values, keep: (values, keep), nothing, nothing)
+    assert found.not_compared == ("p2",)
+    assert str(found) == (
+        "the same tokens kept, but nothing was found in any picture: p2 NOT COMPARED"
+    )
+    found = parity(lambda values, keep: (values, keep), nothing, something, nothing)
+    assert found.not_compared == ()
+    assert str(found) == "the same tokens kept, largest difference 0.0e+00"
+    more = parity(lambda values, keep: (np.ones((1, 1, 2, 3)), keep), nothing)
+    assert more.not_compared == () and too_far(more, FLOAT).startswith("p2: inf apart")
+
+
 def test_other_tokens_are_counted(parity):
     def change(values, keep):
         keep[0, 0, 0, 0] = False
