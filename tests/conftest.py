@@ -81,7 +81,7 @@ def tiny_trunk():
             embed_dim=options.pop("embed_dim", EMBED_DIM),
             depth=depth,
             num_heads=options.pop("num_heads", 3),
-            mlp_ratio=2.0,
+            mlp_ratio=options.pop("mlp_ratio", 2.0),
             pretrain_grid=pretrain_grid,
             **options,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svit_det import __version__
 from svit_det.classification.model import TokenClassifier
-from svit_det.errors import InputError, refuse_url
+from svit_det.errors import InputError, printable, refuse_url
 from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import check_finite, not_finite, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint, write_weights
@@ -40,7 +40,7 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
     """
     refuse_url(path, name="MODEL.WEIGHTS")
     if not os.path.isfile(path):
-        raise InputError(f"MODEL.WEIGHTS {path}: no such file.")
+        raise InputError(f"MODEL.WEIGHTS {printable(path)}: no such file.")
     given = read_checkpoint(path)["model"]
     ours = model.state_dict()
     check_finite(given, source=path, model=ours)

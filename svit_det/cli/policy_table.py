@@ -50,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write or check the table. Raises InputError where it is not fresh."""
+    if args.file.exists() and not args.file.is_file():
+        raise InputError(f"--file {args.file}: is no file.")
     try:
         before = args.file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

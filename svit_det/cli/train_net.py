@@ -19,6 +19,7 @@ from typing import Any
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
+from detectron2.evaluation import verify_results
 
 from svit_det.cli.execution import import_packages
 from svit_det.cli.options import add_allow_untrained
@@ -178,18 +179,31 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
         results = TokenTrainer.test(cfg, model)
         if comm.is_main_process():
             replace_results(cfg, results)
+            _say_written(cfg)
+            verify_results(cfg, results)  # ends the program where TEST.EXPECTED_RESULTS is missed
     else:
         trainer = TokenTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         begin_results(cfg)
         if args.overwrite and not args.resume and comm.is_main_process():
             clear_folder(cfg)
-        trainer.train()
-        results = getattr(trainer, "_last_eval_results", {})
-        if results and comm.is_main_process():
-            write_json(results_file(cfg), results)
+        try:
+            trainer.train()
+        except SystemExit:  # TEST.EXPECTED_RESULTS is missed
+            _write_results(cfg, trainer)
+            raise
+        _write_results(cfg, trainer)
+
+
+def _write_results(cfg: CfgNode, trainer: TokenTrainer) -> None:
+    results = getattr(trainer, "_last_eval_results", {})
     if results and comm.is_main_process():
-        logging.getLogger("svit_det").info("Results written to %s", results_file(cfg))
+        write_json(results_file(cfg), results)
+        _say_written(cfg)
+
+
+def _say_written(cfg: CfgNode) -> None:
+    logging.getLogger("svit_det").info("Results written to %s", results_file(cfg))
 
 
 def results_file(cfg: CfgNode) -> Path:

@@ -40,6 +40,11 @@ def check_parts(cfg: CfgNode) -> None:
         is_read = node == "ANCHOR_GENERATOR" or model.META_ARCHITECTURE == "TokenRCNN"
         if is_read and model[node][key] == value:
             raise _refusal(f"{node}.{key}", str(value), model, reason)
+    box_head = model.ROI_BOX_HEAD
+    if model.META_ARCHITECTURE == "TokenRCNN" and not box_head.NUM_FC + box_head.NUM_CONV:
+        raise InputError(
+            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are both 0: give the head one layer at least."
+        )
     for key, reason in SWITCHES.items():
         if model[key]:
             raise _refusal(key, "True", model, reason)

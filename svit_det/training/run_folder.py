@@ -33,7 +33,7 @@ def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -
 
     `written`: the names, or patterns of them, of the weights that a training writes to `folder`.
     """
-    if not weights:
+    if not weights or not os.path.exists(weights):
         return
     there = [os.path.realpath(path) for name in written for path in Path(folder).glob(name)]
     if os.path.realpath(weights) in there:

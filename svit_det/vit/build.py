@@ -36,6 +36,10 @@ def build_trunk(
             raise InputError(f"{value} must be at least 1.", setting=name)
     if num_heads < 1:
         raise InputError(f"{num_heads} must be at least 1.", setting="num_heads")
+    if embed_dim * mlp_ratio < 1:
+        raise InputError(
+            f"{mlp_ratio} of {embed_dim} channels is no channel for the MLP.", setting="mlp_ratio"
+        )
     if not 0 <= drop_path_rate < 1:
         raise InputError(f"{drop_path_rate} must lie in [0, 1).", setting="drop_path_rate")
     patch_embed = PatchEmbed(patch_size=patch_size, in_channels=in_channels, embed_dim=embed_dim)

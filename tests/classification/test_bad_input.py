@@ -91,7 +91,11 @@ def test_an_unknown_key_and_a_wrong_value(a_yaml, small):
     assert "SOLVER.EMA_DECAY: 2.0 must lie in" in refusal(a_yaml, small(SOLVER__EMA_DECAY=2.0))
 
 
-@pytest.mark.parametrize("word", ["augmix-m5", "rand-x5", "rand-n2.5", "randy-m9", "rand-m-5"])
+ODD_WORDS = ["augmix-m5", "rand-x5", "rand-n2.5", "randy-m9", "rand-m-5", "rand-m9-", "rand-mnan"]
+ODD_WORDS += ["rand-m", "rand-m99", "rand-n0", "rand-p5", "rand-tx", "rand-m9-mstdnan", "rand-inc2"]
+
+
+@pytest.mark.parametrize("word", ODD_WORDS)
 def test_a_word_that_is_none_of_rand_augment(a_yaml, small, word):
     said = refusal(a_yaml, small(INPUT__RAND_AUGMENT=word))
     assert said.startswith(f"INPUT.RAND_AUGMENT: '{word}' is no word of timm's")

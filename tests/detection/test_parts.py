@@ -45,6 +45,16 @@ def test_levels_of_heads(key, value, said, tiny_model):
     assert str(refusal.value).startswith(f"MODEL.{key}: ") and said in str(refusal.value)
 
 
+def test_a_box_head_without_a_layer(tiny_config):
+    none = ("MODEL.ROI_BOX_HEAD.NUM_FC", "0", "MODEL.ROI_BOX_HEAD.NUM_CONV", "0")
+    with pytest.raises(InputError, match="NUM_FC and NUM_CONV are both 0: give the head one layer"):
+        tiny_config(*none)
+    tiny_config(*none, "MODEL.META_ARCHITECTURE", "TokenRetinaNet", *RETINA)
+
+
+RETINA = ("MODEL.RETINANET.IN_FEATURES", "['p2']")
+
+
 def test_other_detectors_may_have_them(tiny_config):
     """A ResNet under detectron2's own meta-architecture is nobody's business here."""
     options = ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.KEYPOINT_ON", "True")

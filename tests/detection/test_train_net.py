@@ -99,6 +99,22 @@ def test_evaluation_only_gives_the_same_results_again(trained, tiny_yaml, fork_t
         assert again[task] == pytest.approx(values, abs=0.1), task
 
 
+def test_an_evaluation_that_misses_what_is_expected(trained, tiny_yaml, fork_tool, tmp_path):
+    """As in detectron2's own train_net.py, the program fails; the results are written all the same.
+
+    So does a metric that the evaluation does not give.
+    """
+    weights = trained[0] / "model_final.pth"
+    for number, expected in enumerate((["bbox", "AP", 200.0, 1.0], ["bbox", "NOSUCH", 1.0, 1.0])):
+        folder = tmp_path / str(number)
+        run = fork_tool(
+            *("train_net.py", "--config-file", tiny_yaml, "--eval-only", "MODEL.WEIGHTS", weights),
+            *("OUTPUT_DIR", folder, "TEST.EXPECTED_RESULTS", str([expected])),
+        )
+        assert run.returncode == 1 and "Result verification failed" in run.stdout + run.stderr
+        assert "AP" in strictly((folder / "results.json").read_text())["bbox"]
+
+
 def test_evaluation_of_what_was_trained_last(trained, tiny_yaml, fork_tool, tmp_path):
     """--resume names no file: the output folder knows its last checkpoint."""
     shutil.copytree(trained[0], tmp_path / "copy")

@@ -131,6 +131,7 @@ def test_an_image_that_needs_padding(tiny_trunk, size):
         ({"drop_path_rate": -0.1}, "drop_path_rate"),
         ({"patch_size": 0}, "patch_size"),
         ({"embed_dim": 0}, "embed_dim"),
+        ({"mlp_ratio": 0.001}, "mlp_ratio"),
     ],
     ids=str,
 )
