@@ -39,6 +39,11 @@ def try_writing(folder: Path) -> None:
         raise
 
 
+def real_path(path: str | Path) -> Path:
+    """The absolute path without links; links in a circle stay, for a later check to refuse."""
+    return Path(os.path.realpath(path))
+
+
 def is_there(place: Path) -> bool:
     """Whether something is at this path; raises OSError for a name that nothing can have."""
     try:

@@ -77,7 +77,7 @@ from svit_det.cli.benchmark_runtimes import measure_runtimes
 from svit_det.cli.execution import problem_of
 from svit_det.cli.output import check_output, files_read
 from svit_det.errors import InputError
-from svit_det.files import scratch_folder
+from svit_det.files import real_path, scratch_folder
 from svit_det.results import write_json
 from svit_det.shipped import find_config
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     args.config_file = find_config(args.config_file)
     configs = read_configs(args)
     if args.against is not None:
-        config_in(Path(args.against).resolve(), args.config_file)
+        config_in(real_path(args.against), args.config_file)
     warn_of_few_cores(args.processes or [])
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -210,7 +210,7 @@ def beside_older(bench: Bench, stack: ExitStack) -> Bench:
     """`bench`, with the process of the older checkout where --against names one."""
     if bench.args.against is None:
         return bench
-    worker = start(Path(bench.args.against).resolve(), f"--against {bench.args.against}")
+    worker = start(real_path(bench.args.against), f"--against {bench.args.against}")
     return replace(bench, older=stack.enter_context(worker))
 
 

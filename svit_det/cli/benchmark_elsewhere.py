@@ -23,6 +23,7 @@ from svit_det.cli.benchmark_options import DTYPES
 from svit_det.cli.benchmark_parts import Part
 from svit_det.cli.benchmark_worker import maps_of
 from svit_det.errors import InputError
+from svit_det.files import real_path
 from svit_det.weights.files import save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def config_in(folder: Path, config: str) -> str:
 
     Raises InputError where `folder` has no such file.
     """
-    path = Path(config).resolve()
+    path = real_path(config)
     if not path.is_relative_to(ROOT):
         return str(path)
     there = folder / path.relative_to(ROOT)
@@ -98,7 +99,7 @@ class Older:
         self._worker, self._part, self._scratch = worker, part, scratch
         weights = scratch / "weights.pt"
         save(part.models[pair.pruned].state_dict(), weights)
-        folder = Path(args.against).resolve()
+        folder = real_path(args.against)
         config = config_in(folder, args.config_file)
         ask_to_build(worker, part, pair, args, config=config, weights=weights)
         worker.receive()
@@ -177,7 +178,7 @@ def measure_load(
     """Images per second of the workers together, each with one thread and its own inputs."""
     weights = scratch / "weights.pt"
     save(part.models[pair.pruned].state_dict(), weights)
-    config = str(Path(args.config_file).resolve())
+    config = str(real_path(args.config_file))
     for worker in workers:
         ask_to_build(worker, part, pair, args, config=config, weights=weights)
     for number, worker in enumerate(workers):

@@ -17,7 +17,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from svit_det.benchmark.report import describe_machine
@@ -34,6 +33,7 @@ from svit_det.cli.numbers import SEED, Whole
 from svit_det.cli.options import add_baseline, add_output, add_overrides, baseline_of
 from svit_det.cli.output import check_output
 from svit_det.errors import InputError
+from svit_det.files import real_path
 from svit_det.results import write_json
 from svit_det.visualization.comparison_charts import (
     Point,
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     check_output(args.output, (), overwrite=True)
-    output = Path(args.output).resolve()
+    output = real_path(args.output)
     trainings = Trainings(arms_of(args.policies), args.seeds, args.opts, output)
     baseline = baseline_of(args, list(trainings.arms))
     print(f"{len(trainings.arms)} arms x {len(args.seeds)} seeds")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -40,7 +39,7 @@ from svit_det.detection import load_config
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
-from svit_det.files import make_folder
+from svit_det.files import make_folder, real_path
 from svit_det.images import find_images, spread_out
 from svit_det.results import write_json
 from svit_det.shipped import config_folder, existing_weights, find_config
@@ -97,11 +96,11 @@ def check(args: argparse.Namespace) -> Recipe:
     if len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: names one twice.")
     return Recipe(
-        config_file=Path(find_config(args.config_file)).resolve(),
-        weights=Path(existing_weights(args.weights)).resolve(),
+        config_file=real_path(find_config(args.config_file)),
+        weights=real_path(existing_weights(args.weights)),
         steps=args.steps,
         overrides=tuple(args.opts),
-        output=Path(args.output).resolve(),
+        output=real_path(args.output),
     )
 
 

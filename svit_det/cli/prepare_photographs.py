@@ -33,6 +33,7 @@ from svit_det.cli.execution import problem_of
 from svit_det.cli.options import add_output
 from svit_det.cli.output import check_output
 from svit_det.errors import InputError
+from svit_det.files import real_path
 from svit_det.images.qt_resources import read_qt_resources
 
 PACKAGE = DebianPackage(
@@ -211,8 +212,8 @@ def main(argv: Sequence[str]) -> str | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Make the set unless it is there."""
-    output = args.output.resolve()
-    if output in (args.cache.resolve(), *args.cache.resolve().parents):
+    output = real_path(args.output)
+    if output in (real_path(args.cache), *real_path(args.cache).parents):
         raise InputError(
             f"--cache {args.cache}: lies in --output {args.output}, which is replaced as a whole; "
             "name another folder."

@@ -20,6 +20,7 @@ from svit_det.cli.numbers import LONG, Whole
 from svit_det.cli.options import add_output, add_overrides, add_overwrite
 from svit_det.cli.output import check_output
 from svit_det.errors import InputError
+from svit_det.files import real_path
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_weights
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate and export all models."""
-    output = Path(args.output).resolve()
+    output = real_path(args.output)
     check_output(output, (), overwrite=True)
     weights_of: dict[str, str] = {}
     for name, parent in PARENTS.items():

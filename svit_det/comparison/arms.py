@@ -10,6 +10,7 @@ from pathlib import Path
 from svit_det.config.policy import unused_keys
 from svit_det.detection import load_config
 from svit_det.errors import InputError
+from svit_det.files import real_path
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.shipped import find_config
 
@@ -48,7 +49,7 @@ def arm_of(entry: str, recipe: Recipe) -> Arm:
     """
     if entry.endswith((".yaml", ".yml")):
         try:
-            path = Path(find_config(entry)).resolve()
+            path = real_path(find_config(entry))
         except InputError as error:
             raise InputError(f"--policies {error}") from error
         if not os.path.isfile(path):

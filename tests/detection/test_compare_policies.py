@@ -96,6 +96,9 @@ def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):
     assert "--steps" in said
     said = refused("compare_policies.py", *start, "--weights", parent, "--seeds", "1", "1")
     assert "--seeds 1 1: names one twice" in said
+    (tmp_path / "loop").symlink_to("loop")
+    loop = [*start[:2], "--weights", parent, "--output", tmp_path / "loop"]
+    assert f"--output {tmp_path}/loop: " in refused("compare_policies.py", *loop)
     broken = ["--weights", parent, "--policies", "Dense", "--seeds", "1", "--steps", "1"]
     done = fork_tool("compare_policies.py", *start, *broken, "MODEL.VIT.DEPTH", "4")
     assert done.returncode == 1 and "Traceback" not in done.stderr
