@@ -16,6 +16,9 @@ from typing import Any
 
 from svit_det.errors import InputError
 
+LONGEST_WORD = 100_000
+"""Characters of a text that can be meant; writing a far longer one into a yaml takes minutes."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -151,6 +154,11 @@ def _checked_entry(name: str, value: Any, about: Setting) -> Any:
     if not is_of_kind:
         kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
         raise InputError(f"{shown(value)} is not {kinds[about.kind]}.", setting=name)
+    if isinstance(value, str) and len(value) > LONGEST_WORD:
+        raise InputError(
+            f"a text of {len(value):,} characters; at most {LONGEST_WORD:,} can be meant.",
+            setting=name,
+        )
     if about.many and value == "" and not about.choices:
         raise InputError("a list of words holds an empty one; remove it.", setting=name)
     if about.choices and value not in about.choices:

@@ -110,6 +110,12 @@ def test_what_may_not_is_refused_by_name(given, message):
     assert refused.value.setting == next(iter(given))
 
 
+def test_a_text_that_is_far_too_long():
+    Kitchen(guest=100_000 * "x")
+    with pytest.raises(InputError, match=r"^guest: a text of 100,001 characters; at most 100,000"):
+        Kitchen(guest=100_001 * "x")
+
+
 def test_a_number_that_python_does_not_write_down():
     with pytest.raises(InputError, match=r"^heat: a number of thousands of digits is not a number"):
         Kitchen(heat=1 << 20_000)

@@ -53,7 +53,7 @@ class InputKeys(Settings):
     crop_share: float = setting(
         0.875,
         "SIZE over the short side that evaluation resizes to before the central crop.",
-        interval="(0, 1]",
+        interval="[0.1, 1]",
     )
     interpolation: str = setting(
         "bicubic", "Interpolation of the resizing.", choices=("bicubic", "bilinear", "nearest")

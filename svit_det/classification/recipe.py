@@ -92,6 +92,8 @@ def freeze_for_good(solver: Any, model: TokenClassifier) -> None:
                 raise InputError(f"no parameter begins with {part}.", setting="frozen")
             for parameter in members:
                 parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in named.values()):
+            raise InputError("nothing is left to train; remove a part.", setting="frozen")
 
 
 def policy_time(solver: Any, step: int, steps_per_epoch: int) -> int:

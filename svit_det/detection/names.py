@@ -77,6 +77,12 @@ def check_agreement(cfg: CfgNode) -> None:
         raise InputError(
             f"SOLVER.STEPS: {shown(list(solver.STEPS))} must rise from entry to entry."
         )
+    falls = [step for step in solver.STEPS if step <= solver.MAX_ITER]
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and len(falls) >= solver.MAX_ITER > 0:
+        raise InputError(
+            f"SOLVER.STEPS: {shown(falls)} are too many for SOLVER.MAX_ITER {solver.MAX_ITER}; a "
+            "training needs more steps than the rate falls."
+        )
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
         raise InputError(
             f"SOLVER.BASE_LR_END: {solver.BASE_LR_END} must not exceed SOLVER.BASE_LR, "

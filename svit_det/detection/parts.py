@@ -40,15 +40,31 @@ def check_parts(cfg: CfgNode) -> None:
         is_read = node == "ANCHOR_GENERATOR" or model.META_ARCHITECTURE == "TokenRCNN"
         if is_read and model[node][key] == value:
             raise _refusal(f"{node}.{key}", str(value), model, reason)
-    box_head = model.ROI_BOX_HEAD
-    if model.META_ARCHITECTURE == "TokenRCNN" and not box_head.NUM_FC + box_head.NUM_CONV:
-        raise InputError(
-            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are both 0: give the head one layer at least."
-        )
+    if model.META_ARCHITECTURE == "TokenRCNN":
+        _check_box_head(model.ROI_BOX_HEAD)
     for key, reason in SWITCHES.items():
         if model[key]:
             raise _refusal(key, "True", model, reason)
+    _check_anchors(model.ANCHOR_GENERATOR)
     _check_backbone(model)
+
+
+def _check_box_head(head: CfgNode) -> None:
+    if head.NAME == "FastRCNNConvFCHead" and not head.NUM_FC + head.NUM_CONV:
+        raise InputError(
+            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are both 0: give the head one layer at least."
+        )
+
+
+def _check_anchors(anchors: CfgNode) -> None:
+    """Refuse levels with different numbers of anchors. A single entry is that of every level."""
+    sizes, ratios = ([len(level) for level in anchors[key]] for key in ("SIZES", "ASPECT_RATIOS"))
+    levels = max(len(sizes), len(ratios))
+    sizes, ratios = (each * levels if len(each) == 1 else each for each in (sizes, ratios))
+    if len({number * shapes for number, shapes in zip(sizes, ratios, strict=False)}) > 1:
+        raise InputError(
+            "MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS: give each level as many anchors."
+        )
 
 
 def _check_backbone(model: CfgNode) -> None:

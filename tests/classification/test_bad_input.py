@@ -80,6 +80,8 @@ def test_fewer_images_than_a_batch(a_yaml, small):
 def test_a_frozen_part_that_is_not_there(a_yaml, small):
     said = refusal(a_yaml, small(SOLVER__FROZEN="['trunk.poss']"))
     assert said == "SOLVER.FROZEN: no parameter begins with trunk.poss."
+    said = refusal(a_yaml, small(SOLVER__FROZEN="['trunk', 'norm', 'head']"))
+    assert said == "SOLVER.FROZEN: nothing is left to train; remove a part."
 
 
 def test_a_size_that_does_not_divide(a_yaml, small):

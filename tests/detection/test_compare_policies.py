@@ -96,6 +96,8 @@ def test_refused(refused, fork_tool, tiny_yaml, parent, tmp_path):
     assert "--steps" in said
     said = refused("compare_policies.py", *start, "--weights", parent, "--seeds", "1", "1")
     assert "--seeds 1 1: names one twice" in said
+    said = refused("compare_policies.py", *start, "--weights", parent, "DATASETS.TEST", "()")
+    assert "DATASETS.TEST is empty; name the set that the arms are compared on." in said
     (tmp_path / "loop").symlink_to("loop")
     loop = [*start[:2], "--weights", parent, "--output", tmp_path / "loop"]
     assert f"--output {tmp_path}/loop: " in refused("compare_policies.py", *loop)

@@ -36,6 +36,7 @@ def stock():
     cfg.MODEL.META_ARCHITECTURE = "TokenRCNN"
     cfg.MODEL.BACKBONE.NAME = "build_plain_vit_simple_pyramid_backbone"
     cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_HEAD.NAME = "StandardROIHeads", "FastRCNNConvFCHead"
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
     check_config(cfg)
     return cfg
 

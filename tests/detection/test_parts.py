@@ -52,6 +52,30 @@ def test_a_box_head_without_a_layer(tiny_config):
     tiny_config(*none, "MODEL.META_ARCHITECTURE", "TokenRetinaNet", *RETINA)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "ratios", "good"),
+    [
+        ("[[16, 16], [32], [64]]", "[[0.5, 1.0, 2.0]]", False),
+        ("[[16], [32], [64]]", "[[0.5], [1.0, 2.0], [2.0]]", False),
+        ("[[16, 24], [32], [64]]", "[[1.0], [0.5, 1.0], [1.0, 2.0]]", True),
+        ("[[16, 32]]", "[[0.5, 1.0]]", True),
+    ],
+)
+def test_as_many_anchors_in_each_level(sizes, ratios, good, tiny_config):
+    keys = ("MODEL.ANCHOR_GENERATOR.SIZES", sizes, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", ratios)
+    if good:
+        tiny_config(*keys)
+    else:
+        with pytest.raises(InputError, match="SIZES and ASPECT_RATIOS: give each level as many"):
+            tiny_config(*keys)
+
+
+def test_more_falls_of_the_rate_than_steps(tiny_config):
+    with pytest.raises(InputError, match=r"SOLVER.STEPS: \[1, 2\] are too many for SOLVER.MAX_IT"):
+        tiny_config("SOLVER.STEPS", "(1, 2)", "SOLVER.MAX_ITER", "2")
+    tiny_config("SOLVER.STEPS", "(1, 2)", "SOLVER.MAX_ITER", "3")
+
+
 RETINA = ("MODEL.RETINANET.IN_FEATURES", "['p2']")
 
 
