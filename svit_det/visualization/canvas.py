@@ -7,6 +7,7 @@ nothing with text is resized afterwards, so that text stays sharp.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -45,9 +46,15 @@ def text_width(text: str, size: int) -> int:
 def shortened(text: str, size: int, room: int) -> str:
     """One line that is at most `room` pixels wide; three dots stand for text that is cut off."""
     text = " ".join(text.split())
-    while len(text) > 1 and text_width(text, size) > room:
-        text = text.removesuffix("…")[:-1].rstrip() + "…"
-    return text
+    if len(text) <= 1 or text_width(text, size) <= room:
+        return text
+
+    def cut(length: int) -> str:
+        return text[:length].rstrip() + "…"
+
+    # By halves, because a name from outside may have thousands of characters.
+    lengths = range(1, len(text))
+    return cut(bisect_left(lengths, True, key=lambda each: text_width(cut(each), size) > room))
 
 
 def label(

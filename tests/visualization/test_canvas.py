@@ -22,6 +22,15 @@ def test_text_is_cut_to_its_room():
     assert label("x" * 300, 14, 100).shape[1] <= 100
 
 
+def test_a_cut_line_is_as_long_as_fits():
+    text = "many words " * 2000
+    for room in (1, 20, 100, 1000):
+        cut = shortened(text, 14, room)
+        kept = len(cut) - 1
+        assert text_width(cut, 14) <= room or cut == "…"
+        assert text_width(text[: kept + 2].rstrip() + "…", 14) > room
+
+
 def test_letters_beyond_ascii_are_drawn():
     assert not np.array_equal(label("ä", 20, 100), label("ö", 20, 100))
 
