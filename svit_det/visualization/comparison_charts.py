@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from svit_det.visualization.canvas import write_image
+
+PLACES = (
+    *(((6, 6), "left"), ((6, -12), "left"), ((-6, 6), "right"), ((-6, -12), "right")),
+    *(((6, 16), "left"), ((6, -22), "left")),
+)
+"""Where a name may stand: points of 1/72 inch from its mark, and the side that lies there."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +81,14 @@ def draw_quality_over_cost(
         lowest, highest = [min(p.values) for p in ordered], [max(p.values) for p in ordered]
         axes.fill_between(costs, lowest, highest, color=colour, alpha=0.2, linewidth=0)
         axes.plot(costs, means, color=colour, marker="s", markersize=4, label=label)
+    named = []
     for number, (name, point) in enumerate(points.items()):
         if name in joined:
             continue
         mean, colour = float(np.mean(point.values)), f"C{number % 10}"
         axes.plot([point.cost] * 2, [min(point.values), max(point.values)], color=colour, lw=1)
         axes.plot(point.cost, mean, marker="o", markersize=5, color=colour)
-        # Names stand above and below in turn, because many costs are nearly equal.
-        shift = (5, 6 if number % 2 else -10)
-        axes.annotate(
-            name,
-            (point.cost, mean),
-            xytext=shift,
-            textcoords="offset points",
-            fontsize=7,
-            color=colour,
-        )
+        named.append((name, (point.cost, mean), colour))
     axes.set_xlabel(cost_label)
     axes.set_ylabel(value_label)
     axes.grid(color="0.9", linewidth=0.8)
@@ -96,5 +96,31 @@ def draw_quality_over_cost(
     axes.spines[["top", "right"]].set_visible(False)
     if lines:
         axes.legend(frameon=False, loc="lower right", fontsize=8)
+    canvas.draw()  # from here on the axes keep their place
+    _write_names(axes, named)
     canvas.draw()
     write_image(path, np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _write_names(axes: Axes, named: Iterable[tuple[str, tuple[float, float], str]]) -> None:
+    """Write each name beside its point: the first place where it covers no mark and no name."""
+    named = list(named)
+    marks = axes.transData.transform([place for _, place, _ in named]) if named else ()
+    taken = [Bbox.from_extents(x - 8, y - 8, x + 8, y + 8) for x, y in marks]
+    for name, place, colour in named:
+        for shift, side in PLACES:
+            written = axes.annotate(
+                name,
+                place,
+                xytext=shift,
+                textcoords="offset points",
+                ha=side,
+                fontsize=7,
+                color=colour,
+            )
+            box = written.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            if (shift, side) != PLACES[-1]:
+                written.remove()
+        taken.append(box)

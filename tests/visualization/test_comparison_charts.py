@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svit_det.visualization import comparison_charts
 from svit_det.visualization.comparison_charts import (
     Point,
     draw_quality_over_cost,
@@ -45,3 +46,20 @@ def test_points_lie_by_cost_and_quality(tmp_path):
     assert np.nonzero(green)[0].mean() < np.nonzero(grey)[0].mean()
     columns = np.nonzero(grey)[1]
     assert columns.min() < np.nonzero(green)[1].mean() < columns.max()
+
+
+def test_names_of_neighbours_do_not_cover_each_other(monkeypatch, tmp_path):
+    points = {f"name_{number}": Point(4.0 + 0.02 * number, [70.0 + number]) for number in range(4)}
+    points["far"] = Point(1.0, [10.0])
+    places, write = [], comparison_charts._write_names
+
+    def watched(axes, named):
+        write(axes, named)
+        places.extend(text.get_window_extent() for text in axes.texts)
+
+    monkeypatch.setattr(comparison_charts, "_write_names", watched)
+    words = {"cost_label": "GMACs", "value_label": "AP"}
+    draw_quality_over_cost(points, tmp_path / "a.png", lines={}, **words)
+    assert len(places) == len(points)
+    for number, place in enumerate(places):
+        assert not any(place.overlaps(other) for other in places[:number])
