@@ -19,13 +19,13 @@ from typing import Any
 
 import detectron2.utils.comm as comm
 from detectron2.config import CfgNode
-from detectron2.evaluation import verify_results
 
 from svit_det.cli.execution import import_packages
 from svit_det.cli.options import add_allow_untrained
 from svit_det.detection import load_config
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.datasets import epochs_of, prepare_datasets, register_datasets
+from svit_det.detection.expected import NotExpected, check_expected
 from svit_det.detection.processes import check_processes, run_parser, run_processes
 from svit_det.detection.run_files import (
     RESULTS,
@@ -180,7 +180,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
         if comm.is_main_process():
             replace_results(cfg, results)
             _say_written(cfg)
-            verify_results(cfg, results)  # ends the program where TEST.EXPECTED_RESULTS is missed
+            check_expected(cfg.TEST.EXPECTED_RESULTS, results)
     else:
         trainer = TokenTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
@@ -189,7 +189,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
             clear_folder(cfg)
         try:
             trainer.train()
-        except SystemExit:  # TEST.EXPECTED_RESULTS is missed
+        except NotExpected:
             _write_results(cfg, trainer)
             raise
         _write_results(cfg, trainer)

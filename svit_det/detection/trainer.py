@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.description import describe_run
+from svit_det.detection.expected import check_expected
 from svit_det.detection.image_order import TrainImages
 from svit_det.detection.loop import MixedSteps, PlainSteps, run_steps
 from svit_det.detection.resume import check_resume
@@ -111,7 +112,7 @@ class TokenTrainer(DefaultTrainer):
         with said_about_the_disk(self.cfg.OUTPUT_DIR):
             run_steps(self, self.start_iter, self.max_iter)
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
-            verify_results(self.cfg, self._last_eval_results)
+            check_expected(self.cfg.TEST.EXPECTED_RESULTS, getattr(self, "_last_eval_results", {}))
         return getattr(self, "_last_eval_results", None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

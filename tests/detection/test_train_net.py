@@ -100,19 +100,32 @@ def test_evaluation_only_gives_the_same_results_again(trained, tiny_yaml, fork_t
 
 
 def test_an_evaluation_that_misses_what_is_expected(trained, tiny_yaml, fork_tool, tmp_path):
-    """As in detectron2's own train_net.py, the program fails; the results are written all the same.
-
-    So does a metric that the evaluation does not give.
-    """
+    """The program fails with a sentence; the results are written all the same."""
     weights = trained[0] / "model_final.pth"
-    for number, expected in enumerate((["bbox", "AP", 200.0, 1.0], ["bbox", "NOSUCH", 1.0, 1.0])):
-        folder = tmp_path / str(number)
+    for expected, said in (
+        (["bbox", "AP", 200.0, 1.0], ", not 200 to 1."),
+        (["bbox", "NOSUCH", 1.0, 1.0], " is not among the results; there are bbox AP, AP50, "),
+        (["nosuch", "AP", 1.0, 1.0], " is not among the results; there are bbox AP, AP50, "),
+    ):
+        folder = tmp_path / "-".join(expected[:2])
         run = fork_tool(
             *("train_net.py", "--config-file", tiny_yaml, "--eval-only", "MODEL.WEIGHTS", weights),
             *("OUTPUT_DIR", folder, "TEST.EXPECTED_RESULTS", str([expected])),
         )
-        assert run.returncode == 1 and "Result verification failed" in run.stdout + run.stderr
+        assert run.returncode == 1
+        last = run.stderr.splitlines()[-1]
+        begin = f"train_net.py: TEST.EXPECTED_RESULTS: {' '.join(expected[:2])}"
+        assert last.startswith(begin) and said in last
         assert "AP" in strictly((folder / "results.json").read_text())["bbox"]
+
+
+def test_a_training_that_misses_what_is_expected(tiny_yaml, fork_tool, tmp_path):
+    run = fork_tool(
+        *("train_net.py", "--config-file", tiny_yaml, "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER"),
+        *(2, "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 200.0, 1.0]]"),
+    )
+    assert run.returncode == 1 and run.stderr.splitlines()[-1].endswith(", not 200 to 1.")
+    assert "AP" in strictly((tmp_path / "results.json").read_text())["bbox"]
 
 
 def test_evaluation_of_what_was_trained_last(trained, tiny_yaml, fork_tool, tmp_path):
