@@ -31,7 +31,11 @@ REFUSED = [
     ("predict", "--weights none.pth --frames -1 {picture}", "--frames -1 must lie in [1, 1e9]."),
     ("predict", "--weights none.pth --batch 0 {picture}", "--batch 0 must lie in [1, 1e6]."),
     ("predict", "--weights none.pth --frames 1 --camera -1", "--camera -1 must lie in [0, 99]."),
-    ("predict", "--weights demo/svit --device= {picture}", "MODEL.DEVICE: no device ''"),
+    (
+        "predict",
+        "--weights demo/svit --device= --output {folder} {picture}",
+        "MODEL.DEVICE: no device ''",
+    ),
     ("train-demo", "--output {folder} --steps 0", "--steps 0 must lie in [1, 1e9]."),
     ("train-demo", "--output {folder} --steps -5", "--steps -5 must lie in [1, 1e9]."),
     ("compare", "--seeds -1", "--seeds -1 must lie in [0, 1e9]."),
