@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svit_det.files import write_whole
+from svit_det.files import write_all_whole, write_whole
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -33,3 +34,14 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def replace_results(folder: Path, results: Mapping[str, Any], *, config: str) -> None:
+    """Write results.json and config.yaml of an evaluation together, in place of an earlier run's.
+
+    Until then the earlier files stay, so that an evaluation that fails costs nothing. `config` is
+    the text of the yaml. Raises InputError where the folder cannot be written to.
+    """
+    with write_all_whole([folder / "config.yaml", folder / "results.json"]) as (yaml, found):
+        yaml.write_text(config)
+        found.write_text(json_text(results))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from svit_det.errors import InputError
-from svit_det.files import try_writing, write_all_whole, write_whole
-from svit_det.results import json_text
+from svit_det.files import try_writing, write_whole
 from svit_det.training.run_folder import (
     refuse_held,
     refuse_no_files,
@@ -54,14 +52,3 @@ def write_config(cfg: Any) -> None:
     """Write OUTPUT_DIR/config.yaml, whole; makes a missing folder. Raises InputError."""
     with write_whole(Path(cfg.OUTPUT_DIR) / CONFIG) as partial:
         partial.write_text(cfg.dump())
-
-
-def replace_results(cfg: Any, results: Mapping[str, Any]) -> None:
-    """Write the results of an evaluation and its config.yaml, in place of an earlier run's.
-
-    Until then an earlier run's files stay. Raises InputError.
-    """
-    folder = Path(cfg.OUTPUT_DIR)
-    with write_all_whole([folder / CONFIG, folder / RESULTS]) as (config, found):
-        config.write_text(cfg.dump())
-        found.write_text(json_text(results))

@@ -29,7 +29,6 @@ from svit_det.classification.run_files import (
     RESULTS,
     check_folder,
     clear,
-    replace_results,
     write_config,
 )
 from svit_det.classification.trainer import Trainer
@@ -40,7 +39,7 @@ from svit_det.cli.output import check_output_file, files_read, refuse_input
 from svit_det.errors import InputError
 from svit_det.files import make_folder
 from svit_det.interrupts import let_go, remembering_interrupts
-from svit_det.results import write_json
+from svit_det.results import replace_results, write_json
 from svit_det.shipped import find_config
 from svit_det.training.lost_loader import GO_ON, lost_loader
 
@@ -100,7 +99,7 @@ def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
             return None
         result = found.as_dict()
         if args.eval_only:
-            replace_results(cfg, result)
+            replace_results(Path(cfg.OUTPUT_DIR), result, config=cfg.dump())
         else:
             write_json(Path(cfg.OUTPUT_DIR) / RESULTS, result)
         print(summary(found, Path(cfg.OUTPUT_DIR)))

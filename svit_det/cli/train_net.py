@@ -33,13 +33,12 @@ from svit_det.detection.run_files import (
     check_folder,
     check_sets,
     clear_folder,
-    replace_results,
     start_run,
 )
 from svit_det.detection.token_usage import check_usage
 from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError, refuse_url
-from svit_det.results import write_json
+from svit_det.results import replace_results, write_json
 from svit_det.shipped import find_config, find_weights
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
@@ -178,7 +177,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = TokenTrainer.test(cfg, model)
         if comm.is_main_process():
-            replace_results(cfg, results)
+            replace_results(Path(cfg.OUTPUT_DIR), results, config=cfg.dump())
             _say_written(cfg)
             check_expected(cfg.TEST.EXPECTED_RESULTS, results)
     else:

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from svit_det.detection.run_log import log_into
 from svit_det.errors import InputError
-from svit_det.files import DISK, remove, try_writing, write_all_whole, write_whole
-from svit_det.results import finite, json_text
+from svit_det.files import DISK, remove, try_writing, write_whole
+from svit_det.results import finite
 from svit_det.training.run_folder import (
     refuse_held,
     refuse_no_files,
@@ -233,15 +233,3 @@ def begin_results(cfg: CfgNode) -> None:
             partial.write_text(cfg.dump())
     if comm.get_local_rank() == 0:  # machines may have folders of their own
         remove(folder / RESULTS)
-
-
-def replace_results(cfg: CfgNode, results: Mapping[str, Any]) -> None:
-    """Write the results of an evaluation and its config.yaml, in place of an earlier run's.
-
-    Until then an earlier run's files stay, so that an evaluation that fails costs nothing. Raises
-    InputError where the folder cannot be written to.
-    """
-    folder = Path(cfg.OUTPUT_DIR)
-    with write_all_whole([folder / CONFIG, folder / RESULTS]) as (config, found):
-        config.write_text(cfg.dump())
-        found.write_text(json_text(results))

@@ -17,6 +17,7 @@ from svit_det.detection.run_files import (
     said_about_the_disk,
 )
 from svit_det.errors import InputError
+from svit_det.results import replace_results
 
 
 def names(folder):
@@ -255,13 +256,13 @@ def test_an_evaluation_replaces_the_older_config_and_results(tiny_config, tmp_pa
     for name in ("config.yaml", "results.json"):
         (tmp_path / name).write_text("old")
     cfg = tiny_config("OUTPUT_DIR", tmp_path)
-    run_files.replace_results(cfg, {"bbox": {"AP": float("nan")}})
+    replace_results(tmp_path, {"bbox": {"AP": float("nan")}}, config=cfg.dump())
     assert (tmp_path / "config.yaml").read_text() == cfg.dump()
     assert json.loads((tmp_path / "results.json").read_text()) == {"bbox": {"AP": None}}
     request.getfixturevalue("small_files")
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(InputError, match="cannot be written"):
-        run_files.replace_results(tiny_config("OUTPUT_DIR", tmp_path, "SEED", 9), {"x": 5000 * "x"})
+        replace_results(tmp_path, {"x": 5000 * "x"}, config="SEED: 9")
     assert names(tmp_path) == ["config.yaml", "results.json"]
     assert (tmp_path / "config.yaml").read_bytes() == before
 
