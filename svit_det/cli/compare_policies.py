@@ -153,9 +153,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     make_folder(recipe.output)
     first = arms[0]
     cfg = load_config(str(first.config_file), options_of(recipe, first, args.seeds[0], arms))
-    prepare_datasets(cfg, training=True)
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty; name the set that the arms are compared on.")
+    prepare_datasets(cfg, training=True)
     print(f"{len(arms)} arms x {len(args.seeds)} seeds of {args.steps} steps")
     train = command_again("train", packages=args.packages)
     train_all(arms, args.seeds, recipe, jobs=args.jobs, program=train)
