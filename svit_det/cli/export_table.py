@@ -27,13 +27,14 @@ from svit_det.cli.export import fixed_count_options, has_budget
 from svit_det.cli.export_ap import ap_rows
 from svit_det.cli.export_refused import in_a_cell, refused_rows
 from svit_det.cli.export_toy import NETWORKS, SIZE, toy_model
+from svit_det.cli.pages import read_page, split_page, with_table, write_page
 from svit_det.errors import InputError
 from svit_det.export.backbone import BackboneGraph
 from svit_det.export.build import Wanted, export_files, has_fixed_count
 from svit_det.export.checks import compare
 from svit_det.export.formats import FORMATS
 from svit_det.export.running import load
-from svit_det.files import scratch_folder, write_whole
+from svit_det.files import scratch_folder
 from svit_det.images import find_images, read_image, spread_out
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.vit import find_token_net
@@ -82,7 +83,7 @@ def measure(args: argparse.Namespace) -> None:
         POLICY_REGISTRY.named(policy, "--policies")
     page = read_page(args.file)
     for name in args.tables:
-        split_page(page, name, args.file)  # refuses a page without a place for the table
+        split_page(page, *marks(name), args.file)  # refuses a page without a place for the table
     pictures = []
     if by_policy:
         pictures = [picture(path) for path in spread_out(find_images([args.image_folder]), 2)]
@@ -99,48 +100,20 @@ def measure(args: argparse.Namespace) -> None:
         write_rows(args.file, "refused", refused_rows())
 
 
-def read_page(path: Path) -> str:
-    """The text of the page. Raises InputError where it cannot be read."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"--file {path}: is no file.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise InputError(f"--file {path}: cannot be read ({reason}).") from error
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and behind the table of this name in the page."""
+    return MARKS.format("begin", name), MARKS.format("end", name)
 
 
 def write_rows(path: Path, name: str, rows: Iterable[str]) -> None:
     """Read the page anew, and put new rows into it."""
-    lines = list(rows)
-    page = with_rows(read_page(path), name, lines, path)
-    with write_whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-
-
-def split_page(page: str, name: str, path: Path) -> tuple[str, str, str]:
-    """The page's text up to the table's first mark, between its two marks, and from the second.
-
-    Raises InputError for a page without the marks.
-    """
-    begin, end = (MARKS.format(word, name) for word in ("begin", "end"))
-    head, begun, rest = page.partition(begin)
-    middle, ended, tail = rest.partition(end)
-    if not begun or not ended:
-        raise InputError(f"{path} has no place for the table: put '{begin}' and '{end}' there.")
-    return head + begin, middle, end + tail
-
-
-def with_rows(page: str, name: str, rows: Iterable[str], path: Path) -> str:
-    """The page with new rows between the two marks of this name."""
-    head, _, tail = split_page(page, name, path)
-    table = "\n".join(rows)
-    return f"{head}\n\n{table}\n\n{tail}"
+    table = "\n".join(rows)  # made before the page is read: a row takes minutes
+    write_page(path, with_table(read_page(path), *marks(name), table, path))
 
 
 def rows_of(page: str, name: str, path: Path) -> list[str]:
     """The rows of a table without its head."""
-    lines = split_page(page, name, path)[1].strip().splitlines()
+    lines = split_page(page, *marks(name), path)[1].strip().splitlines()
     return [line for line in lines if line.startswith("| ")][1:]
 
 

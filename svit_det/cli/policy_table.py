@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from svit_det.cli.execution import problem_of
+from svit_det.cli.pages import read_page, with_table, write_page
 from svit_det.errors import InputError
-from svit_det.files import write_whole
 from svit_det.policies import POLICY_REGISTRY, TokenPolicy, TrunkShape, build_policy
 from svit_det.tokens import BlockRecord
 from svit_det.vit import build_trunk
@@ -50,17 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write or check the table. Raises InputError where it is not fresh."""
-    if args.file.exists() and not args.file.is_file():
-        raise InputError(f"--file {args.file}: is no file.")
-    try:
-        before = args.file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise InputError(f"--file {args.file}: cannot be read ({reason}).") from error
-    after = with_table(before, args.file)
+    before = read_page(args.file)
+    after = with_table(before, BEGIN, END, "\n".join(rows()), args.file)
     if not args.check:
-        with write_whole(args.file) as path:
-            path.write_text(after, encoding="utf-8")
+        write_page(args.file, after)
     elif after != before:
         raise InputError(f"{args.file} is not fresh: run python tools/policy_table.py.")
     return {"file": str(args.file), "fresh": True}
@@ -69,16 +62,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> str | None:
     """Write or check the table; returns what is wrong."""
     return problem_of(sys.modules[__name__], argv)
-
-
-def with_table(page: str, path: Path) -> str:
-    """The page with a new table between its two marks."""
-    head, begun, rest = page.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
-    if not begun or not ended:
-        raise InputError(f"{path} has no place for the table: put '{BEGIN}' and '{END}' there.")
-    table = "\n".join(rows())
-    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
 
 
 def rows() -> Iterator[str]:

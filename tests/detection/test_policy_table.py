@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from svit_det.cli import policy_table
-from svit_det.cli.policy_table import BEGIN, END, HEADS, capabilities, main, with_table
-from svit_det.errors import InputError
+from svit_det.cli.policy_table import BEGIN, END, HEADS, capabilities, main
 from svit_det.policies import POLICY_REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +78,6 @@ def test_a_stale_page_is_named_and_mended(tmp_path, monkeypatch):
 
 
 def test_a_page_without_a_place_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no place for the table"):
-        with_table("nothing", Path("page.md"))
+    (tmp_path / "page.md").write_text(f"{END} the wrong way round {BEGIN}")
+    assert "has no place for the table" in main(["--file", str(tmp_path / "page.md")])
     assert "cannot be read" in main(["--file", str(tmp_path / "none.md")])
