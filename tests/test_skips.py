@@ -23,6 +23,7 @@ def pytest_configure(config):
 IMPORTS = "import pytest, unittest\n"
 PASSES = "def test(): pass\n"
 FAILS = "def test(): assert False\n"
+WORKERS = ["0", pytest.param("2", marks=pytest.mark.long)]
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_is_listed_may_be_skipped(outcome, source, counted):
     assert re.search(rf"=+ {counted} in ", printed)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_everything_else_is_a_failure(outcome, workers):
     tests = {
         "unlisted": "def test_{}(): pytest.skip('too lazy')\n",
@@ -84,7 +85,7 @@ def test_everything_else_is_a_failure(outcome, workers):
     assert "test_it.py::test_fails is marked as an expected failure (later): mend it" in printed
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_whole_file_that_is_skipped_is_an_error(outcome, workers):
     skip = "pytest.skip('too lazy', allow_module_level=True)\n"
     status, printed = outcome(f"{skip}{PASSES}", "-n", workers)

@@ -47,8 +47,9 @@ def from_deit(
         raise InputError(f"{source}: pos_embed holds no positions, (1, tokens, channels) numbers.")
     count = positions.shape[1] - 1
     side = math.isqrt(max(count, 0))
-    if side**2 != count or not count:
+    if side**2 != count or side < 2:  # a single position would be every patch's
         raise InputError(
-            f"{source}: pos_embed has {count} patches besides one class token, which is no square."
+            f"{source}: pos_embed has {count} patches besides one class token, and no square grid "
+            "of 2 x 2 or more."
         )
     return renamed, side

@@ -87,6 +87,7 @@ def test_a_folder_of_timed_pictures_alone_leaves_noise(calibrated, folder):
     assert found.said["inputs"].startswith("noise")
 
 
+@pytest.mark.long
 def test_a_whole_run_says_what_it_was_calibrated_on(tiny, monkeypatch):
     given, timed = [], []
 

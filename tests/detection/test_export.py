@@ -124,7 +124,8 @@ def test_a_budget_that_holds_on_every_image(lively_model, tmp_path):
     assert set(exported.parity) == set(FORMATS)
 
 
-@pytest.mark.parametrize("wrapper", ["Monotone", pytest.param("Forgetful", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("wrapper", ["Monotone", "Forgetful"])
 def test_policies_in_a_wrapper(lively_model, tmp_path, wrapper):
     model = lively_model("MODEL.TOKEN_POLICY.WRAPPERS", f"['{wrapper}']")
     assert type(find_token_net(model).trunk.policy).__name__ == wrapper
@@ -150,6 +151,7 @@ def test_every_policy_under_every_network(lively_model, tmp_path, network, polic
     assert_same(model, "backbone", tmp_path)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_blocks_that_keep_nobody_or_one(lively_model, tmp_path):
     """The counts that an exported graph stumbles over first."""
@@ -215,6 +217,7 @@ def test_opset_23_has_an_operator_for_attention(lively_model, tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_an_int8_file_keeps_its_decisions_in_float32(lively_model, tmp_path):
     model = lively_model(*QUOTA)
     pictures = tuple(picture(seed) for seed in range(21, 25))

@@ -73,10 +73,8 @@ def test_a_constant_that_is_none_is_refused(lively_model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [pytest.param(RANDOM, id="Random"), pytest.param(QUOTA, id="quota", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("options", [RANDOM, QUOTA], ids=["Random", "quota"])
 def test_a_rounded_count_of_open_size_is_saved_as_onnx_alone(lively_model, tmp_path, options):
     model = lively_model(*options)
     saved, not_saved = (wanted("backbone", formats=(name,)) for name in ("onnx", "pt2"))

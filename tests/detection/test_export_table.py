@@ -128,6 +128,7 @@ BY_IMAGE = ("ATS", "AdaViT", "IARED2", "SPViT")
 """The policies that have one, and no number of tokens that is the same in every picture."""
 
 
+@pytest.mark.long
 def test_what_is_refused_stands_there_with_its_reason(page):
     """Every row is a sentence of the tool itself: nothing in the table is exported after all."""
     marks = [export_table.MARKS.format(word, "refused") for word in ("begin", "end")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+pytestmark = pytest.mark.long
 PROJECT = Path(__file__).resolve().parents[2]
 NUCLEI = PROJECT / "datasets/nuclei/annotations/val.json"
 

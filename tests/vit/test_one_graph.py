@@ -77,6 +77,13 @@ FIXED = [case for case in CASES if is_fixed(network(case, "plain"))]
 VARYING = [case for case in CASES if case not in FIXED]
 
 
+def under_both(cases):
+    """Pairs of case and network; the larger network takes long, but for one policy of each kind."""
+    long = {case: () if case in ("EViT", "SViT") else pytest.mark.long for case in cases}
+    adapters = [pytest.param(case, "adapter", marks=long[case]) for case in cases]
+    return [*((case, "plain") for case in cases), *adapters]
+
+
 def largest_difference(one, two):
     assert one.keys() == two.keys()
     return max((one[name] - two[name]).abs().max().item() for name in one)
@@ -93,8 +100,7 @@ def test_these_have_a_fixed_count():
     assert {"SViT", "ATS"} <= set(VARYING)
 
 
-@pytest.mark.parametrize("kind", ["plain", "adapter"])
-@pytest.mark.parametrize("case", FIXED)
+@pytest.mark.parametrize(("case", "kind"), under_both(FIXED))
 @torch.no_grad()
 def test_a_fixed_count_exports_exactly(case, kind, monkeypatch):
     """A graph samples by maps: exactly the network that does so too, and nearly the other."""
@@ -107,8 +113,7 @@ def test_a_fixed_count_exports_exactly(case, kind, monkeypatch):
         assert largest_difference(graph(images), other) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", ["plain", "adapter"])
-@pytest.mark.parametrize("case", FIXED)
+@pytest.mark.parametrize(("case", "kind"), under_both(FIXED))
 @torch.no_grad()
 def test_a_fixed_count_is_one_graph_for_the_compiler(case, kind):
     """The compiler's front end alone, which is what can break a graph into several."""
@@ -119,8 +124,7 @@ def test_a_fixed_count_is_one_graph_for_the_compiler(case, kind):
         assert largest_difference(compiled(images), model(images)) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", ["plain", "adapter"])
-@pytest.mark.parametrize("case", VARYING)
+@pytest.mark.parametrize(("case", "kind"), under_both(VARYING))
 @torch.no_grad()
 def test_a_count_that_varies_exports_in_a_fixed_room(case, kind):
     """Both pictures keep other numbers of tokens; the exported graph follows."""

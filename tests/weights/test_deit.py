@@ -101,6 +101,7 @@ def test_another_network(deit):
         from_deit({"head.weight": torch.zeros(1)}, source="head.pth")
 
 
-def test_positions_that_are_no_square(deit):
-    with pytest.raises(InputError, match="8 patches besides one class token"):
-        from_deit(deit | {"pos_embed": torch.zeros(1, 9, WIDTH)}, source="d.pth")
+@pytest.mark.parametrize("count", [8, 1, 0])
+def test_positions_that_are_no_square(deit, count):
+    with pytest.raises(InputError, match=f"{count} patches besides one class token"):
+        from_deit(deit | {"pos_embed": torch.zeros(1, 1 + count, WIDTH)}, source="d.pth")
