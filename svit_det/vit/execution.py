@@ -20,6 +20,7 @@ from svit_det.tokens import BlockParts, BlockRecord, RowCounts, Selection, Token
 from svit_det.vit.executors import Execution
 from svit_det.vit.layers import Block, per_image
 from svit_det.vit.layout import Rows
+from svit_det.vit.threads import few_threads
 from svit_det.vit.view import BlockInProgress
 
 
@@ -46,8 +47,26 @@ def run_block(
 ) -> TokenState:
     """Run block `layer` on the tokens that `policy` keeps; the others stay as they are."""
     view = BlockInProgress(block, layer=layer, last=last)
-    entered, entering = policy.before_block(view, state)
-    keys = _enter(execution, layer, entered, entering, "attend")
+    images, size = state.tokens.shape[:2]
+    with few_threads(block.linear_macs(images * size), state.tokens):
+        entered, entering = policy.before_block(view, state)
+        keys = _enter(execution, layer, entered, entering, "attend")
+    with few_threads(block.linear_macs(keys.layout.num_rows), state.tokens):
+        done, record = _run(view, block, policy, execution, entered, entering, keys)
+        done = policy.after_block(view, entered, done, record)
+    return replace(done, history=(*state.history, record))
+
+
+def _run(
+    view: BlockInProgress,
+    block: Block,
+    policy: TokenPolicy,
+    execution: Execution,
+    entered: TokenState,
+    entering: Selection,
+    keys: Rows,
+) -> tuple[TokenState, BlockRecord]:
+    """Both halves of the block, and what happened in them."""
     before, half = _attend(view, block, policy, execution, entered, entering, keys)
     after, going = before, half.selection
     if half.new is not None:
@@ -59,7 +78,7 @@ def run_block(
     if block.training and torch.is_grad_enabled() and (half.new is None or fed.empty):
         # The attention or the MLP has run on no row.
         done = replace(done, tokens=done.tokens + in_the_graph(block.parameters()))
-    record = BlockRecord(
+    return done, BlockRecord(
         selection=_as_it_happened(going, half.rows, fed),
         keys=keys.selection.keep,
         queries=_counting(half.rows, half.selection.parts, "attend"),
@@ -74,8 +93,6 @@ def run_block(
         heads=view.heads,
         keys_again=view.keys_again,
     )
-    done = policy.after_block(view, entered, done, record)
-    return replace(done, history=(*state.history, record))
 
 
 def _attend(
