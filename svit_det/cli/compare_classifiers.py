@@ -1,7 +1,7 @@
 """Every policy fine-tuned alike from one dense classifier, several seeds each, in one table.
 
     svit-det compare-classifiers [--seeds 1 2 3] [--policies FILE.yaml ...]
-    svit-det compare-classifiers --policies photographs/compare --output output/compare_photographs
+    svit-det compare-classifiers --policies photographs/compare --output output/photographs_compare
 
 By default the arms are those of configs/digits/compare: eleven policies with about as many
 multiply-adds as SViT's own schedule. The images are the digits that tools/setup/prepare_digits.py
