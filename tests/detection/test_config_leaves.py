@@ -58,7 +58,7 @@ def test_the_parent_follows_from_the_name(path):
 def test_a_dense_model_begins_from_the_deit_of_its_size(path):
     """So that a training for COCO without such a file says so, and does not begin from nothing."""
     size = "small" if "s" in path.stem.split("_") else "tiny"
-    assert plainly(path).MODEL.WEIGHTS == f"weights/deit_{size}.pth"
+    assert f"weights/deit_{size}.pth" == plainly(path).MODEL.WEIGHTS
 
 
 @pytest.mark.parametrize("path", [each for each in LEAVES if "ablation" in each.parts], ids=named)
