@@ -3,7 +3,9 @@
 
     python examples/detectron2_demo.py CONFIG_FILE WEIGHTS PICTURE RESULT.png
 
-`svit_det.detection.Predictor` takes more kinds of pictures and tells which tokens each block kept.
+WEIGHTS is a .pth file, because detectron2's checkpointer reads no .safetensors files.
+`svit_det.detection.Predictor` reads both, takes more kinds of pictures and tells which tokens each
+block kept.
 """
 
 import sys

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""A training loop of your own, which shows the steps that TokenTrainer takes.
+"""A training loop of your own: the least that trains a token-pruned detector.
 
     python examples/own_loop.py CONFIG_FILE [KEY VALUE ...]
 
-A loop needs the optimiser's groups and the mapper of this project, and an EventStorage that tells
-the model the number of the step. The model itself adds the policy's losses and tracks its
-statistics.
+A loop needs the optimiser's groups, the schedule and the mapper of this project, and an
+EventStorage that tells the model the number of the step. The model itself adds the policy's losses
+and tracks its statistics.
+
+The loop leaves out what TokenTrainer adds: SOLVER.AMP, the frozen parts and the teachers of the
+policies that have them, the check that losses are finite, several processes, checkpoints on the
+way with --resume, an order of the images that depends on the seed alone, logs and evaluation.
 """
 
 import sys
@@ -19,7 +23,7 @@ from svit_det.detection.checkpoint import TokenCheckpointer
 from svit_det.detection.data import TokenDatasetMapper
 from svit_det.detection.datasets import prepare_datasets
 from svit_det.detection.description import describe_run
-from svit_det.detection.solver import build_optimizer
+from svit_det.detection.solver import build_optimizer, build_schedule
 
 
 def train(cfg):
@@ -28,6 +32,7 @@ def train(cfg):
     model = build_model(cfg).train()
     TokenCheckpointer(model, fresh_classes=True).load(cfg.MODEL.WEIGHTS)
     optimizer = build_optimizer(cfg, model)
+    schedule = build_schedule(cfg, optimizer)
     loader = build_detection_train_loader(cfg, mapper=TokenDatasetMapper(cfg, True))
     history = []
     with EventStorage() as storage:
@@ -36,6 +41,7 @@ def train(cfg):
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()
+            schedule.step()
             history.append({name: float(loss.detach()) for name, loss in losses.items()})
             storage.step()
         saver = TokenCheckpointer(model, cfg.OUTPUT_DIR, describe=lambda: describe_run(cfg))

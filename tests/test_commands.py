@@ -101,8 +101,15 @@ def test_train_has_the_options_of_detectron2(options):
 
 def test_every_option_is_explained(options):
     for name, own in options.items():
-        bare = {word for word, action in own.items() if not action.help and not action.default}
-        assert bare - {"--policies", "--formats"} == set() or name == "train", (name, bare)
+        assert {word for word, action in own.items() if not action.help} == set(), name
+
+
+def test_a_help_names_no_script():
+    """An installed package has the command, and no folder tools/."""
+    for name in NAMES:
+        command = import_command(f"svit_det.cli.{COMMANDS[name].module}")
+        shown = command_parser(command, f"svit-det {name}").format_help()
+        assert not re.search(r"tools/(?!setup/)", shown), name
 
 
 # ------------------------------------------------------------------ the table

@@ -1,9 +1,9 @@
 """What the class token attends to in each block, a dense classifier above a pruned one.
 
-    python tools/attention_figure.py --dense DENSE.pth --pruned SVIT.pth PICTURE_OR_FOLDER ... \\
+    svit-det attention-figure --dense DENSE.pth --pruned SVIT.pth PICTURE_OR_FOLDER ... \\
         --output DIR
 
-Each file is a model_final.pth of train_classifier.py; both models have the same classes. Each
+Each file is a model_final.pth of svit-det classify; both models have the same classes. Each
 picture gets a sheet DIR/NAME.png in the layout of the supplementary's figure 2: the class token's
 attention, as the mean over the heads, with blocks 0 to 5 of a model above its blocks 6 to 11. A
 token that is not a key of a block is drawn as skipped. attention_figure.json holds each model's

@@ -29,7 +29,7 @@ with eager torch: the dense model, the policy with a fixed count of tokens, and 
 count that depends on the image, as far as the policy has these budgets. Each pass takes one image,
 with the same number of threads. --against adds the older checkout's eager dense model.
 
-The classifier has a command of its own, tools/benchmark_classifier.py.
+The classifier has a command of its own, svit-det benchmark-classifier.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images per second of a classifier over batch sizes: figure 1 of SViT's supplementary.
 
-    python tools/benchmark_classifier.py --config-file configs/imagenet/svit_s.yaml --plot
+    svit-det benchmark-classifier --config-file imagenet/svit_s --plot
 
 The dense model and the pruned model take turns on the same random batches; the pruned model runs
 images of different lengths in every way of --ways. The speed of a batch is the mean over all its
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--repeats", action=Whole, interval=COUNT, help=calls)
     add("--warmup", action=Whole, interval=TURNS, default=1, help="turns thrown away")
     add("--threads", action=Whole, interval=THREADS, help="of the CPU; default: torch's choice")
-    add("--dtype", choices=DTYPES, default="float32")
+    add("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     add_device(parser)
     add("--plot", action="store_true", help="also a chart over batch sizes, with error bars")
     add_output(parser, "folder for results.json and chart", default="output/benchmark_classifier")

@@ -49,7 +49,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--config-file", default="configs/plain_svit_s.yaml", help="which backbone")
     add("--runtime", nargs="+", metavar="NAME", help=f"{', '.join(ALL_RUNTIMES)}: at batch 1")
     add("--policies", nargs="+", metavar="NAME", help="several in one run, not the config's")
-    add("--parts", nargs="+", choices=PARTS, default=["blocks", "backbone"], help="default: two")
+    parts = "what is timed; default: blocks backbone"
+    add("--parts", nargs="+", choices=PARTS, default=["blocks", "backbone"], help=parts)
     for side, pixels in zip(("--height", "--width"), DEFAULT_SIZE, strict=True):
         padded = f"default: {pixels} pixels; padded as the backbone needs it"
         add(side, action=Whole, interval=PIXELS, help=padded)
@@ -69,7 +70,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--repeats", action=Whole, interval=COUNT, default=3, help=turns)
     add("--warmup", action=Whole, interval=TURNS, default=1, help="turns thrown away")
     add("--threads", action=Whole, interval=THREADS, help="of the CPU; default: torch's choice")
-    add("--dtype", choices=DTYPES, default="float32")
+    add("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--against", metavar="FOLDER", help="an older checkout, whose arms take turns with ours")
     add("--throughput", action="store_true", help="images/s by batch size, and no speed-ups")

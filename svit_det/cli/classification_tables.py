@@ -1,8 +1,8 @@
 """The layouts of the supplementary's tables 1 and 2, for any list of trained classifiers.
 
-    python tools/classification_tables.py DEIT.pth SVIT.pth ... --data-root FOLDER --output OUT.json
+    svit-det classification-tables DEIT.pth SVIT.pth ... --data-root FOLDER --output OUT.json
 
-Each FILE is a model_final.pth of train_classifier.py; NAME=FILE gives the model a name. The first
+Each FILE is a model_final.pth of svit-det classify; NAME=FILE gives the model a name. The first
 model is the dense model that the others are compared with. Every model is evaluated on FOLDER/val
 anew. GFLOPs are giga multiply-adds, counted from the record of each image's pass.
 """

@@ -1,12 +1,12 @@
 """Every policy fine-tuned alike from one dense classifier, several seeds each, in one table.
 
     svit-det compare-classifiers [--seeds 1 2 3] [--policies FILE.yaml ...]
-    svit-det compare-classifiers --policies photographs/compare --output output/compare_photographs
+    svit-det compare-classifiers --policies photographs/compare --output output/photographs_compare
 
 By default the arms are those of configs/digits/compare: eleven policies with about as many
 multiply-adds as SViT's own schedule. The images are the digits that tools/setup/prepare_digits.py
-makes. configs/photographs/compare has the same policies for the photographs that
-tools/prepare_photographs.py makes, with the classifier of configs/photographs/dense.yaml as parent.
+makes. configs/photographs/compare has the same policies for the photographs that svit-det
+prepare-photographs makes, with the classifier of configs/photographs/dense.yaml as parent.
 Finished trainings in --output are kept, so that an interrupted run goes on. The command ends with a
 table, a chart and results.json.
 """
@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="yaml files, folders of yaml files, or names of shipped ones, such as "
         "photographs/compare; default: digits/compare",
     )
-    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3])
+    seeds = "one training of each arm with each; default: 1 2 3"
+    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3], help=seeds)
     add_output(parser, "folder for trainings and results", default="output/compare_classifiers")
     add_baseline(parser)
     add_overrides(parser)

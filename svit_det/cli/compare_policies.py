@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         default=arms,
         help="yaml files, or registered names, trained by --config-file; default: configs/compare",
     )
-    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3])
+    seeds = "one training of each arm with each; default: 1 2 3"
+    add("--seeds", action=Whole, interval=SEED, nargs="+", default=[1, 2, 3], help=seeds)
     add("--steps", action=Whole, interval=LONG, default=200, help="of each fine-tuning")
     jobs = "trainings at a time; they share the cores"
     add("--jobs", action=Whole, interval=THREADS, default=1, help=jobs)

@@ -1,7 +1,7 @@
 """docs/config_keys.md: every config key of this project, from its declaration.
 
-python tools/config_keys.py           write the table
-python tools/config_keys.py --check   say whether the table is fresh; status 1 if it is not
+svit-det config-keys           write the table
+svit-det config-keys --check   say whether the table is fresh; status 1 if it is not
 """
 
 from __future__ import annotations

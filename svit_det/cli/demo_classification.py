@@ -1,6 +1,6 @@
 """Runs the shipped classifiers on digits: accuracy, cost, the tokens that run, and speed.
 
-    make demo-classification          or: python tools/demo_classification.py
+    make demo-classification          or: svit-det demo-classification
 
 The models are the dense model and SViT, which was fine-tuned from the dense model. The digits are
 1,000 that neither model was trained on. The command writes the supplementary's table 1 for this

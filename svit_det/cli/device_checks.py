@@ -1,7 +1,7 @@
 """Checks that need the device itself: laws, waits, ragged attention, captured and compiled graphs.
 
-    python tools/device_checks.py [--device cuda] [--toy] [--output DIR]
-    python tools/device_checks.py --collect DIR --output DIR
+    svit-det device-checks [--device cuda] [--toy] [--output DIR]
+    svit-det device-checks --collect DIR --output DIR
 
 The first command writes device_checks.json; a check that the device cannot run says so in that
 file. The second command puts every results.json and device_checks.json below a folder into one

@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, help=".safetensors or .pth")
     add("--output", required=True, type=Path, help="folder for the files")
     add("--config-file", help="yaml of the model; default: what the checkpoint carries")
-    add("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS))
+    add("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS), help="default: all")
     add("--part", choices=tuple(PARTS), default="detector", help="default: %(default)s")
     share = "a fixed share of tokens, the same number in every image"
     add("--budget", action=Real, interval=SHARE, help=share)

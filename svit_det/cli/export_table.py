@@ -1,6 +1,6 @@
 """The tables of docs/export.md: which policies export, how far from the model, and the shipped AP.
 
-    python tools/export_table.py [--image-folder FOLDER] [--tables parity budget open ap refused]
+    svit-det export-table [--image-folder FOLDER] [--tables parity budget open ap refused]
 
 The first table has every policy under both networks at toy size, on real pictures, in every format.
 The second has --budget and --no-topk, and the third has open sizes. The fourth has the AP of the

@@ -1,7 +1,7 @@
 """The table of docs/policies.md: what each policy does, observed on a small trunk.
 
-python tools/policy_table.py           write the table into the page
-python tools/policy_table.py --check   say whether the table is fresh; status 1 if it is not
+svit-det policy-table           write the table into the page
+svit-det policy-table --check   say whether the table is fresh; status 1 if it is not
 """
 
 from __future__ import annotations

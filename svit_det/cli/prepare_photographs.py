@@ -1,6 +1,6 @@
 """Make the set of photographs: 210 in 8 groups, in ImageNet's layout.
 
-    python tools/prepare_photographs.py [--output DIR] [--cache DIR]
+    svit-det prepare-photographs [--output DIR] [--cache DIR]
 
 The photographs are part of a children's game, in Debian's package gcompris-qt-data 3.1-2. This
 command downloads the package (44 MB, with apt-get, as any user; nothing is installed), checks its

@@ -1,8 +1,8 @@
 """Train an image classifier whose blocks skip tokens, or evaluate one.
 
-    python tools/train_classifier.py --config-file configs/imagenet/svit_s.yaml [KEY VALUE ...]
-    torchrun --nproc-per-node 4 tools/train_classifier.py --config-file ...
-    python tools/train_classifier.py --config-file ... --eval-only MODEL.WEIGHTS FILE
+    svit-det classify --config-file imagenet/svit_s [KEY VALUE ...]
+    torchrun --nproc-per-node 4 -m svit_det classify --config-file ...
+    svit-det classify --config-file ... --eval-only MODEL.WEIGHTS FILE
 
 Images lie in ImageNet's layout, DATA.ROOT/train/CLASS/ and DATA.ROOT/val/CLASS/. --resume goes on
 from OUTPUT_DIR/last.pth; the result is that of an uninterrupted training.

@@ -1,13 +1,14 @@
 """The comparison of classifiers: resumable, refusing other settings; its table."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from svit_det.classification.comparison import Trainings, arms_of, comparison_table, train_all
 from svit_det.classification.config import load_config
-from svit_det.cli.compare_classifiers import main
+from svit_det.cli.compare_classifiers import build_parser, main
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.files import log_of_one, make_folder
@@ -37,6 +38,22 @@ def test_every_policy_is_an_arm_with_the_same_recipe(images):
         assert (cfg.INPUT, cfg.DATA, cfg.TEST) == (dense.INPUT, dense.DATA, dense.TEST)
         assert (cfg.MODEL.WEIGHTS, cfg.MODEL.VIT) == (dense.MODEL.WEIGHTS, dense.MODEL.VIT)
     assert len({cfg.OUTPUT_DIR for cfg in configs}) == len(configs)
+
+
+def test_every_command_of_the_page_has_a_folder_of_its_own():
+    """Another comparison's folder is refused, because its arms have the same names."""
+    page = (ROOT / "docs/classification.md").read_text()
+    commands = re.findall(r"^svit-det (compare-classifiers.*)$", page, flags=re.MULTILINE)
+    folders = [build_parser().parse_args(each.split()[1:]).output for each in commands]
+    assert len(folders) == len(set(folders)) == 3
+
+
+@pytest.mark.parametrize("arm", ["dynamic_vit", "spvit"])
+def test_the_comment_on_a_rate_says_what_the_rate_is(arm):
+    path = ROOT / f"configs/digits/compare/{arm}.yaml"
+    rate = re.search(r"PREDICTOR_RATE: ([\d.]+)  # ([\d.]+);", path.read_text())
+    base = load_config(str(path)).SOLVER.BASE_LR
+    assert float(rate.group(1)) * base == pytest.approx(float(rate.group(2)))
 
 
 def test_arms_by_yaml_by_folder_and_by_the_names_that_ship(tmp_path, monkeypatch):

@@ -54,6 +54,13 @@ def test_the_parent_follows_from_the_name(path):
     assert f"output/{parent}" == plainly(CONFIGS / f"{parent}.yaml").OUTPUT_DIR
 
 
+@pytest.mark.parametrize("path", [each for each in TOP if "dense" in each.stem], ids=named)
+def test_a_dense_model_begins_from_the_deit_of_its_size(path):
+    """So that a training for COCO without such a file says so, and does not begin from nothing."""
+    size = "small" if "s" in path.stem.split("_") else "tiny"
+    assert f"weights/deit_{size}.pth" == plainly(path).MODEL.WEIGHTS
+
+
 @pytest.mark.parametrize("path", [each for each in LEAVES if "ablation" in each.parts], ids=named)
 def test_an_ablation_has_the_parent_of_what_it_changes(path):
     assert plainly(path).MODEL.WEIGHTS == "output/plain_dense_t/model_final.pth"

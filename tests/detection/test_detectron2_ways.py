@@ -103,6 +103,23 @@ def test_a_loop_of_ones_own(cfg, tiny_model, tmp_path):
     assert saved["model"][tracked[0]] == 3
 
 
+def test_the_loop_follows_the_schedule(cfg, tiny_model, tmp_path, monkeypatch):
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 3, "SOLVER.STEPS", (2,), "SOLVER.WARMUP_ITERS", 0])
+    loop, built = example("own_loop"), []
+
+    def keeping(cfg, model):
+        built.append(build_optimizer(cfg, model))
+        return built[0]
+
+    monkeypatch.setattr(loop, "build_optimizer", keeping)
+    start = tmp_path / "start.pth"
+    write_weights(tiny_model().state_dict(), start)
+    cfg.MODEL.WEIGHTS = str(start)
+    loop.train(cfg)
+    rates = [group["lr"] for group in built[0].param_groups]
+    assert rates == pytest.approx([cfg.SOLVER.BASE_LR * cfg.SOLVER.GAMMA] * len(rates))
+
+
 def test_a_script_like_detectron2s_demo(tiny_yaml, tiny_model, discs, tmp_path):
     weights, result = tmp_path / "w.safetensors", tmp_path / "drawn.png"
     save_file({n: v.contiguous() for n, v in tiny_model().state_dict().items()}, weights)
