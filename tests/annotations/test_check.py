@@ -100,6 +100,13 @@ def test_a_file_that_later_readers_would_misread(judge, text, said):
     assert "\n" not in str(refusal.value)
 
 
+def test_the_last_of_many_keys_is_there_twice(judge):
+    """Comparing every key with every other key would take a day."""
+    keys = [*range(400_000), 399_999]
+    with pytest.raises(InputError, match="says '399999' twice"):
+        judge("{" + ", ".join(f'"{key}": 0' for key in keys) + "}")
+
+
 def test_a_folder_is_no_json(tmp_path):
     demands = Demands(trained=True, evaluated=True, masks=True, num_classes=1)
     for path in (str(tmp_path), "/dev/zero"):
