@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from svit_det.results import write_json
 
 AT_ONCE = 10_000
 """Number of entries that are turned into text at a time."""
+LIST = "_left_out"
+"""The end of a list's name."""
 
 
 def cleaned_file(output: str, name: str) -> Path:
@@ -24,7 +27,7 @@ def cleaned_file(output: str, name: str) -> Path:
 
 def list_file(output: str, name: str) -> Path:
     """The path of the list of entries that the set lost."""
-    return Path(output) / "annotations" / f"{_as_file_name(name)}_left_out.json"
+    return Path(output) / "annotations" / f"{_as_file_name(name)}{LIST}.json"
 
 
 def was_cleaned(output: str, name: str) -> bool:
@@ -44,7 +47,15 @@ def remove_cleaned(output: str, name: str) -> None:
 
 
 def _as_file_name(name: str) -> str:
-    return "".join(each if each.isalnum() or each in "-_." else "_" for each in name)
+    """The set's name where it can be that of a file, and else a like name with a hash of it.
+
+    Without the hash, two sets could have one file: `a/b` and `a_b`, or the list of `a` and the set
+    `a_left_out`.
+    """
+    like = "".join(each if each.isalnum() or each in "-_." else "_" for each in name)
+    if like == name and not name.endswith(LIST):
+        return name
+    return f"{like}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def write_cleaned(examined: Examined, output: str, name: str) -> Path:

@@ -155,7 +155,7 @@ class AnnotationCheck:
         if not mask and mask in (None, [], {}, ""):
             return "without segmentation" if self.masks else None
         if type(mask) is list:
-            return polygons_problem(mask, height, width, evaluated=self.evaluated)
+            return polygons_problem(mask, entry["bbox"], height, width, evaluated=self.evaluated)
         if type(mask) is dict:
             return runs_problem(mask, height, width)
         return "with a 'segmentation' that is neither polygons nor runs"

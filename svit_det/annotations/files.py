@@ -68,9 +68,9 @@ def file_problem(file: str, entry: Any) -> str | None:
     said = entry["height"], entry["width"]
     try:
         size = size_on_disk(file)
+        if size[::-1] == said != size:
+            # An orientation behind the pixels may turn the picture; only decoding shows it.
+            size = size_on_disk(file, decoded=True)
     except InputError:
         return UNREADABLE
-    # An orientation behind the pixels may turn the picture; only decoding would show it.
-    if size == said or (file.lower().endswith(".png") and size[::-1] == said):
-        return None
-    return "of another size than their file"
+    return None if size == said else "of another size than their file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,44 @@ class Annotations:
         boxes[:, 2:] += boxes[:, :2]  # COCO's boxes are left, top, width, height
         masks = None
         if entries and all(e.get("segmentation") for e in entries):
-            masks = np.stack([_mask(e["segmentation"], size) for e in entries])
+            masks = EncodedMasks(runs=[_runs(e["segmentation"], size) for e in entries], size=size)
         classes = np.array([self._number[e["category_id"]] for e in entries], int)
         return Objects(boxes=boxes, classes=classes, masks=masks, names=self.names)
 
 
-def _mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) bool: checked polygons or runs as pixels."""
+@dataclass(frozen=True, kw_only=True)
+class EncodedMasks:
+    """(n, h, w) bool: masks that stay run-length encoded until one of them is asked for.
+
+    All masks of a large picture with hundreds of objects would not fit in memory.
+    """
+
+    runs: Sequence[Any]
+    """pycocotools' compressed runs of each mask."""
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """n, h and w."""
+        return len(self.runs), *self.size
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, which: Any) -> Any:
+        """(h, w) bool of one mask, or the masks that an array picks."""
+        places = np.arange(len(self))[which]
+        if np.ndim(places):
+            return replace(self, runs=[self.runs[place] for place in places])
+        return coco_mask.decode(self.runs[places]).astype(bool)
+
+
+def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
+    """Checked polygons or runs of an image of `size` as pycocotools' compressed runs."""
     if isinstance(segmentation, list):
         # pycocotools would stop at a polygon of fewer than three corners, or take it for a box.
         whole = [each for each in segmentation if len(each) >= 6 and len(each) % 2 == 0]
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(whole, *size))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *size)
-    mask: np.ndarray = coco_mask.decode(segmentation).astype(bool)
-    return mask
+        return coco_mask.merge(coco_mask.frPyObjects(whole, *size))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, *size)
+    return segmentation

@@ -18,8 +18,8 @@ PHOTOMETRIC, BITS, SAMPLE_FORMAT, PLANES = 262, 258, 339, 284
 """TIFF's tags. Photometric 0 means that the least value is white."""
 GREY_WITH_ALPHA = "LA;16B"
 """Pillow's raw mode of a PNG with two channels of 16 bits."""
-ROWS = 1024
-"""Rows that are scaled at once, so that a large picture needs no second copy in float64."""
+AT_ONCE = 1 << 18
+"""Pixels that are scaled at once, so that a large picture needs no second copy in float64."""
 
 
 def is_deep_colour(image: ImageFile.ImageFile) -> bool:
@@ -56,19 +56,20 @@ def colour_to_eight_bits(image: ImageFile.ImageFile, again: ImageFile.ImageFile)
     two_channels = any(_raw_mode(tile.args) == GREY_WITH_ALPHA for tile in image.tile)
     _take_low_bytes(again)
     if two_channels:
-        both = np.asarray(again).astype(np.uint16)
-        pixels = both[..., ::2] << 8 | both[..., 1::2]
+        both = np.asarray(again)
+        upper, lower = both[..., ::2], both[..., 1::2]
     else:
-        pixels = np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
+        upper, lower = np.asarray(image), np.asarray(again)
+    pixels = upper.astype(np.uint16)
+    pixels <<= 8
+    pixels |= lower
     colour, alpha = pixels, None
     if image.mode == "RGBA":
         colour, alpha = pixels[..., :-1], pixels[..., -1:]
     elif isinstance(clear, tuple) and len(clear) == 3:
         alpha = 65535 * (pixels != np.array(clear)).any(axis=-1, keepdims=True).astype(np.uint16)
     known = None if alpha is None else np.broadcast_to(alpha > 0, colour.shape)
-    scaled = _scaled(colour, known=known)
-    if alpha is not None:
-        scaled = (scaled * (alpha / np.float32(65535))).round().astype(np.uint8)
+    scaled = _scaled(colour, known=known, alpha=alpha)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3))))
 
 
@@ -93,27 +94,41 @@ def _swapped(args: tuple[Any, ...] | str | None) -> tuple[Any, ...] | str:
 
 
 def _scaled(
-    pixels: np.ndarray, *, inverted: bool = False, known: np.ndarray | None = None
+    pixels: np.ndarray,
+    *,
+    inverted: bool = False,
+    known: np.ndarray | None = None,
+    alpha: np.ndarray | None = None,
 ) -> np.ndarray:
-    """uint8 of the same shape: 0 (black) is the least known value, 255 (white) the largest."""
-    parts = [slice(start, start + ROWS) for start in range(0, len(pixels), ROWS)]
+    """uint8 of the same shape: 0 (black) is the least known value, 255 (white) the largest.
+
+    alpha: uint16 of one channel; the scaled pixels are laid on black with it.
+    """
+    height, width = pixels.shape[:2]
+    flat = pixels.reshape(height * width, -1)
+    known = None if known is None else known.reshape(flat.shape)
+    alpha = None if alpha is None else alpha.reshape(-1, 1)
+    parts = [slice(start, start + AT_ONCE) for start in range(0, len(flat), AT_ONCE)]
     low, high = np.inf, -np.inf
     for part in parts:
-        inside = pixels[part][_known(pixels, known, part)]
+        inside = flat[part][_known(flat, known, part)]
         if inside.size:
             low, high = min(low, float(inside.min())), max(high, float(inside.max()))
-    scaled = np.zeros(pixels.shape, np.uint8)
+    scaled = np.zeros(flat.shape, np.uint8)
     if not low <= high:
-        return scaled
+        return scaled.reshape(pixels.shape)
     with np.errstate(over="ignore"):
         factor = 255 / max(high - low, 1e-12)
     for part in parts:
         values = np.where(
-            _known(pixels, known, part), pixels[part].astype(np.float64), high if inverted else low
+            _known(flat, known, part), flat[part].astype(np.float64), high if inverted else low
         )
         values = high - values if inverted else values - low
         scaled[part] = (values * factor).round().clip(0, 255).astype(np.uint8)
-    return scaled
+        if alpha is not None:
+            seen = alpha[part] / np.float32(65535)
+            scaled[part] = (scaled[part] * seen).round().astype(np.uint8)
+    return scaled.reshape(pixels.shape)
 
 
 def _known(pixels: np.ndarray, known: np.ndarray | None, part: slice) -> np.ndarray:

@@ -91,15 +91,16 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def size_on_disk(path: str | Path) -> tuple[int, int]:
+def size_on_disk(path: str | Path, *, decoded: bool = False) -> tuple[int, int]:
     """(height, width) that `read_image` would return, read from the head of the file.
 
-    In a PNG the orientation may lie behind the pixels; such an orientation is ignored. Raises
-    InputError for a file whose head cannot be read, as `read_image` does.
+    In a PNG the orientation may lie behind the pixels; such an orientation is found only where the
+    picture is `decoded`, and is ignored otherwise. Raises InputError for a file whose head cannot
+    be read, as `read_image` does.
     """
     with opened(path) as image:
         width, height = image.size
         # For a TIFF, Pillow already gives the size of the upright picture.
         early = image.format in ("JPEG", "MPO", "WEBP") or "exif" in image.info
-        turned = image.format != "TIFF" and early and orientation(image) >= 5
+        turned = image.format != "TIFF" and (early or decoded) and orientation(image) >= 5
         return (width, height) if turned else (height, width)

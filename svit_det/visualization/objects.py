@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's borders between small, medium and large objects, in pixels of the picture."""
 SIZES = ("small", "medium", "large")
+
+
+class Masks(Protocol):
+    """(n, h, w) bool: an array, or something that makes each mask when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """n, h and w."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: Any, /) -> Any:
+        """(h, w) bool of one mask, or the masks that an array picks."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +37,7 @@ class Objects:
     """(n,) int, counted from 0."""
     scores: np.ndarray | None = None
     """(n,) float from 0 to 1; None for annotations."""
-    masks: np.ndarray | None = None
+    masks: Masks | None = None
     """(n, h, w) bool; None where there are boxes only."""
     names: tuple[str, ...] = ()
     """Names of the classes; empty where classes have no names."""
@@ -32,7 +48,7 @@ class Objects:
             raise ValueError(f"boxes must be ({count}, 4), not {self.boxes.shape}.")
         if self.scores is not None and self.scores.shape != (count,):
             raise ValueError(f"scores must be ({count},), not {self.scores.shape}.")
-        if self.masks is not None and (self.masks.ndim != 3 or len(self.masks) != count):
+        if self.masks is not None and (len(self.masks.shape) != 3 or len(self.masks) != count):
             raise ValueError(f"masks must be ({count}, h, w), not {self.masks.shape}.")
 
     def __len__(self) -> int:

@@ -22,6 +22,16 @@ LONGEST_REASON = 120
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _MAKES_TENSORS = re.compile(rb"ctorch(?:\.\w+)?\n\w*Tensor\n")
 """A pickle that names a class of tensors, which PyTorch calls with whatever sizes stand there."""
+_FILLS_MEMORY = re.compile(
+    rb"c(?:builtins|__builtin__)\nbytearray\n"
+    rb"|c_codecs\nencode\n"
+    rb"|ctorch[.\n]_utils[.\n]_rebuild_device_tensor_from_cpu_tensor\n"
+)
+"""A pickle that names a function whose result may be far larger than its arguments in the file.
+
+PyTorch calls each of them: the first takes a number of bytes, the second takes one text again and
+again, and the third writes out a tensor that repeats one number. Weights need none of them.
+"""
 _WITH_ATTRIBUTES = b"ctorch._tensor\n_rebuild_from_type_v2\n"
 """The one function of PyTorch's that is given such a class: for tensors with own attributes."""
 
@@ -32,7 +42,8 @@ def check_file(path: str) -> None:
     A zip archive, PyTorch's own format, is refused if it holds a TorchScript program, is
     compressed, holds a name twice, or claims to unpack to more bytes than the file has: PyTorch
     compresses nothing, and would unpack the archive in memory. A pickle that makes tensors out of
-    sizes alone is refused too: such tensors hold whatever lay in the memory before.
+    sizes alone is refused too, because such tensors hold whatever lay in the memory before, and so
+    is a pickle that may fill the memory with values that are not in the file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -49,11 +60,9 @@ def check_file(path: str) -> None:
     problem = _archive_problem(path) if archived else None
     if problem:
         raise InputError(f"{path}: {problem}; it was not unpacked.")
-    if _makes_tensors(path, archived=archived):
-        raise InputError(
-            f"{path}: makes tensors by calling their class, which may leave them without stored "
-            "numbers; save the weights anew from the program that wrote them."
-        )
+    problem = _pickle_problem(path, archived=archived)
+    if problem:
+        raise InputError(f"{path}: {problem}.")
 
 
 def _is_archive(path: str) -> bool:
@@ -82,26 +91,38 @@ def _archive_problem(path: str) -> str | None:
     return None
 
 
-def _makes_tensors(path: str, *, archived: bool) -> bool:
-    """Whether the pickle in the file makes tensors by calling their class."""
+def _pickle_problem(path: str, *, archived: bool) -> str | None:
+    """Why the pickle in the file is not handed to PyTorch's reader; None for no reason."""
     if archived:
         try:
             with zipfile.ZipFile(path) as archive:
-                inner = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-                return any(_calls_a_class(archive.read(name)) for name in inner)
+                # PyTorch's reader finds the pickle in capital letters too.
+                inner = [n for n in archive.namelist() if n.lower().endswith("/data.pkl")]
+                found = [_calls_problem(archive.read(name)) for name in inner]
+                return next(filter(None, found), None)
         except Exception:  # as above; PyTorch's reader refuses such an archive
-            return False
+            return None
     if not os.path.getsize(path):
-        return False  # an empty file cannot be mapped, and holds nothing
+        return None  # an empty file cannot be mapped, and holds nothing
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        return _calls_a_class(content)
+        return _calls_problem(content)
 
 
-def _calls_a_class(pickled: bytes | mmap.mmap) -> bool:
-    return _MAKES_TENSORS.search(pickled) is not None and pickled.find(_WITH_ATTRIBUTES) < 0
+def _calls_problem(pickled: bytes | mmap.mmap) -> str | None:
+    if _FILLS_MEMORY.search(pickled):
+        return (
+            "makes bytes, NumPy's values or copies of tensors by calling a function, which may "
+            "take any amount of memory; it was not executed. Save the weights alone"
+        )
+    if _MAKES_TENSORS.search(pickled) and pickled.find(_WITH_ATTRIBUTES) < 0:
+        return (
+            "makes tensors by calling their class, which may leave them without stored numbers; "
+            "save the weights anew from the program that wrote them"
+        )
+    return None
 
 
 def refusal(path: str, error: BaseException) -> InputError:

@@ -100,6 +100,13 @@ def test_a_file_that_later_readers_would_misread(judge, text, said):
     assert "\n" not in str(refusal.value)
 
 
+def test_the_last_of_many_keys_is_there_twice(judge):
+    """Comparing every key with every other key would take a day."""
+    keys = [*range(400_000), 399_999]
+    with pytest.raises(InputError, match="says '399999' twice"):
+        judge("{" + ", ".join(f'"{key}": 0' for key in keys) + "}")
+
+
 def test_a_folder_is_no_json(tmp_path):
     demands = Demands(trained=True, evaluated=True, masks=True, num_classes=1)
     for path in (str(tmp_path), "/dev/zero"):
@@ -204,6 +211,28 @@ def test_a_picture_that_exif_turns(judge, content, tmp_path):
         assert judge(content).is_whole
     content["images"][0] |= {"file_name": "1.jpg", "height": 20, "width": 30}
     assert "of another size than their file (id 1)" in judge(content).problems()
+
+
+@pytest.mark.parametrize("name", ["1.png", "1.PNG", "1.bmp", "1.jpg"])
+def test_height_and_width_that_are_swapped(judge, content, tmp_path, name):
+    """Nothing turns the picture."""
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / name)
+    content["images"][0] |= {"file_name": name, "height": 30, "width": 20}
+    assert "of another size than their file (id 1)" in judge(content).problems()
+
+
+def test_an_orientation_behind_the_pixels(judge, content, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "1.png", exif=exif)
+    png = (tmp_path / "1.png").read_bytes()
+    begin = png.index(b"eXIf") - 4
+    end = begin + 12 + int.from_bytes(png[begin : begin + 4], "big")
+    last = png.index(b"IEND") - 4
+    moved = png[:begin] + png[end:last] + png[begin:end] + png[last:]
+    (tmp_path / "1.png").write_bytes(moved)
+    content["images"][0] |= {"file_name": "1.png", "height": 30, "width": 20}
+    assert judge(content).is_whole
 
 
 # ------------------------------------------------------------------ annotations

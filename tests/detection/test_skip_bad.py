@@ -1,15 +1,19 @@
 """A run that goes on without what cannot be used: what it reads, and what it writes of that."""
 
+import hashlib
 import json
 import logging
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from svit_det.annotations import cleaned_file, list_file
 from svit_det.detection.datasets import prepare_datasets, register_datasets
 from svit_det.errors import InputError
 
 SKIP = ("DATASETS.SKIP_BAD", True)
+FILE = "a_b_c-" + hashlib.sha256(b"a/b:c").hexdigest()[:8]
+"""The name of the files of the set "a/b:c"."""
 
 
 @pytest.fixture
@@ -51,8 +55,8 @@ def test_the_run_reads_the_rest(own, tmp_path, caplog):
         prepare_datasets(cfg, training=True)
     assert len(DatasetCatalog.get("a/b:c")) == 7
     folder = tmp_path / "out" / "annotations"
-    assert {path.name for path in folder.iterdir()} == {"a_b_c.json", "a_b_c_left_out.json"}
-    left_out = json.loads((folder / "a_b_c_left_out.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {f"{FILE}.json", f"{FILE}_left_out.json"}
+    left_out = json.loads((folder / f"{FILE}_left_out.json").read_text())
     assert left_out["source"] == str(tmp_path / "own.json")
     assert left_out["images"] == [
         {"id": 100, "place": 0, "reason": "of another size than their file"}
@@ -63,7 +67,7 @@ def test_the_run_reads_the_rest(own, tmp_path, caplog):
         (3, 2),
     ]
     original = json.loads((tmp_path / "own.json").read_text())
-    kept = json.loads((folder / "a_b_c.json").read_text())
+    kept = json.loads((folder / f"{FILE}.json").read_text())
     assert kept["annotations"] == original["annotations"][3:]
     assert kept["images"] == original["images"][1:]
     assert kept["info"] == original["info"] and kept["categories"] == original["categories"]
@@ -93,20 +97,38 @@ def test_a_set_that_was_corrected_is_read_itself(own, tmp_path):
         prepare_datasets(cfg, training=True)
         assert MetadataCatalog.get("a/b:c").json_file == str(tmp_path / "own.json")
         assert len(DatasetCatalog.get("a/b:c")) == 8
-    assert not (tmp_path / "out" / "annotations" / "a_b_c.json").exists()
+    assert not (tmp_path / "out" / "annotations" / f"{FILE}.json").exists()
 
 
 def test_a_json_of_the_users_own_stays(own, tmp_path):
     """OUTPUT_DIR may be the folder of the set, with the set's json in its annotations/."""
-    place = tmp_path / "out" / "annotations" / "a_b_c.json"
+    place = tmp_path / "out" / "annotations" / f"{FILE}.json"
     place.parent.mkdir(parents=True)
     place.write_text("mine")
     for skip in (True, False):
         prepare_datasets(own(as_it_is, "DATASETS.SKIP_BAD", skip), training=True)
         assert len(DatasetCatalog.get("a/b:c")) == 8
-    with pytest.raises(InputError, match=r"a_b_c\.json would be replaced.*another OUTPUT_DIR"):
+    with pytest.raises(InputError, match=rf"{FILE}\.json would be replaced.*another OUTPUT_DIR"):
         prepare_datasets(own(spoil, *SKIP), training=True)
     assert place.read_text() == "mine" and len(list(place.parent.iterdir())) == 1
+
+
+def test_every_set_has_files_of_its_own():
+    names = [
+        "cells/train",
+        "cells_train",
+        "cells:train",
+        "x",
+        "x_left_out",
+        "x/left_out",
+        "é",
+        "\ud800",
+    ]
+    names += ["x_left_out_left_out", "../x", ".._x"]
+    files = [file("out", name) for name in names for file in (cleaned_file, list_file)]
+    assert len(set(files)) == 2 * len(names)
+    assert {path.parent.as_posix() for path in files} == {"out/annotations"}
+    assert cleaned_file("out", "cells_train").name == "cells_train.json"
 
 
 def test_where_nothing_is_left(own):

@@ -1,6 +1,8 @@
 """From detectron2's structures and COCO's json to the arrays that are drawn."""
 
 import json
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,27 @@ def test_masks_in_every_form(set_of):
     wanted[1:3, 1:3] = True
     for mask in objects.masks:
         assert np.array_equal(mask, wanted)
+
+
+def test_masks_of_a_large_picture_take_memory_one_by_one(set_of):
+    side, many = 2000, 200
+    squares = [[n, n, n + 9, n, n + 9, n + 9, n, n + 9] for n in range(many)]
+    path = Path(set_of(*({"bbox": [*each[:2], 9, 9], "segmentation": [each]} for each in squares)))
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"height": side, "width": side}
+    path.write_text(json.dumps(content))
+    tracemalloc.start()
+    try:
+        objects = Annotations(str(path)).of("a.png")
+        few = objects.pick(np.arange(many) % 50 == 7)
+        covered = few.covered((side, side))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert objects.masks.shape == (many, side, side) and objects.masks[-1].sum() == 81
+    assert len(few) == 4 and few.areas((side, side)).tolist() == [81] * 4
+    assert covered[57:66, 57:66].all() and covered.sum() == 4 * 81
+    assert peak < 5 * side * side
 
 
 def test_a_picture_of_another_size_than_the_json_says(set_of):

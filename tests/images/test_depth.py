@@ -1,6 +1,7 @@
 """More than eight bits a channel, however stored, are scaled from the image's own range."""
 
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from svit_det.errors import InputError
-from svit_det.images import read_image
+from svit_det.images import depth, read_image
 
 COLOURS = np.array([[[0, 1000, 2000], [3000, 4000, 10_000]]], np.uint16)
 SCALED = [[[0, 26, 51], [76, 102, 255]]]
@@ -100,9 +101,38 @@ def test_an_inverted_float_without_value_is_black(tmp_path):
     assert read_image(tmp_path / "a.tif", "RGB")[0, :, 0].tolist() == [0, 255, 0]
 
 
-def test_many_rows_have_one_range(tmp_path):
-    rows = np.full((3000, 2), 500, np.uint16)
-    rows[0, 0], rows[2900, 1] = 100, 1100
-    Image.fromarray(rows).save(tmp_path / "a.png")
+@pytest.mark.parametrize("shape", [(3000, 2), (2, 3000), (1, 6000)])
+def test_many_pixels_have_one_range(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(depth, "AT_ONCE", 1000)
+    values = np.full(shape, 500, np.uint16)
+    values.flat[0], values.flat[5801] = 100, 1100
+    Image.fromarray(values).save(tmp_path / "a.png")
     grey = read_image(tmp_path / "a.png", "RGB")[..., 0]
-    assert (grey[0, 0], grey[1500, 0], grey[2900, 1]) == (0, 102, 255)
+    assert [grey.flat[place] for place in (0, 3000, 5801)] == [0, 102, 255]
+
+
+@pytest.mark.parametrize("colour_type", [2, 4, 6], ids=["RGB", "LA", "RGBA"])
+def test_parts_are_scaled_as_the_whole(tmp_path, monkeypatch, colour_type):
+    channels = {2: 3, 4: 2, 6: 4}[colour_type]
+    values = np.random.default_rng(0).integers(0, 65536, (30, 40, channels))
+    values[::3, ..., -1] = 0
+    (tmp_path / "a.png").write_bytes(png(values, colour_type))
+    whole = read_image(tmp_path / "a.png", "RGB")
+    monkeypatch.setattr(depth, "AT_ONCE", 7)
+    assert np.array_equal(read_image(tmp_path / "a.png", "RGB"), whole)
+
+
+@pytest.mark.parametrize("shape", [(500, 2000), (1, 1_000_000)], ids=str)
+@pytest.mark.parametrize("colour_type", [2, 6], ids=["RGB", "RGBA"])
+def test_a_wide_picture_needs_no_copy_in_floats(tmp_path, monkeypatch, colour_type, shape):
+    monkeypatch.setattr(depth, "AT_ONCE", 10_000)
+    values = np.zeros((*shape, 3 if colour_type == 2 else 4), np.uint16)
+    values[..., -1] = 40_000
+    (tmp_path / "a.png").write_bytes(png(values, colour_type))
+    tracemalloc.start()
+    try:
+        read_image(tmp_path / "a.png", "RGB")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * values.size

@@ -1,6 +1,8 @@
 """Small files that stand for something very large: refused before anything walks through it."""
 
+import codecs
 import json
+import zipfile
 
 import pytest
 import torch
@@ -64,6 +66,58 @@ def test_many_tensors_of_one_number(tmp_path):
     assert "its tensors repeat stored numbers" in refusal(tmp_path / "a.pth")
 
 
+class Calls:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.what = function, arguments
+
+    def __reduce__(self):
+        return self.what
+
+
+ONE_COPIED = (torch.ones(1).expand(2**29), torch.float64, "cpu", False)
+CALLS = {
+    "bytearray": Calls(bytearray, 2**31),
+    "hex": doubled(b"x", lambda v: Calls(codecs.encode, v, "hex"), times=30),
+    "one text many times": [Calls(codecs.encode, "x" * 100_000, "latin1")] * 2,
+    "bytes": b"abc",
+    "a copy": Calls(torch._utils._rebuild_device_tensor_from_cpu_tensor, *ONE_COPIED),
+}
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    """PyTorch's reader, which would call the functions, is never reached."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was loaded"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_that_fill_the_memory(tmp_path, never_loaded, name, zipped):
+    content = {"model": WEIGHTS, "more": CALLS[name]}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert "may take any amount of memory; it was not executed" in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("module", [b"builtins", b"__builtin__"])
+def test_a_bare_pickle_that_asks_for_12_gigabytes(tmp_path, never_loaded, module):
+    number = b"\x8a\x05" + (12 * 10**9).to_bytes(5, "little")
+    code = b"\x80\x02c" + module + b"\nbytearray\n" + number + b"\x85R."
+    (tmp_path / "a.pth").write_bytes(code)
+    assert "may take any amount of memory; it was not executed" in refusal(tmp_path / "a.pth")
+
+
+def test_a_pickle_in_capital_letters(tmp_path, never_loaded):
+    """PyTorch's reader takes the name of the part in any letters."""
+    path, to = tmp_path / "a.pth", tmp_path / "b.pth"
+    torch.save({"model": WEIGHTS, "more": CALLS["bytearray"]}, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename.replace("data.pkl", "DATA.pkl"), old.read(entry))
+    assert "may take any amount of memory; it was not executed" in refusal(to)
+
+
 def test_weights_that_share_memory_are_weights(tmp_path):
     one = torch.arange(6.0)
     shared = {"a": one, "b": one, "c": one[:3], "d": torch.ones(1).expand(50, 50)}
@@ -76,12 +130,11 @@ def test_weights_that_share_memory_are_weights(tmp_path):
     ("value", "said"),
     [
         (torch.ones(2), "holds a Tensor, not plain values only"),
-        (b"abc", "holds a bytes, not plain values only"),
         (3j, "holds a complex, not plain values only"),
         ("x" * 2_000_000, "a description of that size cannot be meant"),
         (["x"] * 300_000, "more than 200,000 values"),
     ],
-    ids=["tensor", "bytes", "complex", "text", "list"],
+    ids=["tensor", "complex", "text", "list"],
 )
 def test_a_description_is_plain_and_short(tmp_path, value, said):
     torch.save({"model": WEIGHTS, DESCRIPTION: {"more": value}}, tmp_path / "a.pth")
