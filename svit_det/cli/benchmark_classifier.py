@@ -33,6 +33,7 @@ from svit_det.benchmark.timing import time_interleaved
 from svit_det.benchmark.unequal import WAYS, Run, run_in
 from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
+from svit_det.classification.thresholds import warn_of_untracked
 from svit_det.classification.weights import load_weights
 from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_inputs import cover
@@ -164,6 +165,7 @@ def arms_of(cfg: Any, args: argparse.Namespace) -> dict[str, Run]:
         model = build_classifier(cfg).to(cfg.MODEL.DEVICE).eval()
         if args.weights:
             load_weights(model, args.weights, for_training=False)
+            warn_of_untracked(model, args.weights)
         else:
             settle(model.trunk)
     model.to(DTYPES[args.dtype])

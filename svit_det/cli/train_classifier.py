@@ -31,6 +31,7 @@ from svit_det.classification.run_files import (
     clear,
     write_config,
 )
+from svit_det.classification.thresholds import warn_of_untracked
 from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
@@ -148,6 +149,7 @@ def _evaluate(
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
     model = build_classifier(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
+    warn_of_untracked(model, cfg.MODEL.WEIGHTS)
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
     if where.is_first:
         make_folder(cfg.OUTPUT_DIR)
