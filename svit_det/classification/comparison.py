@@ -19,7 +19,7 @@ from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.files import log_of_one, make_folder
 from svit_det.results import write_json
-from svit_det.shipped import find_config, find_config_folder
+from svit_det.shipped import find_config, find_config_folder, find_weights
 
 DONE = "trained_with.json"
 """The file with the whole config in a training's folder, written when the training has ended."""
@@ -93,7 +93,7 @@ def _check(trainings: Trainings, arm: str) -> None:
     for seed in trainings.seeds:
         weights = load_config(str(path), trainings.options(arm, seed)).MODEL.WEIGHTS
     to_do = [s for s in trainings.seeds if not (trainings.folder(arm, s) / DONE).is_file()]
-    if to_do and weights and not os.path.isfile(weights):
+    if to_do and weights and not os.path.isfile(find_weights(weights)):
         raise InputError(f"{path}: MODEL.WEIGHTS {weights}: no such file; train the parent first.")
 
 
