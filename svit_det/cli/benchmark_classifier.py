@@ -174,14 +174,26 @@ def arms_of(cfg: Any, args: argparse.Namespace) -> dict[str, Run]:
 
 
 def batches_of(cfg: Any, args: argparse.Namespace, size: int) -> list[Tensor]:
-    """Batches (size, 3, pixels, pixels) of noise, or of pictures spread over the folder."""
+    """Random batches (size, 3, pixels, pixels) of noise, or of pictures of the folder.
+
+    The pictures are spread evenly over the folder and then shuffled, because a batch of one class
+    may keep other tokens than a batch of several classes.
+    """
     pixels = cfg.INPUT.SIZE
+    generator = torch.Generator().manual_seed(1)
     if args.image_folder is None:
-        generator = torch.Generator().manual_seed(1)
         shape = (size, 3, pixels, pixels)
         return [torch.randn(shape, generator=generator) for _ in range(args.batches)]
     wanted = size * args.batches
-    paths = islice(cycle(spread_out(pictures_in(args.image_folder), wanted)), wanted)
+    chosen = spread_out(pictures_in(args.image_folder), wanted)
+    if len(chosen) < wanted:
+        print(
+            f"--image-folder {args.image_folder}: {args.batches} batches of {size} take {wanted} "
+            f"pictures, and the folder has {len(chosen)}, so that pictures repeat.",
+            file=sys.stderr,
+        )
+    repeated = list(islice(cycle(chosen), wanted))
+    paths = [repeated[number] for number in torch.randperm(wanted, generator=generator)]
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (cfg.INPUT.MEAN, cfg.INPUT.STD))
     images = []
     for path in paths:
