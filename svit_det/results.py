@@ -1,9 +1,10 @@
-"""Results as JSON that any program reads."""
+"""Results as JSON that any program reads, and those of several seeds as words."""
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,17 @@ def replace_results(folder: Path, results: Mapping[str, Any], *, config: str) ->
     with write_all_whole([folder / "config.yaml", folder / "results.json"]) as (yaml, found):
         yaml.write_text(config)
         found.write_text(json_text(results))
+
+
+def spread(found: Mapping[str, Any], key: str, digits: int = 1) -> str:
+    """The mean over the seeds' runs, with the smallest and largest value in brackets.
+
+    "-" where a run has no such value.
+    """
+    values = [run[key] for run in found["runs"].values()]
+    if any(value is None for value in values):
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    low, high = min(values), max(values)
+    return f"{statistics.fmean(values):.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"

@@ -18,8 +18,8 @@ from svit_det.classification.config import load_config
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.files import log_of_one, make_folder
-from svit_det.results import write_json
-from svit_det.shipped import find_config, find_config_folder
+from svit_det.results import spread, write_json
+from svit_det.shipped import find_config, find_config_folder, find_weights
 
 DONE = "trained_with.json"
 """The file with the whole config in a training's folder, written when the training has ended."""
@@ -93,7 +93,7 @@ def _check(trainings: Trainings, arm: str) -> None:
     for seed in trainings.seeds:
         weights = load_config(str(path), trainings.options(arm, seed)).MODEL.WEIGHTS
     to_do = [s for s in trainings.seeds if not (trainings.folder(arm, s) / DONE).is_file()]
-    if to_do and weights and not os.path.isfile(weights):
+    if to_do and weights and not os.path.isfile(find_weights(weights)):
         raise InputError(f"{path}: MODEL.WEIGHTS {weights}: no such file; train the parent first.")
 
 
@@ -129,14 +129,6 @@ def results_of(trainings: Trainings) -> dict[str, dict[str, Any]]:
     }
 
 
-def spread(found: Mapping[str, Any], key: str, digits: int) -> str:
-    """The mean over the seeds, with the smallest and largest value in brackets."""
-    values = [run[key] for run in found["runs"].values()]
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
 def comparison_table(results: Mapping[str, Mapping[str, Any]], baseline: str) -> str:
     """Table 2's layout over several seeds: accuracy, distance to the baseline, arithmetic, tokens.
 
@@ -157,9 +149,9 @@ def comparison_table(results: Mapping[str, Mapping[str, Any]], baseline: str) ->
         lines.append(
             [
                 arm,
-                spread(found, "top1", 1),
+                spread(found, "top1"),
                 away,
-                spread(found, "top5", 1),
+                spread(found, "top5"),
                 spread(found, "gmacs", 4),
                 f"{tokens:.0f}",
             ]

@@ -46,8 +46,7 @@ class Evaluation:
     tokens: int
     """Patch tokens of an image."""
     images_per_second: float
-    """Images of all processes over the seconds of their forward passes, in the evaluation's
-    batches."""
+    """Images of all processes over the seconds of their forward passes, after a warm-up."""
 
     def as_dict(self) -> dict[str, Any]:
         """The results as a dict, for JSON."""
@@ -93,6 +92,8 @@ def evaluate(
         pixels, labels = pixels[readable].to(device), labels[readable]
         if not len(pixels):
             continue
+        if not sums[0]:
+            model(pixels)  # a warm-up: the first pass also pays for the start of the device
         start = _now(device)
         outputs, record = model(pixels)
         seconds = _now(device) - start

@@ -8,6 +8,7 @@ from typing import Any
 from svit_det.classification.build import build_classifier
 from svit_det.classification.config import check_config, default_config
 from svit_det.classification.model import TokenClassifier
+from svit_det.classification.thresholds import warn_of_untracked
 from svit_det.classification.weights import load_weights
 from svit_det.config.reading import keys_of, merge_options, merge_values, naming_the_source
 from svit_det.config.yaml_file import parse_yaml
@@ -26,12 +27,13 @@ def read_trained(path: str, options: Sequence[str] = ()) -> tuple[Any, TokenClas
     if not isinstance(said.get("config"), str):
         raise InputError(
             f"{path}: does not say how it was trained; give the model_final.pth of a training of "
-            "train_classifier.py."
+            "train_classifier.py, or a file that convert_weights.py --classifier wrote."
         )
     cfg = config_in(said["config"], options, source=f"the config in {path}")
     with in_proportion(path):
         model = build_classifier(cfg)
     load_weights(model, path, for_training=False)
+    warn_of_untracked(model, path)
     return cfg, model.to(cfg.MODEL.DEVICE).eval()
 
 

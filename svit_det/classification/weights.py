@@ -13,6 +13,7 @@ from torch import Tensor
 from svit_det import __version__
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError, printable, refuse_url
+from svit_det.shipped import find_weights
 from svit_det.training.distillation import dense_teacher
 from svit_det.training.finite import check_finite, not_finite, some_of
 from svit_det.weights.files import DESCRIPTION, read_checkpoint, write_checkpoint, write_weights
@@ -33,12 +34,15 @@ def describe(cfg: Any, classes: Iterable[str] | None = None) -> dict[str, Any]:
 def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> None:
     """Load a file of this project, or a file that convert_weights wrote, into `model`.
 
+    `path` may name shipped weights, such as "digits/dense".
+
     For training, a policy that the file lacks and heads for another number of classes start as
     initialised; otherwise such a file is refused. A policy in the file that the model lacks is left
     out. Raises InputError that names the file and the weight that does not fit, is not finite, or
     is of another kind.
     """
     refuse_url(path, name="MODEL.WEIGHTS")
+    path = find_weights(path)
     if not os.path.isfile(path):
         raise InputError(f"MODEL.WEIGHTS {printable(path)}: no such file.")
     given = read_checkpoint(path)["model"]

@@ -33,6 +33,7 @@ from svit_det.benchmark.timing import time_interleaved
 from svit_det.benchmark.unequal import WAYS, Run, run_in
 from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
+from svit_det.classification.thresholds import warn_of_untracked
 from svit_det.classification.weights import load_weights
 from svit_det.cli.benchmark_charts import charts_in, draw_charts
 from svit_det.cli.benchmark_inputs import cover
@@ -164,6 +165,7 @@ def arms_of(cfg: Any, args: argparse.Namespace) -> dict[str, Run]:
         model = build_classifier(cfg).to(cfg.MODEL.DEVICE).eval()
         if args.weights:
             load_weights(model, args.weights, for_training=False)
+            warn_of_untracked(model, args.weights)
         else:
             settle(model.trunk)
     model.to(DTYPES[args.dtype])
@@ -172,14 +174,26 @@ def arms_of(cfg: Any, args: argparse.Namespace) -> dict[str, Run]:
 
 
 def batches_of(cfg: Any, args: argparse.Namespace, size: int) -> list[Tensor]:
-    """Batches (size, 3, pixels, pixels) of noise, or of pictures spread over the folder."""
+    """Random batches (size, 3, pixels, pixels) of noise, or of pictures of the folder.
+
+    The pictures are spread evenly over the folder and then shuffled, because a batch of one class
+    may keep other tokens than a batch of several classes.
+    """
     pixels = cfg.INPUT.SIZE
+    generator = torch.Generator().manual_seed(1)
     if args.image_folder is None:
-        generator = torch.Generator().manual_seed(1)
         shape = (size, 3, pixels, pixels)
         return [torch.randn(shape, generator=generator) for _ in range(args.batches)]
     wanted = size * args.batches
-    paths = islice(cycle(spread_out(pictures_in(args.image_folder), wanted)), wanted)
+    chosen = spread_out(pictures_in(args.image_folder), wanted)
+    if len(chosen) < wanted:
+        print(
+            f"--image-folder {args.image_folder}: {args.batches} batches of {size} take {wanted} "
+            f"pictures, and the folder has {len(chosen)}, so that pictures repeat.",
+            file=sys.stderr,
+        )
+    repeated = list(islice(cycle(chosen), wanted))
+    paths = [repeated[number] for number in torch.randperm(wanted, generator=generator)]
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (cfg.INPUT.MEAN, cfg.INPUT.STD))
     images = []
     for path in paths:

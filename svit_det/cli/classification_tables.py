@@ -4,7 +4,8 @@
 
 Each FILE is a model_final.pth of svit-det classify; NAME=FILE gives the model a name. The first
 model is the dense model that the others are compared with. Every model is evaluated on FOLDER/val
-anew. GFLOPs are giga multiply-adds, counted from the record of each image's pass.
+anew. GFLOPs are giga multiply-adds, counted from the record of each image's pass. For images/s all
+models take turns on a few batches, after a warm-up.
 """
 
 from __future__ import annotations
@@ -17,12 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from svit_det.benchmark.report import describe_machine
-from svit_det.classification.evaluation import evaluate
-from svit_det.classification.folder import read_split
-from svit_det.classification.load import read_trained
-from svit_det.classification.loading import val_loader
-from svit_det.classification.processes import Processes
-from svit_det.classification.tables import Row, row_of, table_1, table_2
+from svit_det.classification.tables import row_of, table_1, table_2
+from svit_det.cli.classifiers_in_turn import Contender, evaluate_in_turn
 from svit_det.cli.execution import problem_of
 from svit_det.cli.numbers import Whole
 from svit_det.cli.options import add_device, add_output, add_overwrite
@@ -59,11 +56,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = {"DATA.ROOT": args.data_root, "TEST.BATCH_SIZE": args.batch_size}
     options |= {"MODEL.DEVICE": args.device}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
-    found = [_row(each, given) for each in args.checkpoints]
-    rows, devices = zip(*found, strict=True)
+    named = [_read(each, given) for each in args.checkpoints]
+    found = evaluate_in_turn([each for _, each in named])
+    rows = [row_of(name, one.cfg, each) for (name, one), each in zip(named, found, strict=True)]
     written = {
         "command": shlex.join(["python", "tools/classification_tables.py", *args.argv]),
-        "machine": describe_machine(devices[0]),
+        "machine": describe_machine(named[0][1].cfg.MODEL.DEVICE),
         "rows": [row.as_dict() for row in rows],
     }
     write_json(args.output, written)
@@ -73,11 +71,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return written
 
 
-def _row(given: str, options: Sequence[str]) -> tuple[Row, str]:
+def _read(given: str, options: Sequence[str]) -> tuple[str, Contender]:
     name, _, path = given.rpartition("=")
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file.")
-    cfg, model = read_trained(path, options)
-    images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
-    found = evaluate(model, val_loader(cfg, images, Processes()), images)
-    return row_of(name or cfg.MODEL.TOKEN_POLICY.NAME, cfg, found), cfg.MODEL.DEVICE
+    read = Contender.read(path, options)
+    return name or read.cfg.MODEL.TOKEN_POLICY.NAME, read

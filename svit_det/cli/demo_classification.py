@@ -18,15 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from svit_det.benchmark.report import describe_machine
-from svit_det.classification.evaluation import evaluate
-from svit_det.classification.folder import LabelledImages, read_split
 from svit_det.classification.images import test_transform
-from svit_det.classification.load import read_trained
-from svit_det.classification.loading import val_loader
-from svit_det.classification.model import LOGITS, TokenClassifier
-from svit_det.classification.processes import Processes
+from svit_det.classification.model import LOGITS
 from svit_det.classification.tables import row_of, table_1
 from svit_det.cli import benchmark_classifier
+from svit_det.cli.classifiers_in_turn import Contender, evaluate_in_turn
 from svit_det.cli.options import add_output
 from svit_det.cli.output import check_output
 from svit_det.images import read_image, spread_out
@@ -37,6 +33,8 @@ from svit_det.visualization.canvas import stack
 from svit_det.visualization.overview import row
 
 MODELS = ("dense", "svit")
+DEVICE = "cpu"
+"""The device of every number of this demo, on a machine with a GPU too."""
 NUM_PICTURES, IN_A_ROW, SIDE = 10, 5, 224
 SPEED = "--batch-sizes 1 2 4 8 --batches 3 --repeats 3 --plot --overwrite"
 """What figure 1 is measured over here: seconds instead of the supplementary's hours."""
@@ -56,24 +54,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole demo."""
     data, output = args.data_root, Path(args.output)
     check_output(output, (), overwrite=True)
-    options = ["DATA.ROOT", data, "DATA.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"]
-    rows, last = [], None
-    for name in MODELS:
-        cfg, model = read_trained(get_weights_file(f"digits/{name}"), options)
-        images = read_split(data, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
-        found = evaluate(model, val_loader(cfg, images, Processes()), images)
-        rows.append(row_of(name, cfg, found))
-        last = cfg, model, images
-    assert last is not None
-    pictures = draw(*last, output)
+    options = ["DATA.ROOT", data, "DATA.NUM_WORKERS", "0", "MODEL.DEVICE", DEVICE]
+    models = [Contender.read(get_weights_file(f"digits/{name}"), options) for name in MODELS]
+    rows = [
+        row_of(name, each.cfg, found)
+        for name, each, found in zip(MODELS, models, evaluate_in_turn(models), strict=True)
+    ]
+    pictures = draw(models[-1], output)
     print(f"\n{rows[0].found.images} digits of MNIST's 5,000, 56 x 56 pixels, 196 tokens each\n")
     print(table_1(rows))
     kept = " ".join(f"{count:.0f}" for count in rows[-1].found.tokens_per_block)
     print(f"\nPatch tokens that each block of svit kept: {kept}")
     content = {
-        "machine": describe_machine("cpu"),
+        "machine": describe_machine(DEVICE),
         "rows": [row.as_dict() for row in rows],
-        "speed": measure_speed(Path(data) / last[0].DATA.VAL, output / "speed")["throughput"],
+        "speed": measure_speed(Path(data) / models[-1].cfg.DATA.VAL, output / "speed")[
+            "throughput"
+        ],
     }
     write_json(output / "results.json", content)
     print(f"Heat maps: {pictures}   all figures: {output}/results.json")
@@ -84,15 +81,17 @@ def measure_speed(pictures: Path, output: Path) -> dict[str, Any]:
     """Images per second over batch sizes, dense beside SViT in each way of unequal lengths."""
     words = ["--config-file", "digits/compare/svit", "--weights", get_weights_file("digits/svit")]
     words += ["--image-folder", str(pictures), "--output", str(output), *SPEED.split()]
+    words += ["--device", DEVICE]
     args = benchmark_classifier.build_parser().parse_args(words)
     args.argv = words
     return benchmark_classifier.run(args)
 
 
 @torch.no_grad()
-def draw(cfg: Any, model: TokenClassifier, images: LabelledImages, output: Path) -> Path:
+def draw(read: Contender, output: Path) -> Path:
     """Draw heat maps of a few digits in one picture, each below the model's answer."""
-    transform, pictures, captions = test_transform(cfg.INPUT), [], []
+    model, images = read.model, read.images
+    transform, pictures, captions = test_transform(read.cfg.INPUT), [], []
     for path, label in tqdm(spread_out(images.files, NUM_PICTURES), unit="digit"):
         pixels = read_image(path, "RGB")
         outputs, record = model(transform(Image.fromarray(pixels))[None])

@@ -22,6 +22,7 @@ from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
 from svit_det.classification.evaluation import Evaluation, evaluate
 from svit_det.classification.folder import read_split
+from svit_det.classification.load import config_in
 from svit_det.classification.loading import val_loader
 from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes, joined
@@ -31,6 +32,7 @@ from svit_det.classification.run_files import (
     clear,
     write_config,
 )
+from svit_det.classification.thresholds import warn_of_untracked
 from svit_det.classification.trainer import Trainer
 from svit_det.classification.weights import export_weights, load_weights
 from svit_det.cli.execution import problem_of
@@ -40,8 +42,9 @@ from svit_det.errors import InputError
 from svit_det.files import make_folder
 from svit_det.interrupts import let_go, remembering_interrupts
 from svit_det.results import replace_results, write_json
-from svit_det.shipped import find_config
+from svit_det.shipped import find_config, find_weights
 from svit_det.training.lost_loader import GO_ON, lost_loader
+from svit_det.weights.files import read_description
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,7 +127,8 @@ def check_options(args: argparse.Namespace, cfg: Any) -> None:
     check_output_file(
         args.export, suffixes=(".safetensors",), overwrite=args.overwrite, option="--export"
     )
-    refuse_input(args.export, [cfg.MODEL.WEIGHTS, *files_read(args)], option="--export")
+    read = [find_weights(cfg.MODEL.WEIGHTS), *files_read(args)]
+    refuse_input(args.export, read, option="--export")
 
 
 def _train(
@@ -148,14 +152,33 @@ def _evaluate(
         raise InputError("MODEL.WEIGHTS is empty; name the trained weights to evaluate.")
     model = build_classifier(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, for_training=False)
+    warn_of_untracked(model, cfg.MODEL.WEIGHTS)
+    trained = trained_config(cfg) if args.export else cfg
     images = read_split(cfg.DATA.ROOT, cfg.DATA.VAL, num_classes=cfg.MODEL.NUM_CLASSES)
     if where.is_first:
         make_folder(cfg.OUTPUT_DIR)
     log.keep_in(Path(cfg.OUTPUT_DIR))
     found = evaluate(model.to(device).eval(), val_loader(cfg, images, where), images, where)
     if args.export and where.is_first:
-        export_weights(model, Path(args.export), cfg, images.classes)
+        export_weights(model, Path(args.export), trained, images.classes)
     return found
+
+
+def trained_config(cfg: Any) -> Any:
+    """The config of the training that wrote MODEL.WEIGHTS, with the model that is evaluated.
+
+    It names the weights that the training began from. A file without its config gives `cfg`.
+    """
+    path = find_weights(cfg.MODEL.WEIGHTS)
+    text = read_description(path).get("config")
+    if not isinstance(text, str):
+        return cfg
+    trained = config_in(text, [], source=f"the config in {path}")
+    began = trained.MODEL.WEIGHTS
+    trained.MODEL = cfg.MODEL.clone()
+    trained.defrost()
+    trained.MODEL.WEIGHTS = began
+    return trained
 
 
 def summary(found: Evaluation, folder: Path) -> str:

@@ -12,22 +12,12 @@ from tabulate import tabulate
 from svit_det.comparison.measures import budgets_of, mean_of
 from svit_det.detection.pictures import write_pictures
 from svit_det.detection.predictor import TokenPredictor
+from svit_det.results import spread
 from svit_det.visualization.comparison_charts import (
     Point,
     draw_quality_over_cost,
     draw_share_table,
 )
-
-
-def spread(found: Mapping[str, Any], key: str, digits: int = 1) -> str:
-    """The mean over the seeds, with the smallest and largest value in brackets."""
-    values = [run[key] for run in found["runs"].values()]
-    if any(value is None for value in values):
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    low, high = min(values), max(values)
-    return f"{np.mean(values):.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def quality_table(results: Mapping[str, Mapping[str, Any]], controls: Sequence[str]) -> str:

@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from svit_det.benchmark.arms import settle
 from svit_det.benchmark.throughput import speed_of_batches
 from svit_det.benchmark.timing import Timings
 from svit_det.benchmark.unequal import WAYS, run_in
+from svit_det.classification.config import load_config
 from svit_det.classification.model import TokenClassifier
 from svit_det.errors import InputError
 from svit_det.policies import TrunkShape, build_policy
@@ -106,3 +109,27 @@ def test_the_tool_measures_a_classifier(tmp_path, capsys):
         (["--image-folder", str(tmp_path / "nowhere")], "nowhere"),
     ):
         assert said in main([*start, "--overwrite", *wrong])
+
+
+def test_batches_of_pictures_are_random_and_the_same_in_every_run(tmp_path, capsys):
+    """Four classes, black to white, of eight pictures each."""
+    from svit_det.cli.benchmark_classifier import batches_of, build_parser
+
+    config = tmp_path / "svit.yaml"
+    config.write_text(YAML)
+    cfg = load_config(str(config))
+    for shade in range(4):
+        (tmp_path / f"set/{shade}").mkdir(parents=True)
+        for number in range(8):
+            pixels = np.full((32, 32, 3), 80 * shade + number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"set/{shade}/{number}.png")
+    args = build_parser().parse_args(["--image-folder", str(tmp_path / "set"), "--batches", "4"])
+    batches = batches_of(cfg, args, 8)
+    shades = [[round(float(image[0, 0, 0]), 4) for image in batch] for batch in batches]
+    assert len({shade for batch in shades for shade in batch}) == 32  # every picture, once
+    assert all(max(batch) - min(batch) > 2 for batch in shades)  # of more than one class
+    assert all(a.equal(b) for a, b in zip(batches, batches_of(cfg, args, 8), strict=True))
+    assert "repeat" not in capsys.readouterr().err
+    repeated = torch.cat(batches_of(cfg, args, 9))[:, 0, 0, 0]
+    assert len(repeated) == 36 and len(repeated.unique()) == 32
+    assert "4 batches of 9 take 36 pictures, and the folder has 32" in capsys.readouterr().err

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from svit_det.classification import comparison
+from svit_det.classification.build import build_classifier
 from svit_det.classification.comparison import Trainings, arms_of, comparison_table, train_all
 from svit_det.classification.config import load_config
+from svit_det.classification.load import read_trained
+from svit_det.classification.weights import load_weights
 from svit_det.cli.compare_classifiers import build_parser, main
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.files import log_of_one, make_folder
 from svit_det.policies import POLICY_REGISTRY
+from svit_det.shipped import get_weights_file
 
 ROOT = Path(__file__).resolve().parents[2]
 # Settings of an arm that are not those of the others, with the reason in its yaml.
@@ -82,6 +87,30 @@ def test_a_parent_that_is_not_there_is_named_before_anything_is_trained(tmp_path
         "no such file; train the parent first."
     )
     assert not (tmp_path / "compared").exists()
+
+
+def test_a_shipped_parent_is_found_from_any_folder(tmp_path, monkeypatch):
+    """The arms of digits begin from weights that ship; the training reads them by this name."""
+    monkeypatch.chdir(tmp_path)
+    arms = arms_of(["digits/compare"])
+    begun = []
+    monkeypatch.setattr(comparison, "_train", lambda _, arm, *rest: begun.append(arm))
+    train_all(Trainings(arms, [1], [], tmp_path / "out"), program=["never"])
+    assert begun == list(arms)
+    cfg = load_config(str(arms["dense"]), ["MODEL.DEVICE", "cpu"])
+    model = build_classifier(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS, for_training=True)
+    _, shipped = read_trained(get_weights_file("digits/dense"), ["MODEL.DEVICE", "cpu"])
+    assert model.head.weight.equal(shipped.head.weight)
+    with pytest.raises(InputError, match=r"No weights 'digits/dens' ships.*'digits/dense'"):
+        load_weights(model, "digits/dens", for_training=True)
+
+
+@pytest.mark.parametrize("images", ["digits", "photographs"])
+def test_no_arm_writes_to_its_parents_folder(images):
+    parent = load_config(str(ROOT / f"configs/{images}/dense.yaml")).OUTPUT_DIR
+    for path in arms_of([f"{images}/compare"]).values():
+        assert parent != load_config(str(path)).OUTPUT_DIR
 
 
 def test_a_comparison_goes_on_where_it_was_cut_short(small, tmp_path, capsys, monkeypatch):

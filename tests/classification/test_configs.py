@@ -160,6 +160,34 @@ POLICY = {
     },
     "ia_red2_s": {"NAME": "IARED2", "IA_RED2.METHOD": "reinforce", "IA_RED2.MODE": "released"},
 }
+# Which blocks decide, and the share of all patch tokens that each keeps, whether the yaml says them
+# or the policy's own default does. A row without an entry has no schedule.
+SVIT_BLOCKS = {3: 0.7, 4: 0.7, 5: 0.7, 6: 0.49, 7: 0.49, 8: 0.49, 9: 0.343, 10: 0.343, 11: 0.343}
+THREE_STAGES = {3: 0.7, 6: 0.49, 9: 0.343}
+EVO_VIT_BLOCKS = {4: 0.5, 5: 0.5, 6: 0.5, 7: 0.5, 8: 0.5, 9: 0.5, 10: 0.5, 11: 0.5}
+SCHEDULES = {
+    "svit_s": SVIT_BLOCKS,
+    "svit_t": SVIT_BLOCKS,
+    "evit_s": THREE_STAGES,
+    "dynamic_vit_s": THREE_STAGES,
+    "spvit_s": {3: 0.617, 6: 0.369, 9: 0.137},
+    "ats_s": {3: 1.0, 4: 1.0, 5: 1.0, 6: 1.0, 7: 1.0, 8: 1.0, 9: 1.0, 10: 1.0, 11: 1.0},
+    "evo_vit_s": EVO_VIT_BLOCKS,
+    "evo_vit_t": EVO_VIT_BLOCKS,
+    "evo_vit_s_30ep": EVO_VIT_BLOCKS,
+    "adavit_s": dict.fromkeys(range(12), 0.5),
+    "ia_red2_s": {0: 0.81, 4: 0.656, 8: 0.531},
+}
+# What stands still in the middle of a training, and the only part that learns at its beginning.
+STILL = {
+    "dynamic_vit_s": ("trunk.cls_token", "trunk.pos_embed"),
+    "ia_red2_s": ("trunk.policy.agents",),
+}
+FIRST = {
+    "dynamic_vit_s": "trunk.policy.predictors",
+    "spvit_s": "trunk.policy.selectors",
+    "ia_red2_s": "trunk.policy.agents.0",
+}
 # DeiT's, for every one of them.
 AUGMENTATION = {
     "SIZE": 224,
@@ -222,8 +250,18 @@ def test_every_value_of_a_yaml_is_read_back(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_of_training_by_each_yaml(name, small, tmp_path):
-    """Its own recipe in a small trunk; every part that is not frozen moves, and stays finite."""
+def test_a_yaml_has_the_schedule_of_its_source(name, small):
+    cfg = load_config(str(CONFIGS / f"{name}.yaml"), small())
+    schedule = build_classifier(cfg).trunk.policy.schedule
+    found = {} if schedule is None else dict(zip(schedule.layers, schedule.shares, strict=True))
+    assert found == SCHEDULES.get(name, {})
+
+
+def a_step(name, small, tmp_path, *, share):
+    """A step of the yaml's own recipe in a small trunk, after this share of the policy's clock.
+
+    The trainer, the losses, and the names of the parameters that moved.
+    """
     path = str(CONFIGS / f"{name}.yaml")
     options = small()
     dense = build_classifier(load_config(str(CONFIGS / "deit_s.yaml"), options))
@@ -233,13 +271,32 @@ def test_a_step_of_training_by_each_yaml(name, small, tmp_path):
     trainer = Trainer(cfg, Processes(), torch.device("cpu"))
     before = {key: value.clone() for key, value in trainer.net.named_parameters()}
     images, labels, _ = next(iter(trainer.loader))
-    time = trainer.times // 2  # past the frozen epochs and the first group's agent
+    time = int(share * trainer.times)
     trainer.schedule.step(cfg.SOLVER.EPOCHS // 2)
     losses, _, _ = trainer.step(images, labels, number=0, time=time, times=trainer.times)
-    assert "loss_class" in losses and all(loss.isfinite() for loss in losses.values())
-    assert ("loss_logits" in losses) == (cfg.SOLVER.LOGIT_DISTILL_WEIGHT > 0)
-    assert ("loss_distillation" in losses) == (name in ("dynamic_vit_s", "spvit_s"))
     moved = {key for key, value in trainer.net.named_parameters() if not value.equal(before[key])}
+    return trainer, losses, moved
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_training_by_each_yaml(name, small, tmp_path):
+    """Past the frozen epochs and the agents' turns every part moves but STILL, and stays finite.
+
+    That biases move, which do not decay, shows that every layer has a gradient.
+    """
+    trainer, losses, moved = a_step(name, small, tmp_path, share=0.5)
+    solver = trainer.cfg.SOLVER
+    assert "loss_class" in losses and all(loss.isfinite() for loss in losses.values())
+    assert ("loss_logits" in losses) == (solver.LOGIT_DISTILL_WEIGHT > 0)
+    assert ("loss_distillation" in losses) == (name in ("dynamic_vit_s", "spvit_s"))
     assert all(value.isfinite().all() for value in trainer.net.parameters())
-    assert moved, "nothing learns"
-    assert moved.isdisjoint({*cfg.SOLVER.FROZEN})
+    names = {key for key, _ in trainer.net.named_parameters()}
+    assert moved == {key for key in names if not key.startswith(STILL.get(name, ()))}
+    assert {"head.bias", "trunk.blocks.0.norm1.bias", "norm.bias"} <= moved
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_policy_learns_before_the_trunk(name, small, tmp_path):
+    trainer, _, moved = a_step(name, small, tmp_path, share=0)
+    names = {key for key, _ in trainer.net.named_parameters()}
+    assert moved == {key for key in names if key.startswith(f"{FIRST[name]}.")} != set()

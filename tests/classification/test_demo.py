@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from svit_det.cli import benchmark_classifier, classifiers_in_turn, demo_classification
 from svit_det.cli.benchmark_classifier import WAYS
 from svit_det.cli.program import main
 
@@ -23,7 +24,9 @@ def digits(tmp_path):
     return tmp_path / "digits"
 
 
-def test_the_whole_demo(digits, tmp_path, capsys):
+def test_the_whole_demo(digits, tmp_path, capsys, monkeypatch):
+    for name in ("BATCHES", "REPEATS", "WARMUP"):  # of the speeds in table 1
+        monkeypatch.setattr(classifiers_in_turn, name, 1)
     output = tmp_path / "out"
     assert main(["demo-classification", "--data-root", str(digits), "--output", str(output)]) == 0
     said = capsys.readouterr().out
@@ -36,3 +39,11 @@ def test_the_whole_demo(digits, tmp_path, capsys):
         assert set(row["images_per_second"]) == {"dense", *WAYS}
     assert cv2.imread(str(output / "digits.png")).std() > 10
     assert list((output / "speed").glob("*.png"))
+
+
+def test_figure_1_runs_on_the_device_of_the_other_numbers(tmp_path, monkeypatch):
+    """On a machine with a GPU the benchmark would take the GPU by itself."""
+    asked = []
+    monkeypatch.setattr(benchmark_classifier, "run", lambda args: asked.append(args.device) or {})
+    demo_classification.measure_speed(tmp_path, tmp_path / "speed")
+    assert asked == ["cpu"]

@@ -12,6 +12,7 @@ from svit_det.classification.folder import read_split
 from svit_det.classification.loading import val_loader
 from svit_det.classification.processes import Processes
 from svit_det.classification.tables import Row, table_1, table_2
+from svit_det.cli import classifiers_in_turn
 from svit_det.cli.classification_tables import main as tables
 from svit_det.cli.train_classifier import main as train
 from svit_det.vit.flops import count_macs
@@ -68,6 +69,18 @@ def test_accuracy_by_hand(a_yaml, small, generated_images):
     assert found.gmacs == found.dense_gmacs > 0 and found.images_per_second > 0
 
 
+def test_the_first_batch_runs_once_before_it_is_timed(a_yaml, small, generated_images):
+    """The first pass pays for the start of the device; each image counts once all the same."""
+    cfg = load_config(a_yaml, small())
+    model = build_classifier(cfg)
+    seen = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = read_split(generated_images, "val", num_classes=3)
+    assert evaluate(model, val_loader(cfg, images, Processes()), images).images == 12
+    assert [len(pixels) for pixels in seen] == [5, 5, 5, 2]
+    assert seen[0].equal(seen[1]) and not seen[1].equal(seen[2])
+
+
 def test_processes_share_the_images_out(a_yaml, small, generated_images):
     cfg = load_config(a_yaml, small())
     images = read_split(generated_images, "val", num_classes=3)
@@ -104,7 +117,9 @@ def test_the_layout_of_table_2():
     ]
 
 
-def test_the_command_evaluates_checkpoints_anew(a_yaml, small, tmp_path, capsys):
+def test_the_command_evaluates_checkpoints_anew(a_yaml, small, tmp_path, capsys, monkeypatch):
+    """The speeds are those of models that take turns."""
+    monkeypatch.setattr(classifiers_in_turn, "speeds_of", lambda models: [200.0, 300.0])
     files = []
     for name in ("Dense", "EViT"):
         run = tmp_path / name
@@ -119,6 +134,8 @@ def test_the_command_evaluates_checkpoints_anew(a_yaml, small, tmp_path, capsys)
     assert [row["name"] for row in rows] == ["dense", "evit"]
     assert rows[1]["found"]["gmacs"] < rows[0]["found"]["gmacs"]
     assert rows[1]["found"]["images"] == 12
+    assert [row["found"]["images_per_second"] for row in rows] == [200.0, 300.0]
+    assert "300 (+50 %)" in said
 
 
 def test_the_command_refuses_what_it_cannot_read(tmp_path, classifier):

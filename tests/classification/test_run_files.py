@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from svit_det.classification.config import load_config
+from svit_det.classification.load import read_trained
 from svit_det.classification.run_files import FINAL, LAST, write_config
 from svit_det.cli.train_classifier import main
 from svit_det.errors import InputError
+from svit_det.shipped import get_config_file, get_weights_file
+from svit_det.weights.files import read_checkpoint, write_weights
 
 
 @pytest.fixture
@@ -142,3 +145,46 @@ def test_a_file_that_is_there_is_not_exported_over(a_yaml, small, trained, tmp_p
     assert "is one of the files that are read" in export(half, "--overwrite")
     assert half.read_bytes() == before
     assert export(trained / FINAL, "--overwrite") is None
+
+
+def test_an_export_says_how_the_model_was_trained(a_yaml, small, trained, tmp_path):
+    """What the training began from, its length and set; of the evaluation the model alone."""
+    policy = {"MODEL__TOKEN_POLICY__NAME": "SViT", "SOLVER__EPOCHS": 1}
+    tuned = {"MODEL__WEIGHTS": trained / FINAL, "OUTPUT_DIR": tmp_path / "tuned"}
+    assert main(["--config-file", a_yaml, *small(**policy, **tuned)]) is None
+    half = tmp_path / "half.safetensors"
+    words = ["--config-file", a_yaml, "--eval-only", "--export", str(half)]
+    policy |= {"MODEL__TOKEN_POLICY__SVIT__MODE": "argmax", "SOLVER__EPOCHS": 9}
+    evaluated = {"MODEL__WEIGHTS": tmp_path / "tuned" / FINAL, "OUTPUT_DIR": tmp_path / "evaluated"}
+    assert main([*words, *small(**policy, **evaluated)]) is None
+    cfg, model = read_trained(str(half))
+    assert str(trained / FINAL) == cfg.MODEL.WEIGHTS and cfg.SOLVER.EPOCHS == 1
+    assert str(tmp_path / "tuned") == cfg.OUTPUT_DIR
+    assert cfg.MODEL.TOKEN_POLICY.SVIT.MODE == "argmax" == model.trunk.policy.mode
+
+
+def test_an_export_of_weights_without_a_config_has_the_one_of_the_evaluation(
+    a_yaml, small, trained, tmp_path
+):
+    bare, half = tmp_path / "bare.safetensors", tmp_path / "half.safetensors"
+    write_weights(read_checkpoint(str(trained / FINAL))["model"], bare)
+    options = small(MODEL__WEIGHTS=bare, OUTPUT_DIR=tmp_path / "evaluated")
+    assert main(["--config-file", a_yaml, "--eval-only", "--export", str(half), *options]) is None
+    assert str(tmp_path / "evaluated") == read_trained(str(half))[0].OUTPUT_DIR
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "apart"),
+    [
+        ("digits/dense", "digits/dense", set()),
+        ("digits/svit", "digits/compare/svit", {"SEED", "OUTPUT_DIR"}),
+    ],
+)
+def test_the_shipped_weights_hold_the_config_of_their_yaml(weights, config, apart):
+    """The seed and the folder are those of a comparison."""
+    given = ["MODEL.DEVICE", "cpu"]
+    held, _ = read_trained(get_weights_file(weights), given)
+    wanted = load_config(get_config_file(config), given)
+    assert {key for key, value in wanted.SOLVER.items() if held.SOLVER[key] != value} <= apart
+    assert {key for key, value in wanted.items() if held[key] != value} <= {*apart, "SOLVER"}
+    assert held.MODEL.WEIGHTS == wanted.MODEL.WEIGHTS
