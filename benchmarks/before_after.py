@@ -179,6 +179,13 @@ def summarise(launches):
     }
 
 
+def count(word):
+    """A whole number of one or more, for argparse."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is no whole number of one or more")
+    return int(word)
+
+
 def main():
     """Every case in every launch, then one line a case."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -188,11 +195,12 @@ def main():
     add("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     add("--tokens", nargs="+", type=int, choices=GRIDS, default=list(GRIDS))
-    add("--threads", nargs="+", type=int, default=[1])
-    add("--launches", type=int, default=5, help="of fresh processes")
-    add("--rounds", type=int, default=5, help="pairs of turns in each launch")
+    add("--threads", nargs="+", type=count, default=[1])
+    add("--launches", type=count, default=5, help="of fresh processes")
+    add("--rounds", type=count, default=5, help="pairs of turns in each launch")
     add("--turn", type=float, default=0.3, help="seconds of a turn, at least one call")
     add("--output", default="output/before_after.json")
+    add("--overwrite", action="store_true", help="replace results that are there")
     add("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -201,6 +209,11 @@ def main():
     if not args.old:
         parser.error("--old is missing: the folder of the commit before")
     folders = {tree: str(Path(getattr(args, tree)).resolve()) for tree in TREES}
+    for tree, folder in folders.items():
+        if not Path(folder, "svit_det").is_dir():
+            parser.error(f"--{tree} {getattr(args, tree)}: has no svit_det; name a checkout")
+    if os.path.lexists(args.output) and not args.overwrite:
+        parser.error(f"--output {args.output}: is there already; give --overwrite")
     cases = [
         {"policy": policy, "size": size, "tokens": tokens, "batch": 1, "threads": threads}
         for threads in args.threads
@@ -229,7 +242,7 @@ def main():
         title = (
             f"{one['policy']} ViT-{one['size']}, {one['tokens']} tokens, {one['threads']} threads"
         )
-        low, *_, high = one["medians_of_launches"]
+        low, high = one["medians_of_launches"][0], one["medians_of_launches"][-1]
         same = "" if one["same_kept_counts"] else "   OTHER TOKENS KEPT"
         print(
             f"{title:<34}{one['old_ms']:>9.1f}{one['new_ms']:>9.1f}  "

@@ -27,6 +27,18 @@ def run_onnx():
 
 
 @pytest.fixture(scope="module")
+def by_hand_program():
+    """The program benchmarks/by_hand.py, as a module."""
+    return _module("benchmarks/by_hand.py")
+
+
+@pytest.fixture(scope="module")
+def before_after():
+    """The program benchmarks/before_after.py, as a module."""
+    return _module("benchmarks/before_after.py")
+
+
+@pytest.fixture(scope="module")
 def outside_pages():
     """The hook docs/outside_pages.py, as a module."""
     return _module("docs/outside_pages.py")

@@ -1,7 +1,8 @@
-"""Checks that need the device itself: laws, waits, ragged attention, captured graphs.
+"""Checks that need the device itself: laws, waits, ragged attention, captured and compiled graphs.
 
 Each check runs on a CPU too, so that a machine without a GPU tests the checks. Parts that a CPU
-lacks return None, or the reason why they were skipped.
+lacks return None, or the reason why they were skipped. `time_compiled` is for a caller that has
+asked `on_cuda`.
 
 B images, N patch tokens, L blocks.
 """
@@ -160,10 +161,18 @@ def _replayed_equal(trunk: TokenTrunk, case: Case) -> bool:
 
 
 @torch.no_grad()
-def time_compiled(case: Case, policies: Iterable[str], *, repeats: int) -> dict[str, Any]:
-    """Eager over compiled time of a pass, `max-autotune`, for policies with known counts."""
-    if not on_cuda(case.device):
-        return {"skipped": NO_GPU}
+def time_compiled(
+    case: Case,
+    policies: Iterable[str],
+    *,
+    repeats: int,
+    mode: str | None = "max-autotune",
+    backend: str = "inductor",
+) -> dict[str, Any]:
+    """Eager over compiled time of a pass, for policies with known counts.
+
+    `mode` and `backend` are those of `torch.compile`. On a CPU the default ones take minutes.
+    """
     found = {}
     for name in policies:
         trunk, images = (
@@ -172,7 +181,7 @@ def time_compiled(case: Case, policies: Iterable[str], *, repeats: int) -> dict[
         )
         torch.compiler.reset()
         eager = partial(run_trunk, trunk)
-        compiled = torch.compile(_MapAlone(trunk), mode="max-autotune")
+        compiled = torch.compile(_MapAlone(trunk), mode=mode, backend=backend)
         timings = time_interleaved(
             {"eager": eager, "compiled": compiled},
             [images],

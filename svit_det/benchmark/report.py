@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -81,45 +82,53 @@ def _version(package: str) -> str | None:
 
 
 def summarise(
-    timings: Timings, *, macs: dict[str, float], batch_size: int
+    timings: Timings, *, macs: Sequence[dict[str, float]], batch_size: int
 ) -> dict[str, dict[str, Any]]:
     """All figures derived from the times of one group of arms and from their multiply-adds.
 
-    `macs` holds the multiply-adds of the whole batch for `dense` and `pruned`, and for `equal` and
-    `different` where these arms were timed.
+    `macs` holds, for each input, the multiply-adds of the whole batch for `dense` and `pruned`, and
+    for `equal` and `different` where these arms were timed. The eta of a pair of calls is their
+    speed-up over the bound of their own input; `bound` is the median of the inputs' bounds.
     """
-    bound = macs["dense"] / macs["pruned"]
-    speed_up = timings.ratio("dense", "pruned")
+    bounds = bounds_of(macs, "pruned")
     derived: dict[str, Any] = {
         "seconds_per_image": {
             arm: asdict(_scaled(timings.spread(arm), 1 / batch_size)) for arm in timings.seconds
         },
-        "speed_up": asdict(speed_up),
-        "bound": bound,
-        "eta": asdict(_scaled(speed_up, 1 / bound)),
+        "speed_up": asdict(timings.ratio("dense", "pruned")),
+        "bound": statistics.median(bounds),
+        "bound_by_input": bounds,
+        "eta": asdict(timings.ratio("dense", "pruned", over=bounds)),
     }
     if "keep_all" in timings.seconds:
         derived["keep_all_over_dense"] = asdict(timings.ratio("keep_all", "dense"))
     if "one_by_one" in timings.seconds:
         derived["batch_over_one_by_one"] = asdict(timings.ratio("pruned", "one_by_one"))
     if "different" in timings.seconds:
-        slower = timings.ratio("different", "equal")
-        more_work = macs["different"] / macs["equal"]
-        different_bound = macs["dense"] / macs["different"]
-        different_speed_up = timings.ratio("dense", "different")
-        derived["different_counts"] = {
-            "speed_up": asdict(different_speed_up),
-            "bound": different_bound,
-            "eta": asdict(_scaled(different_speed_up, 1 / different_bound)),
-            "equal_eta": asdict(
-                _scaled(timings.ratio("dense", "equal"), macs["equal"] / macs["dense"])
-            ),
-            "time_over_equal": asdict(slower),
-            "macs_over_equal": more_work,
-            "time_per_mac_over_equal": asdict(_scaled(slower, 1 / more_work)),
-            "batch_over_one_by_one": asdict(timings.ratio("different", "different_one_by_one")),
-        }
+        derived["different_counts"] = _different_counts(timings, macs)
     return derived
+
+
+def _different_counts(timings: Timings, macs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """The figures of the arms with fixed counts of tokens."""
+    bounds = bounds_of(macs, "different")
+    more_work = [each["different"] / each["equal"] for each in macs]
+    per_mac = timings.ratio("different", "equal", over=more_work)
+    return {
+        "speed_up": asdict(timings.ratio("dense", "different")),
+        "bound": statistics.median(bounds),
+        "eta": asdict(timings.ratio("dense", "different", over=bounds)),
+        "equal_eta": asdict(timings.ratio("dense", "equal", over=bounds_of(macs, "equal"))),
+        "time_over_equal": asdict(timings.ratio("different", "equal")),
+        "macs_over_equal": statistics.median(more_work),
+        "time_per_mac_over_equal": asdict(per_mac),
+        "batch_over_one_by_one": asdict(timings.ratio("different", "different_one_by_one")),
+    }
+
+
+def bounds_of(macs: Sequence[Mapping[str, float]], arm: str) -> list[float]:
+    """For each input, the multiply-adds of dense over those of `arm`: the highest speed-up."""
+    return [each["dense"] / each[arm] for each in macs]
 
 
 def _scaled(spread: Spread, factor: float) -> Spread:

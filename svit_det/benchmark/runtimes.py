@@ -6,13 +6,14 @@ that depends on the image).
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
 
-from svit_det.benchmark.report import format_spread, place_columns
+from svit_det.benchmark.report import bounds_of, format_spread, place_columns
 from svit_det.benchmark.timing import Timings
 
 EAGER, DENSE, STATIC, DYNAMIC = "eager", "dense", "static", "dynamic"
@@ -29,13 +30,14 @@ def summarise_arms(
     timings: Timings,
     arms: Sequence[tuple[str, str]],
     *,
-    macs: Mapping[str, int],
+    macs: Sequence[Mapping[str, float]],
     kept: Mapping[str, float],
     parity: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """One entry for each arm (runtime, budget). A ratio is above 1 where the arm is faster.
 
-    `macs` and `kept`: multiply-adds, and the mean share of tokens that the blocks keep, by budget.
+    `macs`: for each input, the multiply-adds by budget; an arm's bound is the median over inputs.
+    `kept`: by budget, the share of tokens that the blocks keep, as the mean over blocks and inputs.
     `parity`: by arm, the difference of an exported arm from the eager model with the same budget.
     """
     found = []
@@ -49,7 +51,7 @@ def summarise_arms(
         }
         row = {"runtime": runtime, "budget": budget}
         row |= {"seconds_per_image": asdict(timings.spread(name)), "kept_share": kept[budget]}
-        row["bound"] = macs[DENSE] / macs[budget]
+        row["bound"] = statistics.median(bounds_of(macs, budget))
         row |= {
             key: asdict(timings.ratio(base, name)) if base in timings.seconds else None
             for key, base in bases.items()

@@ -146,11 +146,17 @@ def time_stages(
 
 
 @torch.no_grad()
-def stage_macs(model: nn.Module, given: Any) -> dict[Hashable, float]:
-    """Multiply-adds that each stage of one pass really executes, with the remaining ones.
+def stage_macs(model: nn.Module, inputs: Sequence[Any]) -> dict[Hashable, float]:
+    """Multiply-adds that each stage of a pass really executes, with the remaining ones.
 
-    Sampling, resizing and norms count as no multiply-adds; their time lowers the rate of a stage.
+    A stage's figure is the mean over the inputs. Sampling, resizing and norms count as no
+    multiply-adds; their time lowers the rate of a stage.
     """
+    passes = [_stage_macs_of(model, given) for given in inputs]
+    return {stage: sum(each[stage] for each in passes) / len(passes) for stage in passes[0]}
+
+
+def _stage_macs_of(model: nn.Module, given: Any) -> dict[Hashable, float]:
     counter = flop_counter()
 
     def so_far() -> float:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -31,7 +32,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds per call; the i-th calls of all arms were made in a row, on the same input."""
+    """Seconds per call; the i-th calls of all arms were made in a row, on the same input.
+
+    The calls go through the inputs in their order, again and again.
+    """
 
     seconds: dict[str, list[float]]
 
@@ -39,10 +43,14 @@ class Timings:
         """Seconds per call of one arm."""
         return Spread.of(self.seconds[arm])
 
-    def ratio(self, slow: str, fast: str) -> Spread:
-        """`slow` over `fast`, pair by pair, so that the machine's load cancels out."""
+    def ratio(self, slow: str, fast: str, *, over: Sequence[float] = (1.0,)) -> Spread:
+        """`slow` over `fast`, pair by pair, so that the machine's load cancels out.
+
+        `over` holds a number for each input; each pair's ratio is divided by its input's number.
+        """
         pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
-        return Spread.of([one / other for one, other in pairs])
+        ratios = [one / other for one, other in pairs]
+        return Spread.of([ratio / number for ratio, number in zip(ratios, cycle(over))])
 
 
 def time_interleaved(

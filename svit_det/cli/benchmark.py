@@ -3,10 +3,12 @@
     svit-det benchmark --config-file plain_svit_s --threads 2
 
 Both arms have the same random weights, inputs, kernels (fused attention), dtype and threads, and
-take turns; times are medians of turns, ratios medians of pairs. The pruned arm is the config's
-policy without its wrappers. The policy's weights are spread a little and its thresholds are tracked
-on noise, so that its decisions divide the tokens; SViT runs in `quota` mode, a fixed keep schedule.
-A dense config is compared with SViT. Writes results.json with every raw time.
+take turns; times are medians of turns, ratios medians of pairs. Every input is counted: eta is the
+speed-up of a pair over the bound of its own input, and the bound is the median of the inputs. The
+pruned arm is the config's policy without its wrappers. The policy's weights are spread a little and
+its thresholds are tracked on noise, so that its decisions divide the tokens; SViT runs in `quota`
+mode, a fixed keep schedule. A dense config is compared with SViT. Writes results.json with every
+raw time.
 
 --parts detector runs the whole detector of the config. With random weights a detector proposes
 random boxes, and with many classes it finds nothing, so that masks cost nothing. MODEL.WEIGHTS FILE

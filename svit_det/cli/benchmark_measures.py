@@ -9,7 +9,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -35,6 +37,8 @@ from svit_det.cli.benchmark_parts import Compared, Part
 from svit_det.vit.flops import count_macs
 
 Row = dict[str, Any]
+Counted = tuple[Row, list[dict[str, float]]]
+"""Entries of a row, and for each input the multiply-adds of its batch by arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +90,16 @@ def measure(bench: Bench, part: Part, batch: int, size: Size) -> list[Row]:
     args, images = bench.args, bench.images(batch, size)
     inputs = [part.prepare(each) for each in images]
     runs: dict[str, Callable[[Any], Any]] = dict(part.runs)
-    counted = count_arms(bench, part, inputs[0], batch)
+    counted = count_arms(bench, part, inputs, batch)
     if batch > 1:
         runs.pop("keep_all", None)  # this arm is measured at batch 1 only
     if batch > 1 and not args.policies and part.name != "training":
         runs["one_by_one"] = compared.one_by_one(runs[PRUNED], part.split)
         if part.name == "blocks":
-            (row, macs), *_ = counted.values()
-            macs |= add_schedules(part.models[DENSE], runs, row, inputs[0][DENSE], args)
+            (row, by_input), *_ = counted.values()
+            fixed = add_schedules(part.models[DENSE], runs, row, inputs[0][DENSE], args)
+            for macs in by_input:
+                macs |= fixed
     older, differences = {}, {}
     if bench.older is not None:
         (pair,) = bench.found.pairs
@@ -106,11 +112,13 @@ def measure(bench: Bench, part: Part, batch: int, size: Size) -> list[Row]:
         )
     rows = []
     for pair in bench.found.pairs:
-        found, macs = counted[pair.pruned]
+        found, by_input = counted[pair.pruned]
         row = name_row(bench, part, pair, batch, size) | found
-        row["macs_per_image"] = {arm: value / batch for arm, value in macs.items()}
+        row["macs_per_image"] = {
+            arm: mean(macs[arm] for macs in by_input) / batch for arm in by_input[0]
+        }
         own = timings_of(timings, pair)
-        row |= summarise(own, macs=macs, batch_size=batch)
+        row |= summarise(own, macs=by_input, batch_size=batch)
         if older:
             row["against"] = against(own, differences)
         row |= costs(bench, part, pair, inputs[0], batch, size)
@@ -130,28 +138,44 @@ def timings_of(timings: Timings, pair: Pair) -> Timings:
     return Timings({name: timings.seconds[arm] for name, arm in pair.arms.items()})
 
 
-def count_arms(
-    bench: Bench, part: Part, given: Any, batch: int
-) -> dict[str, tuple[Row, dict[str, int]]]:
-    """By pruned arm: row entries from counting, and the batch's multiply-adds, dense and pruned."""
-    found: dict[str, tuple[Row, dict[str, int]]] = {}
-    dense: dict[str, int] = {}
+def count_arms(bench: Bench, part: Part, inputs: Sequence[Any], batch: int) -> dict[str, Counted]:
+    """By pruned arm: what was counted on every input, of which the counts of tokens may differ."""
+    pairs = bench.found.pairs
+    if part.name == "blocks":
+        return {pair.pruned: count_stacks(part, pair, inputs, batch) for pair in pairs}
     count = count_training_macs if part.name == "training" else lambda run: count_macs(run).total
-    for pair in bench.found.pairs:
-        if part.name == "blocks":
-            counted, record = compared.count_stack(part.models[pair.pruned], given[pair.dense])
-            macs = {DENSE: counted.dense_stack * batch, PRUNED: int(counted.stack.sum())}
-            row = {
-                "bound_if_deciding_were_free": counted.bound_of_blocks,
-                "kept_tokens_per_block": record.counts().float().mean(dim=0).tolist(),
-            }
-        else:
-            if pair.dense not in dense:
-                dense[pair.dense] = count(partial(part.runs[pair.dense], given))
-            pruned = count(partial(part.runs[pair.pruned], given))
-            macs, row = {DENSE: dense[pair.dense], PRUNED: pruned}, {}
-        found[pair.pruned] = (row, macs)
-    return found
+    arms = {
+        # Without heads, the dense model does the same work for every picture.
+        **{pair.dense: inputs if part.name == "detector" else inputs[:1] for pair in pairs},
+        **{pair.pruned: inputs for pair in pairs},
+    }
+    macs = {
+        arm: [count(partial(part.runs[arm], given)) for given in own] for arm, own in arms.items()
+    }
+    return {
+        pair.pruned: (
+            {},
+            [
+                {DENSE: dense, PRUNED: pruned}
+                for dense, pruned in zip(cycle(macs[pair.dense]), macs[pair.pruned])
+            ],
+        )
+        for pair in pairs
+    }
+
+
+def count_stacks(part: Part, pair: Pair, inputs: Sequence[Any], batch: int) -> Counted:
+    """What the blocks alone compute and keep."""
+    trunk = part.models[pair.pruned]
+    passes = [compared.count_stack(trunk, given[pair.dense]) for given in inputs]
+    kept = torch.cat([record.counts() for _, record in passes])
+    row = {
+        "bound_if_deciding_were_free": median(macs.bound_of_blocks for macs, _ in passes),
+        "kept_tokens_per_block": kept.float().mean(dim=0).tolist(),
+    }
+    return row, [
+        {DENSE: macs.dense_stack * batch, PRUNED: int(macs.stack.sum())} for macs, _ in passes
+    ]
 
 
 def add_schedules(
@@ -160,7 +184,7 @@ def add_schedules(
     row: Row,
     state: Any,
     args: argparse.Namespace,
-) -> dict[str, int]:
+) -> dict[str, float]:
     """Put the arms with equal and different counts into `runs`; returns their multiply-adds."""
     batch, num_tokens = state.patches.shape[:2]
     mean_counts = [round(count) for count in row["kept_tokens_per_block"]]
@@ -218,7 +242,7 @@ def add_details(bench: Bench, part: Part, inputs: Sequence[Any], rows: Sequence[
         for pair, row in zip(bench.found.pairs, rows, strict=True):
             row["stage_seconds_per_batch"] = {kind: timed[a] for kind, a in pair.arms.items()}
             row["stage_macs_per_batch"] = {
-                kind: stage_macs(models[a], inputs[0]) for kind, a in pair.arms.items()
+                kind: stage_macs(models[a], inputs) for kind, a in pair.arms.items()
             }
     if bench.args.decisions and part.name == "blocks":
         for pair, row in zip(bench.found.pairs, rows, strict=True):

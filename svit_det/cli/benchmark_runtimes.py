@@ -64,7 +64,10 @@ def measure_runtimes(bench: Bench, part: Part, size: Size) -> Row:
         timings = time_interleaved(
             {**runs, **old}, inputs, self_timed=list(old), **bench.turning(bar)
         )
-    macs = {each: count_macs(partial(part.runs[each], inputs[0])).total for each in budgets}
+    macs = [
+        {budget: count_macs(partial(part.runs[budget], given)).total for budget in budgets}
+        for given in inputs
+    ]
     row = name_row(bench, part, pair, 1, size)
     row["arms"] = summarise_arms(timings, arms, macs=macs, kept=kept, parity=parity)
     row["int8_calibration"] = calibration.said if calibration else None

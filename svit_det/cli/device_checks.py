@@ -25,10 +25,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det.benchmark.device_checks import (
+    NO_GPU,
     Case,
     check_graphs,
     check_host_syncs,
     check_laws,
+    on_cuda,
     time_compiled,
     time_ragged_attention,
 )
@@ -122,7 +124,11 @@ def checks_of(device: str, *, toy: bool, repeats: int) -> dict[str, Callable[[],
         "graphs": lambda: check_graphs(small, names),
         "attention_float32": lambda: time_ragged_attention(large, lengths, repeats=repeats),
         "attention_bfloat16": lambda: time_ragged_attention(half, lengths, repeats=repeats),
-        "compiled": lambda: time_compiled(large, COMPILED, repeats=repeats),
+        "compiled": lambda: (
+            time_compiled(large, COMPILED, repeats=repeats)
+            if on_cuda(device)
+            else {"skipped": NO_GPU}
+        ),
     }
 
 

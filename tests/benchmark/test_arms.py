@@ -238,7 +238,7 @@ def row():
         "different_one_by_one": [2.2, 2.2],
     }
     macs = {"dense": 500, "pruned": 200, "equal": 200, "different": 220}
-    figures = summarise(Timings(seconds), macs=macs, batch_size=2)
+    figures = summarise(Timings(seconds), macs=[macs], batch_size=2)
     memory = {"dense": 3 * 2**20, "pruned": None}
     return {"part": "blocks", "batch_size": 2, "peak_memory_bytes": memory, **figures}
 
@@ -256,6 +256,16 @@ def test_figures_by_hand():
     assert different["time_per_mac_over_equal"]["median"] == pytest.approx(1.0)
     assert different["eta"]["median"] == pytest.approx(4 / 2.2 / (500 / 220))
     assert different["equal_eta"]["median"] == pytest.approx(0.8)
+
+
+def test_a_pair_has_the_bound_of_its_own_input():
+    """The second input keeps half as many tokens, and takes half the time: eta is 1 for both."""
+    seconds = {"dense": [4.0, 4.0, 8.0, 8.0], "pruned": [2.0, 1.0, 4.0, 2.0]}
+    macs = [{"dense": 600, "pruned": 300}, {"dense": 600, "pruned": 150}]
+    figures = summarise(Timings(seconds), macs=macs, batch_size=1)
+    assert figures["eta"] == {"median": 1, "low": 1, "high": 1}
+    assert figures["bound_by_input"] == [2, 4]
+    assert figures["bound"] == figures["speed_up"]["median"] == 3
 
 
 def test_tables_show_them():

@@ -1,5 +1,6 @@
 """Detector and training step as parts; trained weights; pictures."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from svit_det.benchmark.arms import trunk_of
 from svit_det.benchmark.stages import DETECTOR_REST, REST, find_stages, time_stages
+from svit_det.benchmark.timing import Spread
 from svit_det.benchmark.training import count_training_macs
 from svit_det.cli.benchmark_inputs import cover, make_images
 from svit_det.cli.benchmark_models import read_configs
@@ -66,6 +68,23 @@ def test_the_detector_and_its_stages(tiny):
     for arm in ("dense", "pruned"):
         assert list(row["stage_seconds_per_batch"][arm]) == stages
     assert "Where the detector spends its time" in ran.printed
+
+
+def test_every_input_is_counted(tiny):
+    """Two noise images that keep different numbers of tokens, each timed twice."""
+    ran = tiny(
+        *("--parts", "blocks", "backbone", "detector", *ONCE, "--images", "2", "--repeats", "2"),
+        overrides=("MODEL.TOKEN_POLICY.NAME", "IARED2"),
+    )
+    for row in ran.results["rows"]:
+        one, other = row["bound_by_input"]
+        assert one != other and row["bound"] == (one + other) / 2
+        raw = row["raw_seconds_per_batch"]
+        of_pairs = zip(raw["dense"], raw["pruned"], [one, other, one, other], strict=True)
+        etas = [dense / pruned / bound for dense, pruned, bound in of_pairs]
+        assert row["eta"] == asdict(Spread.of(etas))
+    # Of a block, one image keeps a token more than the other.
+    assert any(count % 1 == 0.5 for count in ran.results["rows"][0]["kept_tokens_per_block"])
 
 
 def test_stages_of_a_detector_are_the_whole(built, ticks):
@@ -238,7 +257,6 @@ def test_pictures_instead_of_noise(tiny_arguments, pictures):
     args = tiny_arguments(
         *("--image-folder", str(pictures), "--height", "30", "--width", "41", "--images", "2")
     )
-    args.images = 2
     (cfg,) = read_configs(args)
     batches = make_images(cfg, args, 2, (32, 48))
     assert [batch.shape for batch in batches] == [(2, 3, 32, 48)] * 2

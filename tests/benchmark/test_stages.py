@@ -89,16 +89,25 @@ def test_the_arithmetic_of_all_stages_is_that_of_the_whole(nets, kind):
     images = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         whole = count_macs(lambda: nets[kind](images)).total
-    macs = stage_macs(nets[kind], images)
+    macs = stage_macs(nets[kind], [images])
     assert sum(macs.values()) == whole
     # Four tokens in four blocks: 4 C^2 each in the attention and as many in an MLP of twice the
     # width, and the attention between them.
     assert macs["blocks"] == 4 * (4 * 8 * 24**2 + 2 * 4 * 4 * 24)
 
 
+def test_the_arithmetic_of_a_stage_is_the_mean_over_the_inputs(nets):
+    small, large = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 48)
+    one, other, both = (
+        stage_macs(nets["plain"], each) for each in ([small], [large], [small, large])
+    )
+    assert other["embed"] == 3 * one["embed"]
+    assert both == {stage: (one[stage] + other[stage]) / 2 for stage in one}
+
+
 def test_the_arithmetic_of_the_side_branchs_layers_by_hand(nets):
     """Grids of 4 x 4, 2 x 2 and one cell; the finest map has 8 x 8, and the stem 4 channels."""
-    macs = stage_macs(nets["adapter"], torch.rand(1, 3, 16, 16))
+    macs = stage_macs(nets["adapter"], [torch.rand(1, 3, 16, 16)])
     hidden, cells = 24 // 4, 16 + 4 + 1
     assert macs["ffns"] == 4 * cells * (2 * 24 * hidden + 9 * hidden)
     assert macs["upsampling"] == 16 * 24 * 4 * 24
