@@ -91,7 +91,7 @@ def clear_folder(cfg: CfgNode) -> None:
 
     The weights with which the new training begins stay.
     """
-    remove_all_but(cfg.MODEL.WEIGHTS, _of_a_run(Path(cfg.OUTPUT_DIR)))
+    remove_all_but([cfg.MODEL.WEIGHTS], _of_a_run(Path(cfg.OUTPUT_DIR)))
 
 
 def _of_a_run(folder: Path) -> list[Path]:

@@ -28,17 +28,20 @@ def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
         )
 
 
-def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -> None:
+def refuse_parent_in(
+    folder: str | Path, weights: str, written: Iterable[str], *, key: str = "MODEL.WEIGHTS"
+) -> None:
     """Refuse weights to begin from that the training would replace. Raises InputError.
 
-    `written`: the names, or patterns of them, of the weights that a training writes to `folder`.
+    `written`: the names, or patterns of them, of the weights that a training writes to `folder`;
+    `key`: the config key that names the weights.
     """
     if not weights or not os.path.exists(weights):
         return
     there = [os.path.realpath(path) for name in written for path in Path(folder).glob(name)]
     if os.path.realpath(weights) in there:
         raise InputError(
-            f"MODEL.WEIGHTS {weights}: the training would write over the file that it begins from; "
+            f"{key} {weights}: the training would write over the file that it begins from; "
             "name another OUTPUT_DIR, or move the file."
         )
 
@@ -57,12 +60,12 @@ def refuse_no_files(folder: str | Path, names: Iterable[str]) -> None:
             )
 
 
-def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
+def remove_all_but(weights: Iterable[str], paths: Iterable[Path]) -> None:
     """Remove the files, in their order, less the weights with which the new training begins.
 
     Raises InputError where a file cannot be removed.
     """
-    kept = os.path.realpath(weights)
+    kept = [os.path.realpath(each) for each in weights]
     for path in paths:
-        if os.path.realpath(path) != kept:
+        if os.path.realpath(path) not in kept:
             remove(path)

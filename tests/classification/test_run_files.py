@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svit_det.classification.config import load_config
-from svit_det.classification.run_files import FINAL, LAST, write_config
+from svit_det.classification.run_files import FINAL, LAST, clear, write_config
 from svit_det.cli.train_classifier import main
 from svit_det.errors import InputError
 
@@ -43,6 +43,16 @@ def test_a_refused_run_changes_nothing(case, a_yaml, small, trained):
     options = small(SOLVER__EPOCHS=1, **changed)
     assert said in main(["--config-file", a_yaml, *flags, *options])
     assert content_of(trained) == before
+
+
+@pytest.mark.parametrize("key", ["MODEL__WEIGHTS", "SOLVER__TEACHER"])
+def test_what_the_new_training_read_stays(key, a_yaml, small, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (LAST, FINAL, "notes.txt"):
+        (folder / name).write_text("old")
+    clear(load_config(a_yaml, small(**{key: folder / FINAL})))
+    assert sorted(content_of(folder)) == [FINAL, "notes.txt"]
 
 
 def test_an_evaluation_that_fails_leaves_the_older_results(a_yaml, small, trained, tmp_path):
