@@ -8,6 +8,7 @@ from typing import Any
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
 from svit_det.training.run_folder import (
+    LOCK,
     refuse_held,
     refuse_no_files,
     refuse_no_text,
@@ -18,7 +19,7 @@ from svit_det.training.run_folder import (
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
 CONFIG, RESULTS = "config.yaml", "results.json"
-WRITTEN = (CONFIG, RESULTS, "log.txt")
+WRITTEN = (CONFIG, RESULTS, "log.txt", LOCK)
 """What a run writes besides."""
 
 

@@ -1,11 +1,14 @@
 """What is wrong with a folder, an image or a batch is said in one sentence."""
 
+import logging
+import os
 import shutil
 
 import pytest
 import torch
 
 from svit_det.classification.config import load_config
+from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes
 from svit_det.classification.trainer import Trainer
 from svit_det.cli.train_classifier import main
@@ -111,6 +114,24 @@ def test_a_key_that_the_policy_does_not_use(a_yaml, small):
     )
     users = said.rpartition("(")[2].removesuffix(").").split(", ")
     assert {"EViT", "SViT"} <= set(users) and not {"Dense", "AViT"} & set(users)
+
+
+def test_names_of_unreadable_images_are_only_shown(a_yaml, small, folder):
+    name = os.fsdecode(b"a\x1b[2J\xff.png")
+    for split in ("train", "val"):
+        (folder / split / "red/0.png").rename(folder / split / "red" / name).write_bytes(b"none")
+    options = small(DATA__ROOT=folder, INPUT__REPEATS=1, SOLVER__EPOCHS=1)
+    assert main(["--config-file", a_yaml, *options]) is None
+    lines = (folder.parent / "run/log.txt").read_text(encoding="utf-8").splitlines()
+    for then in ("; another image takes its place", " and is left out."):
+        assert sum(rf"red/a\x1b[2J\udcff.png cannot be read{then}" in each for each in lines) == 1
+
+
+def test_a_line_that_is_no_text_is_in_the_log(tmp_path):
+    log = RunLog(Processes())
+    logging.getLogger("a").info("b\udcff ü")
+    log.keep_in(tmp_path)
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("b\\udcff ü\n")
 
 
 def test_unreadable_images_are_named_counted_and_replaced(a_yaml, small, folder, caplog):
