@@ -1,5 +1,6 @@
 """What is wrong with a folder, an image or a batch is said in one sentence."""
 
+import errno
 import logging
 import os
 import shutil
@@ -98,6 +99,20 @@ def test_an_unknown_key_and_a_wrong_value(a_yaml, small):
 
 ODD_WORDS = ["augmix-m5", "rand-x5", "rand-n2.5", "randy-m9", "rand-m-5", "rand-m9-", "rand-mnan"]
 ODD_WORDS += ["rand-m", "rand-m99", "rand-n0", "rand-p5", "rand-tx", "rand-m9-mstdnan", "rand-inc2"]
+
+
+@pytest.mark.parametrize("name", ["train", "train/green", "val/red"])
+def test_a_folder_that_may_not_be_read(a_yaml, small, folder, monkeypatch, name):
+    scandir = os.scandir
+
+    def refuses(path):
+        if path == folder / name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    said = refusal(a_yaml, small(DATA__ROOT=folder))
+    assert said == f"{folder / name}: cannot be read (Permission denied)."
 
 
 @pytest.mark.parametrize("word", ODD_WORDS)
