@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from svit_det.classification.config import load_config
+from svit_det.classification.images import seeded, train_transform
 from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes
 from svit_det.classification.trainer import Trainer
@@ -119,6 +121,21 @@ def test_a_folder_that_may_not_be_read(a_yaml, small, folder, monkeypatch, name)
 def test_a_word_that_is_none_of_rand_augment(a_yaml, small, word):
     said = refusal(a_yaml, small(INPUT__RAND_AUGMENT=word))
     assert said.startswith(f"INPUT.RAND_AUGMENT: '{word}' is no word of timm's")
+
+
+def test_an_image_of_which_no_bit_is_kept(a_yaml, small):
+    """RandAugment at its full strength: DeiT's recipe draws it once in a few hundred images."""
+    given = load_config(a_yaml, small(INPUT__RAND_AUGMENT="rand-m10-inc1-n9")).INPUT
+    transform, picture = train_transform(given), Image.new("RGB", (16, 16), "white")
+    for seed in range(20):
+        with seeded(seed):
+            assert transform(picture).shape == (3, 16, 16)
+    ops = [each for part in transform.transforms for each in getattr(part, "ops", ())]
+    keep = next(each for each in ops if each.name == "PosterizeIncreasing")
+    keep.prob = 1.0
+    assert keep(picture).getextrema() == ((0, 0),) * 3
+    keep.magnitude = 5
+    assert keep(picture).getextrema() == ((192, 192),) * 3
 
 
 def test_a_key_that_the_policy_does_not_use(a_yaml, small):
