@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from svit_det.errors import InputError
 from svit_det.files import write_all_whole, write_whole
 
 
@@ -19,6 +20,25 @@ def write_json(path: str | Path, content: Any) -> None:
     """
     with write_whole(path) as partial:
         partial.write_text(json_text(content))
+
+
+def read_ended(path: Path, *, remove: Path) -> dict[str, Any]:
+    """The JSON object in a file that a training of a comparison has written.
+
+    `remove`: what a user has to remove so that the next comparison writes the file anew. Raises
+    InputError where the file is gone or damaged.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        reason = None if isinstance(found, dict) else "not a JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "not a readable JSON file"
+    if reason:
+        raise InputError(
+            f"{path}: cannot be read ({reason}), and the training has ended; remove {remove}, and "
+            "the next comparison writes the file anew."
+        )
+    return dict(found)
 
 
 def json_text(content: Any) -> str:

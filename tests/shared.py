@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import reduce
 from pathlib import Path
 
@@ -63,6 +63,42 @@ if os.fork() == 0:
     os.kill(victim, signal.SIGKILL)
     os._exit(0)
 """.format
+
+
+# Holds a folder as a training does, with a process beside it as its loader of images.
+TRAINING = """
+import os, sys, time
+from svit_det.training.run_folder import only_training_in
+with only_training_in(sys.argv[1]):
+    loader = os.fork()
+    if loader:
+        print(loader, flush=True)
+    time.sleep(300)
+"""
+
+
+@pytest.fixture
+def training_in():
+    """Factory: inside the with-block a training of another process goes on in the folder.
+
+    It is then killed, and its loader of images is left until the test has ended.
+    """
+    loaders = []
+
+    @contextmanager
+    def begin(folder):
+        command = [sys.executable, "-c", TRAINING, str(folder)]
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+            try:
+                loaders.append(int(process.stdout.readline()))
+                yield
+            finally:
+                process.kill()
+
+    yield begin
+    for loader in loaders:
+        os.kill(loader, signal.SIGKILL)
 
 
 # ------------------------------------------------------------------ Ctrl-C

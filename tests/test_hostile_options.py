@@ -114,11 +114,13 @@ def test_a_training_does_not_end_over_the_weights_it_begins_with(name, tmp_path)
     refuse_parent_in(tmp_path, str(tmp_path / "other.pth"), [final.name])
 
 
-def test_classify_does_not_end_over_its_parent(tmp_path, capsys):
+@pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "SOLVER.TEACHER"])
+def test_classify_does_not_end_over_its_parent_or_teacher(key, tmp_path, capsys):
     (tmp_path / "model_final.pth").write_text("hours")
-    words = ["--config-file", "imagenet/svit_s", "--overwrite", "OUTPUT_DIR", str(tmp_path)]
-    assert main(["classify", *words, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]) == 1
-    assert "would write over the file that it begins from" in capsys.readouterr().err
+    words = ["--config-file", "imagenet/dynamic_vit_s", "--overwrite", "OUTPUT_DIR", str(tmp_path)]
+    assert main(["classify", *words, key, str(tmp_path / "model_final.pth")]) == 1
+    said = capsys.readouterr().err
+    assert f"{key} {tmp_path / 'model_final.pth'}: the training would write over the file" in said
 
 
 @pytest.mark.parametrize(

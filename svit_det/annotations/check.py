@@ -112,6 +112,11 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
             raise InputError(f"{where} has no 'name'.")
         if not is_text(entry["name"]):
             raise InputError(f"{where} has a 'name' with half a character in it; write it anew.")
+        if not entry["name"].isprintable():
+            raise InputError(
+                f"{where} has the 'name' '{entry['name']}' with characters that no terminal shows; "
+                "write it anew."
+            )
         if entry["id"] in ids:
             raise InputError(f"{where} is there twice; each category has an 'id' of its own.")
         if entry["name"] in names:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from svit_det.errors import printable
+
 NAMED = 3
 """Number of entries of each kind that a sentence names."""
 KINDS = 4
@@ -75,5 +77,5 @@ def name_of(entry: object, place: int) -> str:
     """A name to find the entry in the file by: its id, or its place where the id is no help."""
     own = entry.get("id") if isinstance(entry, dict) else None
     if isinstance(own, (int, str)) and len(str(own)) <= 40:
-        return f"id {own}"
+        return f"id {printable(own)}"
     return f"entry {place + 1} of the list"

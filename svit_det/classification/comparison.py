@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from svit_det.classification.config import load_config
+from svit_det.classification.evaluation import Evaluation
 from svit_det.config.same_settings import refuse_other_training
 from svit_det.errors import InputError
 from svit_det.files import log_of_one, make_folder
-from svit_det.results import spread, write_json
+from svit_det.results import read_ended, spread, write_json
 from svit_det.shipped import find_config, find_config_folder, find_weights
 
 DONE = "trained_with.json"
@@ -117,16 +117,27 @@ def _train(trainings: Trainings, arm: str, seed: int, program: Sequence[str]) ->
 
 
 def results_of(trainings: Trainings) -> dict[str, dict[str, Any]]:
-    """The results of each training's evaluation, by arm and seed."""
+    """The results of each training's evaluation, by arm and seed.
+
+    Raises InputError for a training without results.
+    """
     return {
         arm: {
-            "runs": {
-                str(seed): json.loads((trainings.folder(arm, seed) / "results.json").read_text())
-                for seed in trainings.seeds
-            },
+            "runs": {str(seed): _results(trainings.folder(arm, seed)) for seed in trainings.seeds},
         }
         for arm in trainings.arms
     }
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    found = read_ended(folder / "results.json", remove=folder / DONE)
+    missing = [field.name for field in fields(Evaluation) if field.name not in found]
+    if missing:
+        raise InputError(
+            f"{folder / 'results.json'}: has no '{missing[0]}'; remove {folder / DONE}, and the "
+            "next comparison writes the file anew."
+        )
+    return found
 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]], baseline: str) -> str:

@@ -20,7 +20,7 @@ from svit_det.classification.folder import LabelledImages
 from svit_det.classification.images import READABLE
 from svit_det.classification.model import LOGITS, TokenClassifier
 from svit_det.classification.processes import Processes
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable
 from svit_det.tokens import PassRecord
 from svit_det.vit.flops import trunk_macs
 
@@ -86,7 +86,8 @@ def evaluate(
         loader, desc="evaluation", unit="batch", disable=not (show and where.is_first), leave=False
     ):
         for number in unreadable[unreadable != READABLE].tolist():
-            logger.warning("%s cannot be read and is left out.", images.files[number][0])
+            path = printable(images.files[number][0])
+            logger.warning("%s cannot be read and is left out.", path)
         readable = unreadable == READABLE
         sums[1] += int((~readable).sum())
         pixels, labels = pixels[readable].to(device), labels[readable]
@@ -113,7 +114,7 @@ def evaluate(
     if not count:
         raise InputError(f"{images.folder}: not one of its images can be read.")
     if sums[1]:
-        logger.warning("%d images of %s cannot be read.", int(sums[1]), images.folder)
+        logger.warning("%d images of %s cannot be read.", int(sums[1]), printable(images.folder))
     return Evaluation(
         images=int(count),
         unreadable=int(sums[1]),

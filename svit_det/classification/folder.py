@@ -27,15 +27,14 @@ class LabelledImages:
 def read_split(root: str | Path, split: str, *, num_classes: int) -> LabelledImages:
     """The images of ROOT/SPLIT, for a head of `num_classes` classes.
 
-    Raises InputError for a missing folder, for a folder with no class folder, with a single one or
-    with another number of them than the head has classes, and for a class without images.
+    Raises InputError for a folder that is missing or may not be read, for a folder with no class
+    folder, with a single one or with another number of them than the head has classes, and for a
+    class without images.
     """
     folder = Path(root) / split
     if not os.path.isdir(folder):
         raise InputError(f"DATA.ROOT {root}: no folder {split} in it with a folder by class.")
-    # scandir tells files from folders without one disk access for each of a million files.
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if _is_folder(entry))
+    classes = sorted(entry.name for entry in _entries_of(folder) if _is_folder(entry))
     if not classes:
         raise InputError(f"{folder}: no class folders in it; sort the images into one by class.")
     if len(classes) == 1:
@@ -48,14 +47,24 @@ def read_split(root: str | Path, split: str, *, num_classes: int) -> LabelledIma
         )
     files: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
-        with os.scandir(folder / name) as entries:
-            found = sorted(
-                entry.path for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)
-            )
+        found = sorted(
+            entry.path
+            for entry in _entries_of(folder / name)
+            if entry.name.lower().endswith(IMAGE_SUFFIXES)
+        )
         if not found:
             raise InputError(f"{folder / name}: no images in this class folder.")
         files += [(path, label) for path in found]
     return LabelledImages(folder, tuple(classes), tuple(files))
+
+
+def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    # scandir tells files from folders without one disk access for each of a million files.
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}).") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.auto_augment import posterize
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -36,7 +37,7 @@ RAND_AUGMENT = re.compile(
 def train_transform(given: Any) -> Callable[[Image.Image], Tensor]:
     """timm's training transforms by the node INPUT: crop, flip, RandAugment, random erasing."""
     _check_word(given.RAND_AUGMENT)
-    return create_transform(
+    transform = create_transform(
         given.SIZE,
         is_training=True,
         scale=tuple(given.SCALE),
@@ -50,6 +51,20 @@ def train_transform(given: Any) -> Callable[[Image.Image], Tensor]:
         re_prob=given.ERASE,
         re_mode="pixel",
     )
+    for operation in (each for part in transform.transforms for each in getattr(part, "ops", ())):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **others: Any) -> Image.Image:
+    """timm's operation, which RandAugment at full strength asks to keep no bit: all is black then.
+
+    Pillow 13 refuses to keep no bit.
+    """
+    if bits_to_keep == 0:
+        return Image.new(image.mode, image.size)
+    return posterize(image, bits_to_keep, **others)
 
 
 def _check_word(word: str) -> None:

@@ -33,7 +33,7 @@ class RunLog:
             return
         path = folder / "log.txt"
         try:
-            file = logging.FileHandler(path)
+            file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
         file.setFormatter(logging.Formatter(FORMAT))

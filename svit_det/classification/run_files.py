@@ -8,6 +8,7 @@ from typing import Any
 from svit_det.errors import InputError
 from svit_det.files import try_writing, write_whole
 from svit_det.training.run_folder import (
+    LOCK,
     refuse_held,
     refuse_no_files,
     refuse_no_text,
@@ -18,7 +19,7 @@ from svit_det.training.run_folder import (
 LAST, FINAL = "last.pth", "model_final.pth"
 """The checkpoint to resume from, and the trained weights, in OUTPUT_DIR."""
 CONFIG, RESULTS = "config.yaml", "results.json"
-WRITTEN = (CONFIG, RESULTS, "log.txt")
+WRITTEN = (CONFIG, RESULTS, "log.txt", LOCK)
 """What a run writes besides."""
 
 
@@ -39,13 +40,15 @@ def check_folder(cfg: Any, *, begins: bool, overwrite: bool = False) -> None:
     refuse_no_files(folder, (LAST, FINAL, *WRITTEN))
     if begins:
         refuse_parent_in(folder, cfg.MODEL.WEIGHTS, [LAST, FINAL])
+        refuse_parent_in(folder, cfg.SOLVER.TEACHER, [LAST, FINAL], key="SOLVER.TEACHER")
     if begins and not overwrite:
         refuse_held(folder, [name for name in (LAST, FINAL) if (folder / name).exists()])
 
 
 def clear(cfg: Any) -> None:
-    """Remove an earlier training from OUTPUT_DIR, less the weights that the new one began from."""
-    remove_all_but(cfg.MODEL.WEIGHTS, (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)))
+    """Remove an earlier training from OUTPUT_DIR, less the weights that the new one read."""
+    read = [cfg.MODEL.WEIGHTS, cfg.SOLVER.TEACHER]
+    remove_all_but(read, (Path(cfg.OUTPUT_DIR) / name for name in (LAST, FINAL)))
 
 
 def write_config(cfg: Any) -> None:

@@ -40,7 +40,7 @@ from svit_det.classification.weights import (
     load_whole,
     save_weights,
 )
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable
 from svit_det.settings import shown
 from svit_det.training.freezing import Freezing
 from svit_det.training.optimizer_state import optimizer_problem
@@ -184,7 +184,7 @@ class Trainer:
                     self.unreadable.add(number)
                     logger.warning(
                         "%s cannot be read; another image takes its place (%d so far).",
-                        self.images.files[number][0],
+                        printable(self.images.files[number][0]),
                         len(self.unreadable),
                     )
             yield (

@@ -56,7 +56,7 @@ def load_weights(model: TokenClassifier, path: str, *, for_training: bool) -> No
     model.load_state_dict(wanted, strict=False)
     for what, names in (("starts as initialised", fresh), ("is left out", left)):
         if names:
-            logger.info("%s: %s and %d more %s.", path, names[0], len(names) - 1, what)
+            logger.info("%s: %s and %d more %s.", path, printable(names[0]), len(names) - 1, what)
 
 
 def _fresh(

@@ -41,6 +41,7 @@ from svit_det.results import write_json
 from svit_det.tokens import PassRecord
 from svit_det.visualization.attention_figure import AttentionPanel, draw_attention_figure
 from svit_det.visualization.canvas import write_image
+from svit_det.weights.class_names import class_names_in
 from svit_det.weights.files import DESCRIPTION, read_checkpoint
 
 NUMBERS = "attention_figure.json"
@@ -65,8 +66,10 @@ class Watched:
             raise InputError(f"{path}: no such file.")
         cfg, model = read_trained(path, [] if device is None else ["MODEL.DEVICE", device])
         model.trunk.policy = AttentionWatch(model.trunk.policy)
-        names = read_checkpoint(path)[DESCRIPTION].get("classes")
-        return cls(path, cfg, model, tuple(names or map(str, range(model.num_classes))))
+        known = read_checkpoint(path)[DESCRIPTION].get("classes")
+        count = model.num_classes
+        names = class_names_in(known, count, source=path) if known else map(str, range(count))
+        return cls(path, cfg, model, tuple(names))
 
     @property
     def name(self) -> str:

@@ -42,7 +42,7 @@ from svit_det.detection.datasets import num_classes
 from svit_det.detection.pictures import write_overview
 from svit_det.detection.prediction import Prediction, coco_json
 from svit_det.detection.predictor import Predictor, Unread
-from svit_det.errors import InputError, renamed_settings
+from svit_det.errors import InputError, printable, renamed_settings
 from svit_det.images import find_sources, is_film
 from svit_det.results import write_json
 
@@ -224,7 +224,13 @@ def merged_coco(parts: list[dict[str, Any]], predictor: Predictor) -> dict[str, 
 def say(rows: list[dict[str, Any]], unread: list[Unread], output: Path) -> None:
     """Print the table, the pictures that could not be used, and where the files are."""
     table = [
-        [row["name"], row["found"], 100 * row["kept_share"], row["trunk_gmacs"], row["seconds"]]
+        [
+            printable(row["name"]),
+            row["found"],
+            100 * row["kept_share"],
+            row["trunk_gmacs"],
+            row["seconds"],
+        ]
         for row in rows
     ]
     headers = ["picture", "found", "tokens kept, %", "trunk GMACs", "seconds"]

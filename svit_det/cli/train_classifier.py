@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from svit_det.interrupts import let_go, remembering_interrupts
 from svit_det.results import replace_results, write_json
 from svit_det.shipped import find_config, find_weights
 from svit_det.training.lost_loader import GO_ON, lost_loader
+from svit_det.training.run_folder import only_training_in, refuse_going_on
 from svit_det.weights.files import read_description
 
 
@@ -95,6 +97,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
     with joined(cfg.MODEL.DEVICE) as (where, device):
         begins = not (args.eval_only or args.resume)
+        if where.is_first and not args.eval_only:
+            refuse_going_on(cfg.OUTPUT_DIR)
         check_folder(cfg, begins=begins, overwrite=args.overwrite)
         log = RunLog(where)
         found = (_evaluate if args.eval_only else _train)(cfg, args, where, device, log)
@@ -103,8 +107,6 @@ def _run(cfg: Any, args: argparse.Namespace) -> dict[str, Any] | None:
         result = found.as_dict()
         if args.eval_only:
             replace_results(Path(cfg.OUTPUT_DIR), result, config=cfg.dump())
-        else:
-            write_json(Path(cfg.OUTPUT_DIR) / RESULTS, result)
         print(summary(found, Path(cfg.OUTPUT_DIR)))
         return result
 
@@ -135,14 +137,20 @@ def _train(
     cfg: Any, args: argparse.Namespace, where: Processes, device: torch.device, log: RunLog
 ) -> Evaluation:
     trainer = Trainer(cfg, where, device)
-    if args.resume:
-        trainer.resume()
-    elif args.overwrite and where.is_first:
-        clear(cfg)  # now that the new training has all that it needs
-    if where.is_first:
-        write_config(cfg)  # now that nothing refuses the run any more
-    log.keep_in(Path(cfg.OUTPUT_DIR))
-    return trainer.train()
+    with ExitStack() as held:
+        if where.is_first:
+            held.enter_context(only_training_in(make_folder(cfg.OUTPUT_DIR)))
+        if args.resume:
+            trainer.resume()
+        elif args.overwrite and where.is_first:
+            clear(cfg)  # now that the new training has all that it needs
+        if where.is_first:
+            write_config(cfg)  # now that nothing refuses the run any more
+        log.keep_in(Path(cfg.OUTPUT_DIR))
+        found = trainer.train()
+        if where.is_first:
+            write_json(Path(cfg.OUTPUT_DIR) / RESULTS, found.as_dict())
+    return found
 
 
 def _evaluate(

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from svit_det.detection.trainer import TokenTrainer
 from svit_det.errors import InputError, refuse_url
 from svit_det.results import replace_results, write_json
 from svit_det.shipped import find_config, find_weights
+from svit_det.training.run_folder import only_training_in, refuse_going_on
 
 SKIP_BAD = ("DATASETS.SKIP_BAD", "True")
 MANY_EPOCHS = 300
@@ -61,10 +63,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train or evaluate, in as many processes as asked for; returns the evaluation's results."""
     check_options(args)
     cfg = check_run(args)
-    run_processes(train_or_evaluate, args)
+    with ExitStack() as held:
+        if writes_training(args):
+            held.enter_context(only_training_in(cfg.OUTPUT_DIR))
+        run_processes(train_or_evaluate, args)
     # The first machine writes; another machine's folder may hold the results of an earlier run.
     results = written_results(cfg) if args.machine_rank == 0 else None
     return {"output": cfg.OUTPUT_DIR, "results": results}
+
+
+def writes_training(args: argparse.Namespace) -> bool:
+    """Whether this is the command of a training's first machine, on which files are written."""
+    return not args.eval_only and args.machine_rank == 0
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -109,6 +119,8 @@ def check_run(args: argparse.Namespace) -> CfgNode:
     """
     cfg = read_config(args)
     check_processes(args)
+    if writes_training(args):
+        refuse_going_on(cfg.OUTPUT_DIR)
     check_usage(cfg)
     if cfg.TEST.AUG.ENABLED:
         raise InputError(

@@ -41,7 +41,7 @@ from svit_det.detection.prediction import Prediction
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.detection.trained import read_trained, refuse_random_attention
 from svit_det.detection.usage_picture import Annotations
-from svit_det.errors import InputError
+from svit_det.errors import InputError, printable
 from svit_det.images import find_images
 from svit_det.policies import POLICY_REGISTRY
 from svit_det.results import write_json
@@ -134,7 +134,7 @@ class Done:
         shares = prediction.kept_shares
         self.usage[str(path)] = {"kept_share_per_block": shares.tolist(), "pictures": stem}
         found = len(prediction.found(min_score))
-        self.rows.append([path.name, found, 100 * shares.mean(), *(100 * shares)])
+        self.rows.append([printable(path.name), found, 100 * shares.mean(), *(100 * shares)])
 
 
 def finish(done: Done, output: Path, total: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,19 @@ from svit_det.comparison.cost import Reading
 from svit_det.comparison.loading import load
 from svit_det.detection.predictor import TokenPredictor
 from svit_det.images import read_image
+from svit_det.results import read_ended
 
 NEAR = 0.03
 """Share by which an arm's cost may lie outside the control's costs and still be compared."""
 
 
 def read_run(reading: Reading, dataset: str) -> dict[str, Any]:
-    """AP and usage of one evaluated training."""
+    """AP and usage of one evaluated training. Raises InputError where a file of these is gone."""
     folder = reading.folder
-    found = json.loads((folder / "results.json").read_text())
+    trained = folder if reading.keep_ratio is None else folder.parent
+    found = read_ended(folder / "results.json", remove=trained)
     found = found.get(dataset, found)
-    usage = json.loads((folder / "token_usage.json").read_text())
+    usage = read_ended(folder / "token_usage.json", remove=trained)
     kept = usage["kept_share_per_block"]
     pruned = [share < 1 for share in kept["all"]]
     first = pruned.index(True) if any(pruned) else len(pruned)

@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from svit_det.detection.untrained import allow_untrained
-from svit_det.errors import InputError, refuse_url
+from svit_det.errors import InputError, printable, refuse_url
 from svit_det.files import write_whole
 from svit_det.shipped import find_weights
 from svit_det.training.finite import check_finite, not_finite, optimizer_tensors, some_of
@@ -186,6 +186,8 @@ class TokenCheckpointer(DetectionCheckpointer):
             if name.endswith(CLASS_TOKEN) and name not in weights:
                 logger.warning("%s has no class token: %s starts at random.", self._path, name)
         incompatible = super()._load_model(checkpoint)
+        # fvcore logs these names as they stand in the file.
+        incompatible.unexpected_keys[:] = map(printable, incompatible.unexpected_keys)
         allow_untrained(self.model)  # judged above
         if other is not None:
             # The warning below names these keys; keys left in `missing_keys` would be named again.

@@ -27,6 +27,7 @@ from svit_det.errors import InputError
 from svit_det.files import DISK, remove, try_writing, write_whole
 from svit_det.results import finite
 from svit_det.training.run_folder import (
+    LOCK,
     refuse_held,
     refuse_no_files,
     refuse_no_text,
@@ -39,7 +40,7 @@ RESULTS, CONFIG = "results.json", "config.yaml"
 METRICS, USAGE = "metrics.json", "token_usage.json"
 WEIGHTS = (*("model_" + "[0-9]" * digits + ".pth" for digits in (7, 8, 9)), FINAL)
 """Patterns of the names that a run gives its checkpoints, and no other file of a user's."""
-WRITTEN = (LAST, FINAL, METRICS, RESULTS, USAGE, CONFIG, "log.txt")
+WRITTEN = (LAST, FINAL, METRICS, RESULTS, USAGE, CONFIG, "log.txt", LOCK)
 """Files that a run reads, adds to or replaces."""
 OF_A_RUN = (LAST, METRICS, RESULTS, USAGE, *WEIGHTS)
 """Files of an earlier run that a new run in the same folder would mix with its own. The pointer to
@@ -91,7 +92,7 @@ def clear_folder(cfg: CfgNode) -> None:
 
     The weights with which the new training begins stay.
     """
-    remove_all_but(cfg.MODEL.WEIGHTS, _of_a_run(Path(cfg.OUTPUT_DIR)))
+    remove_all_but([cfg.MODEL.WEIGHTS], _of_a_run(Path(cfg.OUTPUT_DIR)))
 
 
 def _of_a_run(folder: Path) -> list[Path]:

@@ -14,8 +14,9 @@ from detectron2.data import MetadataCatalog
 from svit_det.annotations import read_json
 from svit_det.detection.config_file import config_in, load_config
 from svit_det.detection.datasets import num_classes
-from svit_det.errors import InputError, is_text
+from svit_det.errors import InputError
 from svit_det.shipped import existing_weights
+from svit_det.weights.class_names import class_names_in
 from svit_det.weights.files import read_checkpoint, read_description
 from svit_det.weights.match import CLASS_TOKEN
 
@@ -107,7 +108,7 @@ def class_names_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list[
     count = num_classes(cfg.MODEL)
     known = (said or {}).get("classes")
     if known:
-        return _names_said(known, count, cfg.MODEL.WEIGHTS)
+        return class_names_in(known, count, source=cfg.MODEL.WEIGHTS)
     files = {name: path for name, path, _ in cfg.DATASETS.COCO_FORMAT}
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = [each for _, each in _of_json(Path(files[name]))] if name in files else None
@@ -141,20 +142,6 @@ def category_ids_of(cfg: CfgNode, said: Mapping[str, Any] | None = None) -> list
 def _are_ids(known: Any, number: int) -> bool:
     is_list = isinstance(known, list) and all(type(each) is int for each in known)
     return is_list and len(known) == len(set(known)) == number
-
-
-def _names_said(known: Any, count: int, weights: str) -> list[str]:
-    """The names that the file `weights` holds. Raises InputError unless each class has one."""
-    if not isinstance(known, (list, tuple)) or not all(isinstance(each, str) for each in known):
-        raise InputError(f"{weights}: holds no list of names under 'classes' in its description.")
-    if not all(map(is_text, known)):
-        raise InputError(f"{weights}: a name under 'classes' holds half a character.")
-    if len(known) != count:
-        raise InputError(
-            f"{weights}: names {len(known)} classes in its description, where its config has "
-            f"{count}; the file is damaged or was put together from two."
-        )
-    return list(known)
 
 
 def _of_json(path: Path) -> list[tuple[Any, str]]:

@@ -42,6 +42,8 @@ from svit_det.training.freezing import Freezing
 from svit_det.training.groups import name_of, named_from
 from svit_det.vit import TokenNet, find_token_net
 from svit_det.weights.files import read_checkpoint
+from svit_det.weights.kinds import check_kinds
+from svit_det.weights.match import architecture_mismatch, some
 
 
 class TokenTrainer(DefaultTrainer):
@@ -214,7 +216,10 @@ class FreezeHook(HookBase):
 
 
 def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
-    """A dense teacher with the architecture of `net`; `name` is its prefix in file `weights`."""
+    """A dense teacher with the architecture of `net`; `name` is its prefix in file `weights`.
+
+    Raises InputError for weights that are not the whole teacher's own.
+    """
     if not weights:
         raise InputError(
             f"MODEL.WEIGHTS is empty; {type(net.trunk.policy).__name__} learns from a teacher: "
@@ -222,21 +227,27 @@ def load_teacher(net: TokenNet, name: str, weights: str) -> TokenNet:
         )
     path = existing_weights(weights, name="MODEL.WEIGHTS")
     teacher = dense_teacher(net)
-    given = read_checkpoint(path)["model"]
-    inside = {
-        key.removeprefix(f"{name}."): value
-        for key, value in given.items()
+    given = {
+        key: value
+        for key, value in read_checkpoint(path)["model"].items()
         if key.startswith(f"{name}.") and ".policy." not in key
     }
-    check_finite(inside, source=f"MODEL.WEIGHTS {weights}", model=teacher.state_dict())
-    if "trunk.cls_token" not in inside:
+    if f"{name}.trunk.cls_token" not in given:
         teacher.trunk.register_parameter("cls_token", None)  # the dense model had no class token
-    try:
-        teacher.load_state_dict(inside)
-    except RuntimeError as error:
-        raise InputError(
-            f"MODEL.WEIGHTS {weights}: not a whole dense model to learn from ({error})."
-        ) from error
+    ours = named_from(name, teacher.state_dict())
+    source = f"MODEL.WEIGHTS {weights}"
+    check_finite(given, source=source, model=ours)
+    shapes, theirs = (
+        {key: tuple(each.shape) for key, each in all.items()} for all in (ours, given)
+    )
+    problems = architecture_mismatch(shapes, theirs)
+    missing = [key for key in ours if key not in given]
+    if missing and not problems:
+        problems = [f"{some(missing)} are not in the file"]
+    if problems:
+        raise InputError(f"{source}: not a whole dense model to learn from: {'; '.join(problems)}.")
+    check_kinds(ours, given, source=source)
+    teacher.load_state_dict({key.removeprefix(f"{name}."): each for key, each in given.items()})
     return teacher
 
 

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from svit_det.errors import InputError, is_text
-from svit_det.files import remove
+from svit_det.files import open_log, remove
+
+LOCK = ".training.lock"
+"""The file in OUTPUT_DIR that is locked while a training goes on; it is empty, and stays."""
+
+
+@contextmanager
+def only_training_in(folder: str | Path) -> Iterator[None]:
+    """The folder is this process's own inside the with-block.
+
+    Raises InputError where a training of another process goes on in the folder. The lock ends with
+    the process, however the process ends: it is not one of `flock`, which the processes that load
+    images would inherit and hold for some seconds after a kill.
+    """
+    with open_log(Path(folder) / LOCK, emptied=False) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise InputError(
+                    f"OUTPUT_DIR {folder}: another training is going on in this folder; wait until "
+                    "it has ended, end it, or name another folder."
+                ) from error
+            # Some network disks know no locks; there nothing guards the folder.
+        yield
+
+
+def refuse_going_on(folder: str | Path) -> None:
+    """Refuse a folder in which a training goes on. Nothing is made there. Raises InputError."""
+    if os.path.isfile(Path(folder) / LOCK):
+        with only_training_in(folder):
+            pass
 
 
 def refuse_no_text(folder: str | Path) -> None:
@@ -28,17 +62,20 @@ def refuse_held(folder: str | Path, held: Sequence[str]) -> None:
         )
 
 
-def refuse_parent_in(folder: str | Path, weights: str, written: Iterable[str]) -> None:
+def refuse_parent_in(
+    folder: str | Path, weights: str, written: Iterable[str], *, key: str = "MODEL.WEIGHTS"
+) -> None:
     """Refuse weights to begin from that the training would replace. Raises InputError.
 
-    `written`: the names, or patterns of them, of the weights that a training writes to `folder`.
+    `written`: the names, or patterns of them, of the weights that a training writes to `folder`;
+    `key`: the config key that names the weights.
     """
     if not weights or not os.path.exists(weights):
         return
     there = [os.path.realpath(path) for name in written for path in Path(folder).glob(name)]
     if os.path.realpath(weights) in there:
         raise InputError(
-            f"MODEL.WEIGHTS {weights}: the training would write over the file that it begins from; "
+            f"{key} {weights}: the training would write over the file that it begins from; "
             "name another OUTPUT_DIR, or move the file."
         )
 
@@ -57,12 +94,12 @@ def refuse_no_files(folder: str | Path, names: Iterable[str]) -> None:
             )
 
 
-def remove_all_but(weights: str, paths: Iterable[Path]) -> None:
+def remove_all_but(weights: Iterable[str], paths: Iterable[Path]) -> None:
     """Remove the files, in their order, less the weights with which the new training begins.
 
     Raises InputError where a file cannot be removed.
     """
-    kept = os.path.realpath(weights)
+    kept = [os.path.realpath(each) for each in weights]
     for path in paths:
-        if os.path.realpath(path) != kept:
+        if os.path.realpath(path) not in kept:
             remove(path)

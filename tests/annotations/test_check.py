@@ -52,6 +52,12 @@ def judge(tmp_path):
     return run
 
 
+def test_an_id_that_would_clear_the_terminal(judge, content):
+    content["images"].append({"id": "\x1b[2J\x1b]0;owned\x07", "file_name": "1.png"})
+    problems = judge(content).problems()
+    assert problems.isprintable() and r"(id \x1b[2J\x1b]0;owned\x07)" in problems
+
+
 def test_entries_alone_without_their_images_or_a_number_of_classes(content, tmp_path):
     path = tmp_path / "set.json"
     demands = Demands(trained=False, evaluated=False, masks=False, num_classes=None)
@@ -127,6 +133,7 @@ def test_a_folder_is_no_json(tmp_path):
         ([{"id": 3, "name": 4}], "id 3 has no 'name'"),
         ([{"id": 3, "name": " "}], "id 3 has no 'name'"),
         ([{"id": 3, "name": "a\ud800"}], "id 3 has a 'name' with half a character in it"),
+        ([{"id": 3, "name": "a\x1b[2J"}], "'a\\x1b[2J' with characters that no terminal shows"),
         ([7], "entry 1 of the list has no 'id'"),
     ],
 )

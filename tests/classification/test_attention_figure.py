@@ -8,16 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
+from svit_det.classification.build import build_classifier
 from svit_det.classification.config import load_config
-from svit_det.cli.attention_figure import main, origin_of, shown
+from svit_det.classification.weights import describe
+from svit_det.cli.attention_figure import Watched, main, origin_of, shown
 from svit_det.cli.train_classifier import main as train
+from svit_det.errors import InputError
 from svit_det.tokens import TokenGrid
 from svit_det.visualization.attention_figure import (
     AttentionPanel,
     draw_attention_figure,
     paint_block,
 )
-from svit_det.weights.files import write_checkpoint
+from svit_det.weights.files import DESCRIPTION, write_checkpoint
 
 QUICK = {"SOLVER__EPOCHS": 1, "INPUT__REPEATS": 1, "SOLVER__EMA_DECAY": 0.0}
 
@@ -82,6 +85,27 @@ def test_two_models_that_do_not_belong_together(trained, pictures, tmp_path):
     assert "sees pictures with INPUT.SIZE 12" in draw(dense, smaller, pictures, tmp_path / "x")
     assert "no such file" in draw(dense, "nowhere.pth", pictures, tmp_path / "x")
     assert "no such image or folder" in draw(dense, dense, ["nowhere.png"], tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (5, "holds no list of names under 'classes'"),
+        (["a"], "names 1 classes in its description, where its config has 3"),
+    ],
+)
+def test_no_usable_names_of_classes(a_yaml, small, tmp_path, classes, said):
+    cfg = load_config(a_yaml, small())
+    path = tmp_path / "odd.pth"
+    write_checkpoint(
+        {
+            "model": build_classifier(cfg).state_dict(),
+            DESCRIPTION: describe(cfg) | {"classes": classes},
+        },
+        path,
+    )
+    with pytest.raises(InputError, match=f"^{path}: {said}"):
+        Watched.read(str(path), None)
 
 
 def test_no_sheet_replaces_what_is_there_or_what_is_read(pictures, tmp_path):

@@ -1,11 +1,17 @@
 """What is wrong with a folder, an image or a batch is said in one sentence."""
 
+import errno
+import logging
+import os
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from svit_det.classification.config import load_config
+from svit_det.classification.images import seeded, train_transform
+from svit_det.classification.log import RunLog
 from svit_det.classification.processes import Processes
 from svit_det.classification.trainer import Trainer
 from svit_det.cli.train_classifier import main
@@ -97,10 +103,39 @@ ODD_WORDS = ["augmix-m5", "rand-x5", "rand-n2.5", "randy-m9", "rand-m-5", "rand-
 ODD_WORDS += ["rand-m", "rand-m99", "rand-n0", "rand-p5", "rand-tx", "rand-m9-mstdnan", "rand-inc2"]
 
 
+@pytest.mark.parametrize("name", ["train", "train/green", "val/red"])
+def test_a_folder_that_may_not_be_read(a_yaml, small, folder, monkeypatch, name):
+    scandir = os.scandir
+
+    def refuses(path):
+        if path == folder / name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    said = refusal(a_yaml, small(DATA__ROOT=folder))
+    assert said == f"{folder / name}: cannot be read (Permission denied)."
+
+
 @pytest.mark.parametrize("word", ODD_WORDS)
 def test_a_word_that_is_none_of_rand_augment(a_yaml, small, word):
     said = refusal(a_yaml, small(INPUT__RAND_AUGMENT=word))
     assert said.startswith(f"INPUT.RAND_AUGMENT: '{word}' is no word of timm's")
+
+
+def test_an_image_of_which_no_bit_is_kept(a_yaml, small):
+    """RandAugment at its full strength: DeiT's recipe draws it once in a few hundred images."""
+    given = load_config(a_yaml, small(INPUT__RAND_AUGMENT="rand-m10-inc1-n9")).INPUT
+    transform, picture = train_transform(given), Image.new("RGB", (16, 16), "white")
+    for seed in range(20):
+        with seeded(seed):
+            assert transform(picture).shape == (3, 16, 16)
+    ops = [each for part in transform.transforms for each in getattr(part, "ops", ())]
+    keep = next(each for each in ops if each.name == "PosterizeIncreasing")
+    keep.prob = 1.0
+    assert keep(picture).getextrema() == ((0, 0),) * 3
+    keep.magnitude = 5
+    assert keep(picture).getextrema() == ((192, 192),) * 3
 
 
 def test_a_key_that_the_policy_does_not_use(a_yaml, small):
@@ -111,6 +146,24 @@ def test_a_key_that_the_policy_does_not_use(a_yaml, small):
     )
     users = said.rpartition("(")[2].removesuffix(").").split(", ")
     assert {"EViT", "SViT"} <= set(users) and not {"Dense", "AViT"} & set(users)
+
+
+def test_names_of_unreadable_images_are_only_shown(a_yaml, small, folder):
+    name = os.fsdecode(b"a\x1b[2J\xff.png")
+    for split in ("train", "val"):
+        (folder / split / "red/0.png").rename(folder / split / "red" / name).write_bytes(b"none")
+    options = small(DATA__ROOT=folder, INPUT__REPEATS=1, SOLVER__EPOCHS=1)
+    assert main(["--config-file", a_yaml, *options]) is None
+    lines = (folder.parent / "run/log.txt").read_text(encoding="utf-8").splitlines()
+    for then in ("; another image takes its place", " and is left out."):
+        assert sum(rf"red/a\x1b[2J\udcff.png cannot be read{then}" in each for each in lines) == 1
+
+
+def test_a_line_that_is_no_text_is_in_the_log(tmp_path):
+    log = RunLog(Processes())
+    logging.getLogger("a").info("b\udcff ü")
+    log.keep_in(tmp_path)
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("b\\udcff ü\n")
 
 
 def test_unreadable_images_are_named_counted_and_replaced(a_yaml, small, folder, caplog):

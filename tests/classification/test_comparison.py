@@ -8,7 +8,13 @@ import pytest
 
 from svit_det.classification import comparison
 from svit_det.classification.build import build_classifier
-from svit_det.classification.comparison import Trainings, arms_of, comparison_table, train_all
+from svit_det.classification.comparison import (
+    Trainings,
+    arms_of,
+    comparison_table,
+    results_of,
+    train_all,
+)
 from svit_det.classification.config import load_config
 from svit_det.classification.load import read_trained
 from svit_det.classification.weights import load_weights
@@ -145,6 +151,26 @@ def test_a_training_of_another_comparison_keeps_its_folder(small, a_yaml, tmp_pa
         pytest.raises(InputError, match=f"^{log}: a training of another comparison still writes"),
     ):
         train_all(trainings, program=["never"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory), and the training has ended; remove "),
+        ('{"top1": 9', "cannot be read (not a readable JSON file), and"),
+        ("[1]", "cannot be read (not a JSON object), and"),
+        ('{"images": 9}', "has no 'unreadable'; remove "),
+    ],
+)
+def test_an_ended_training_without_its_results(a_yaml, tmp_path, content, said):
+    trainings = Trainings({"one": Path(a_yaml)}, [1], [], tmp_path)
+    path = make_folder(trainings.folder("one", 1)) / "results.json"
+    if content:
+        path.write_text(content)
+    with pytest.raises(InputError) as refusal:
+        results_of(trainings)
+    assert str(refusal.value).startswith(f"{path}: {said}")
+    assert f"remove {path.with_name('trained_with.json')}, and the next" in str(refusal.value)
 
 
 def test_the_table_tells_means_and_spreads():

@@ -261,11 +261,12 @@ def gone(pid, seconds):
     return False
 
 
-@pytest.mark.long
-def test_one_of_two_processes_is_killed(training, tmp_path):
-    """The other one ends within ten seconds, in a sentence."""
-    said, last = tmp_path / "said.txt", tmp_path / "killed" / LAST
-    process = in_two_processes([*training(last.parent), "SOLVER.EPOCHS", "5000"], said)
+def kill_one_of_two(arguments, said, last):
+    """Kill the first process that trains, once there is a checkpoint `last`.
+
+    The other one must end within ten seconds.
+    """
+    process = in_two_processes(arguments, said)
     try:
         end = time.monotonic() + 120
         while not last.exists():
@@ -281,4 +282,16 @@ def test_one_of_two_processes_is_killed(training, tmp_path):
         process.wait()
     sentences = ("has lost another process of the run", "stopped by SIGTERM; --resume goes on")
     assert any(each in said.read_text() for each in sentences), said.read_text()
-    torch.load(last, weights_only=True)  # whole
+
+
+@pytest.mark.long
+def test_two_processes_go_on_after_a_kill(training, tmp_path, points_of):
+    """The resumed training ends where the uninterrupted one of two processes does."""
+    said, last = tmp_path / "said.txt", tmp_path / "killed" / LAST
+    epochs = ["SOLVER.EPOCHS", "12", "SOLVER.EVAL_EPOCHS", "6"]
+    kill_one_of_two([*training(last.parent), *epochs], said, last)
+    assert torch.load(last, weights_only=True)["epoch"] < 12
+    for arguments in (training(last.parent, "--resume"), training(tmp_path / "whole")):
+        process = in_two_processes([*arguments, *epochs], said)
+        assert process.wait(120) == 0, said.read_text()
+    assert_ends_alike(last.parent, tmp_path / "whole", points_of)

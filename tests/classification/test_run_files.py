@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import torch
 
 from svit_det.classification.config import load_config
 from svit_det.classification.load import read_trained
-from svit_det.classification.run_files import FINAL, LAST, write_config
+from svit_det.classification.run_files import FINAL, LAST, clear, write_config
+from svit_det.cli import train_classifier
 from svit_det.cli.train_classifier import main
 from svit_det.errors import InputError
 from svit_det.shipped import get_config_file, get_weights_file
+from svit_det.training.run_folder import LOCK
 from svit_det.weights.files import read_checkpoint, write_weights
 
 
@@ -46,6 +50,49 @@ def test_a_refused_run_changes_nothing(case, a_yaml, small, trained):
     options = small(SOLVER__EPOCHS=1, **changed)
     assert said in main(["--config-file", a_yaml, *flags, *options])
     assert content_of(trained) == before
+
+
+@pytest.mark.parametrize("key", ["MODEL__WEIGHTS", "SOLVER__TEACHER"])
+def test_what_the_new_training_read_stays(key, a_yaml, small, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (LAST, FINAL, "notes.txt"):
+        (folder / name).write_text("old")
+    clear(load_config(a_yaml, small(**{key: folder / FINAL})))
+    assert sorted(content_of(folder)) == [FINAL, "notes.txt"]
+
+
+def test_a_folder_in_which_a_training_goes_on(a_yaml, small, trained, training_in, monkeypatch):
+    """Refused before the sets are read, and once more before the folder is touched."""
+    command, options = ["--config-file", a_yaml], small(SOLVER__EPOCHS=1)
+    before = content_of(trained)
+    with training_in(trained):
+        for flags in ((), ("--resume",), ("--overwrite",)):
+            said = main([*command, *flags, *options, "DATA.ROOT", "nowhere"])
+            assert said.startswith(f"OUTPUT_DIR {trained}: another training is going on")
+        monkeypatch.setattr(train_classifier, "refuse_going_on", lambda folder: None)
+        assert "another training is going on" in main([*command, "--overwrite", *options])
+        assert content_of(trained) == before
+        weights = small(SOLVER__EPOCHS=1, MODEL__WEIGHTS=trained / FINAL)
+        assert main([*command, "--eval-only", *weights]) is None
+    assert main([*command, "--overwrite", *options]) is None
+
+
+def test_a_training_keeps_its_folder_until_its_results_are_written(
+    a_yaml, small, tmp_path, monkeypatch
+):
+    """Another process that asks for the lock does not get it."""
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'ab'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    ask = [sys.executable, "-c", code, str(tmp_path / "run" / LOCK)]
+    said = []
+    monkeypatch.setattr(
+        train_classifier,
+        "write_json",
+        lambda *given: said.append(subprocess.run(ask, capture_output=True, text=True).stderr),
+    )
+    assert main(["--config-file", a_yaml, *small(SOLVER__EPOCHS=1)]) is None
+    assert len(said) == 1 and "BlockingIOError" in said[0]
+    subprocess.run(ask, check=True)
 
 
 def test_an_evaluation_that_fails_leaves_the_older_results(a_yaml, small, trained, tmp_path):

@@ -114,6 +114,16 @@ def test_svit_file_into_dense(tiny_model, tmp_path, caplog):
     assert all(torch.equal(value, weights[n]) for n, value in dense.state_dict().items())
 
 
+def test_names_in_a_file_are_only_shown(tiny_model, tmp_path, caplog):
+    model = tiny_model(*DENSE)
+    path = tmp_path / "other.pth"
+    odd = {f"{POLICY}gates.\x1b[2J.weight": torch.zeros(1)}
+    torch.save({"model": model.state_dict() | odd}, path)
+    with caplog.at_level(logging.WARNING):
+        TokenCheckpointer(model).load(str(path))
+    assert r"gates.\x1b[2J" in caplog.text and "\x1b[2J" not in caplog.text
+
+
 def test_a_wrapped_policy_shares_its_files(tiny_model, tmp_path):
     wrapped = tiny_model("MODEL.TOKEN_POLICY.WRAPPERS", "['Forgetful']")
     weights = random_weights(tiny_model())

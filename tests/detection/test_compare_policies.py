@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from svit_det.comparison import training
+from svit_det.comparison.cost import Reading
+from svit_det.comparison.measures import read_run
 from svit_det.errors import InputError
 from svit_det.files import log_of_one
 
@@ -206,6 +208,20 @@ def test_an_interrupt_of_the_command_alone_ends_its_trainings(tmp_path, monkeypa
     with pytest.raises(ProcessLookupError):
         os.kill(int(said(arms[0]).split()[0]), 0)
     assert said(arms[1]) == "" and not list(tmp_path.glob("*/*.json"))
+
+
+@pytest.mark.parametrize("name", ["results.json", "token_usage.json"])
+@pytest.mark.parametrize("ratio", [None, 0.5])
+def test_an_ended_training_without_its_numbers(tmp_path, name, ratio):
+    """What was read off at a cost lies in a folder of the training's own."""
+    folder = tmp_path if ratio is None else tmp_path / "kept_0.5"
+    folder.mkdir(exist_ok=True)
+    for each in ("results.json", "token_usage.json"):
+        (folder / each).write_text("{}")
+    (folder / name).unlink()
+    said = rf"^{folder / name}: cannot be read \(No such .*; remove {tmp_path}, and the next"
+    with pytest.raises(InputError, match=said):
+        read_run(Reading(folder, ratio), "set")
 
 
 def test_a_training_that_outlived_its_comparison_keeps_its_folder(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from svit_det.cli.predict import say
 from svit_det.weights.files import write_weights
 
 
@@ -29,6 +30,13 @@ def pictures(discs, tmp_path):
         (folder / f"{name}.png").write_bytes((discs / "images/val_1.png").read_bytes())
     (folder / "b.png").write_bytes(b"no picture")
     return folder
+
+
+def test_the_table_only_shows_a_name(tmp_path, capsys):
+    row = {"name": "a\x1b[2J.png", "found": 1, "kept_share": 0.5, "trunk_gmacs": 1, "seconds": 1}
+    say([row], [], tmp_path)
+    said = capsys.readouterr().out
+    assert r"a\x1b[2J.png" in said and "\x1b" not in said
 
 
 def test_a_folder_with_a_corrupt_picture(fork_tool, weights, pictures, tmp_path):

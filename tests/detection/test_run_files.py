@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
+from svit_det.cli import train_net
 from svit_det.detection import run_files
 from svit_det.detection.run_files import (
     MetricsWriter,
@@ -18,6 +19,7 @@ from svit_det.detection.run_files import (
 )
 from svit_det.errors import InputError
 from svit_det.results import replace_results
+from svit_det.training.run_folder import only_training_in
 
 
 def names(folder):
@@ -224,6 +226,33 @@ def test_a_run_without_resume_into_a_finished_folder(refused, tiny_yaml, tmp_pat
     arguments = ["--config-file", tiny_yaml, "OUTPUT_DIR", tmp_path]
     assert "begin anew with --overwrite" in refused("train_net.py", *arguments)
     assert names(tmp_path) == ["model_final.pth"]
+
+
+def test_a_folder_in_which_a_training_goes_on(refused, tiny_yaml, tmp_path):
+    """Refused before the sets are read; an evaluation comes as far as to its weights."""
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    arguments = ["--config-file", tiny_yaml, "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", "none.pth"]
+    with only_training_in(tmp_path):
+        for flag in ("--overwrite", "--resume"):
+            said = refused("train_net.py", flag, *arguments, "DATASETS.TRAIN", "('none',)")
+            assert f"OUTPUT_DIR {tmp_path}: another training is going on" in said
+        assert "none.pth: no such file" in refused("train_net.py", "--eval-only", *arguments)
+    assert names(tmp_path) == [run_files.LOCK, "last_checkpoint"]
+    assert "no data set 'none'" in refused(
+        "train_net.py", "--overwrite", *arguments, "DATASETS.TRAIN", "('none',)"
+    )
+
+
+def test_a_training_keeps_its_folder(refused, tiny_yaml, tmp_path, monkeypatch):
+    said = []
+    arguments = ["--config-file", str(tiny_yaml), "OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", ""]
+
+    def start_another(main, args):
+        said.append(refused("train_net.py", "--overwrite", *arguments))
+
+    monkeypatch.setattr(train_net, "run_processes", start_another)
+    train_net.run(train_net.build_parser().parse_args(arguments))
+    assert len(said) == 1 and "another training is going on" in said[0]
 
 
 def test_overwrite_forgets_the_older_run(tiny_config, tmp_path):

@@ -171,7 +171,10 @@ def test_a_teacher_from_a_file(gambling, tmp_path):
     with pytest.raises(InputError, match="a file is wanted, not a URL"):
         load_teacher(net, name, "https://example.org/w.pth")
     torch.save({"model": {f"{name}.trunk.pos_embed": before}}, path)
-    with pytest.raises(InputError, match=r"dense\.pth: not a whole dense model"):
+    said = (
+        rf"dense\.pth: not a whole dense model to learn from: {name}\.trunk\S* .*not in the file\.$"
+    )
+    with pytest.raises(InputError, match=said):
         load_teacher(net, name, str(path))
 
 
@@ -284,5 +287,30 @@ def test_a_teacher_of_another_size_is_refused(tiny_model, tmp_path):
     wide, model = tiny_model(*DENSE, "MODEL.VIT.EMBED_DIM", 64), tiny_model(*DISTILLED)
     torch.save({"model": wide.state_dict()}, tmp_path / "wide.pth")
     net = find_token_net(model)
-    with pytest.raises(InputError, match=r"wide\.pth: not a whole dense model to learn from"):
+    said = r"wide\.pth: not a whole dense model to learn from: .* and \d+ more differ in shape \("
+    with pytest.raises(InputError, match=said) as refusal:
         load_teacher(net, name_of(net, model), str(tmp_path / "wide.pth"))
+    assert "\\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def spoiled(weights, how):
+    """Weights of a dense model, spoiled in one way, and what is said of them."""
+    first, *rest = (name for name in weights if ".trunk." in name)
+    if how == "another kind":
+        return weights | {first: weights[first].int()}, "holds whole numbers for real numbers"
+    if how == "one more":
+        return weights | {
+            f"{first}.more": torch.zeros(1)
+        }, rf": {first}\.more are not in the model\.$"
+    left = {name: value for name, value in weights.items() if name not in rest}
+    return left, rf": {rest[0]}, .* and \d+ more are not in the file\.$"
+
+
+@pytest.mark.parametrize("how", ["another kind", "one more", "a part less"])
+def test_a_teacher_is_whole_and_of_the_same_kind(tiny_model, tmp_path, how):
+    weights, said = spoiled(tiny_model(*DENSE).state_dict(), how)
+    torch.save({"model": weights}, tmp_path / "odd.pth")
+    model = tiny_model(*DISTILLED)
+    net = find_token_net(model)
+    with pytest.raises(InputError, match=said):
+        load_teacher(net, name_of(net, model), str(tmp_path / "odd.pth"))

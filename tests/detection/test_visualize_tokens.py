@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from svit_det.cli.visualize_tokens import Done, finish
 from svit_det.detection import read_trained
 from svit_det.detection.description import describe_run
 from svit_det.weights.files import write_weights
@@ -45,6 +47,15 @@ def written(folder):
             assert image.mode == "RGB"
             sizes[path.name] = image.size
     return sizes
+
+
+def test_the_table_only_shows_a_name(tmp_path, capsys):
+    prediction = SimpleNamespace(kept_shares=np.ones(3), found=lambda score: [])
+    done = Done()
+    done.add(Path("a\x1b[2J.png"), prediction, "a", 0.5)
+    finish(done, tmp_path, 1)
+    said = capsys.readouterr().out
+    assert r"a\x1b[2J.png" in said and "\x1b" not in said
 
 
 def test_a_file_as_a_user_does_it(run_tool, arguments, discs, tmp_path):
