@@ -21,6 +21,7 @@ from svit_det.export.formats import (
     FLOAT,
     FORMATS,
     INT8,
+    check_rounding,
     write_onnx,
     write_openvino,
     write_pt2,
@@ -155,6 +156,8 @@ class _Files:
         if name == "pt2":
             write_pt2(self.program, path, about)
             return path
+        if name == "openvino":
+            check_rounding(self.program)
         if not self.source.exists():
             self._write_source({**self.metadata, "precision": FLOAT})
         if name == "openvino":

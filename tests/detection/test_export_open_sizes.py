@@ -17,7 +17,9 @@ from svit_det.export.running import load
 
 WIDE = ((64, 96), (48, 176))
 QUOTA = ("MODEL.TOKEN_POLICY.SVIT.MODE", "quota")
-ATS, RANDOM = (("MODEL.TOKEN_POLICY.NAME", name) for name in ("ATS", "Random"))
+ATS, RANDOM, EVO, EVIT = (
+    ("MODEL.TOKEN_POLICY.NAME", name) for name in ("ATS", "Random", "EvoViT", "EViT")
+)
 ADAPTER = (
     *("MODEL.BACKBONE.NAME", "build_vit_adapter_fpn_backbone"),
     *("MODEL.ADAPTER.INTERACTIONS", "[[0, 0], [1, 2]]"),
@@ -84,3 +86,25 @@ def test_a_rounded_count_of_open_size_is_saved_as_onnx_alone(lively_model, tmp_p
     run, _ = load(tmp_path / "backbone.onnx")
     parity = compare(BackboneGraph(model), run, [made_up_picture(size, 5) for size in WIDE])
     assert parity.same_kept and parity.difference <= 1e-4, parity
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "shares", "size"),
+    [(EVO, [0.7, 0.5], (80, 144)), (EVIT, [0.6, 0.36], (80, 80))],
+    ids=["EvoViT", "EViT"],
+)
+def test_a_count_on_the_edge_is_the_models(lively_model, tmp_path, options, shares, size):
+    """In single precision a grid of 180, or of 100, tokens would keep another number of them."""
+    model = lively_model(*options, "MODEL.TOKEN_POLICY.KEEP_RATIOS", shares)
+    export_files(model, wanted("backbone", formats=("onnx",)), tmp_path)
+    run, _ = load(tmp_path / "backbone.onnx")
+    parity = compare(BackboneGraph(model), run, [made_up_picture(size, 5)])
+    assert parity.same_kept and parity.difference <= 1e-4, parity
+
+
+@pytest.mark.long
+def test_openvino_is_refused_where_it_rounds_a_count(lively_model, tmp_path):
+    with pytest.raises(InputError, match=r"^OpenVINO computes a count of tokens"):
+        export_files(lively_model(*QUOTA), wanted("backbone", formats=("openvino",)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
