@@ -115,22 +115,41 @@ def write_openvino(source: Path, path: Path, metadata: Mapping[str, Any]) -> Non
 def _numbers_of_sizes() -> dict[Any, Callable[..., Any]]:
     """ONNX translations of Python's arithmetic and rounding of numbers that depend on an open size.
 
-    Python's floats are doubles, and stay doubles: 0.7 * 180 is below 126 in double precision and
-    126 in single precision, so that its floor is another count.
+    Python's floats are doubles: 0.7 * 180 is below 126 in double precision and 126 in single
+    precision, so that its floor is another count. Each float is therefore a double for arithmetic
+    and rounding, and beside it a single for tensors, which torch's exporter takes it for.
     """
     onnxscript = need("onnxscript")
     op, types = onnxscript.opset18, onnxscript.ir.DataType
+    doubles: dict[int, Any] = {}  # by the identity of the single
+
+    def single(double: Any) -> Any:
+        value = op.Cast(double, to=types.FLOAT)
+        doubles[id(value)] = double
+        return value
 
     def double(number: Any) -> Any:
-        if not isinstance(number, float):
-            return number
-        return op.Constant(value=onnxscript.ir.tensor(number, dtype=types.DOUBLE))
+        if isinstance(number, (int, float)):
+            return op.Constant(value=onnxscript.ir.tensor(float(number), dtype=types.DOUBLE))
+        return doubles[id(number)]
+
+    def arithmetic(translated: Callable[..., Any]) -> Callable[..., Any]:
+        def of_floats_or_not(one: Any, other: Any) -> Any:
+            if any(isinstance(each, float) or id(each) in doubles for each in (one, other)):
+                return single(translated(double(one), double(other)))
+            return translated(one, other)
+
+        return of_floats_or_not
+
+    def whole(rounded: Any) -> Any:
+        return op.Cast(rounded, to=types.INT64)
 
     return {
-        torch.sym_float: lambda value: op.Cast(value, to=types.DOUBLE),
-        operator.mul: lambda one, other: op.Mul(double(one), double(other)),
-        operator.add: lambda one, other: op.Add(double(one), double(other)),
-        round: lambda value, digits=None: op.Cast(op.Round(value), to=types.INT64),
-        math.trunc: lambda value: op.Cast(value, to=types.INT64),
-        math.ceil: lambda value: op.Cast(op.Ceil(value), to=types.INT64),
+        torch.sym_float: lambda value: single(op.Cast(value, to=types.DOUBLE)),
+        operator.mul: arithmetic(op.Mul),
+        operator.add: arithmetic(op.Add),
+        round: lambda value, digits=None: whole(op.Round(double(value))),
+        math.trunc: lambda value: whole(double(value)),
+        math.floor: lambda value: whole(op.Floor(double(value))),
+        math.ceil: lambda value: whole(op.Ceil(double(value))),
     }

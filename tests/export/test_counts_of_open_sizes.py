@@ -23,7 +23,10 @@ SIZES += [(rows, columns) for rows in range(2, 14) for columns in range(rows, 60
 
 
 class Counts(nn.Module):
-    """Rows of zeros for each rule, their number by the rule from the number of pixels."""
+    """Rows of zeros for each rule, their number by the rule from the number of pixels.
+
+    The first of them hold a number that depends on the height: a tensor takes it as a single.
+    """
 
     def __init__(self, rules):
         super().__init__()
@@ -31,7 +34,9 @@ class Counts(nn.Module):
 
     def forward(self, image):
         number = image.shape[2] * image.shape[3]
-        return tuple(image.new_zeros(rule(number), 1) for rule in self.rules)
+        rows = [image.new_zeros(rule(number), 1) for rule in self.rules]
+        rows[0] = rows[0] + image.shape[2] * 0.5
+        return tuple(rows)
 
 
 def program_of(*rules):
@@ -46,8 +51,10 @@ def test_a_file_counts_as_the_model_at_every_size(tmp_path):
     write_onnx(program_of(*RULES.values()), path, {}, outputs=[f"by {name}" for name in RULES])
     run, _ = load(path)
     for size in SIZES:
-        found = [len(rows) for rows in run(torch.zeros(1, 3, *size))]
-        assert found == [rule(size[0] * size[1]) for rule in RULES.values()], size
+        found = run(torch.zeros(1, 3, *size))
+        counts = [rule(size[0] * size[1]) for rule in RULES.values()]
+        assert [len(rows) for rows in found] == counts, size
+        assert found[0][0, 0] == size[0] / 2
 
 
 def test_formats_that_cannot_round_say_so_plainly(tmp_path):
