@@ -38,8 +38,8 @@ def prepared(image, about):
     inside = size_at_test_time(sides, about["shorter_side"], about["longest_side"])
     if whole is None:
         whole = [-(-side // about["size_divisor"]) * about["size_divisor"] for side in inside]
-    elif inside != tuple(whole):
-        inside = rounded(sides * min(np.array(whole) / sides))
+    elif any(np.greater(inside, whole)):
+        inside = rounded(sides * min(whole / sides))
         print(f"{sides[1]} x {sides[0]} pixels, resized to fit into {whole[1]} x {whole[0]}")
     canvas = np.full((*whole, 3), about["mean"], np.float32)
     order = 1 if about["channels"] == "RGB" else -1
@@ -48,10 +48,7 @@ def prepared(image, about):
 
 
 def size_at_test_time(sides, shorter, longest):
-    """The (height, width) that the detector was tested at, in the steps of detectron2's rule.
-
-    In one step with the smaller of two factors some halves would be rounded the other way.
-    """
+    """The (height, width) at test time, rounded after the two steps of detectron2's rule."""
     new = np.where(sides == min(sides), shorter, sides * (shorter / min(sides)))
     return rounded(new * min(longest / max(new), 1))
 
@@ -76,9 +73,20 @@ def pasted(logits, box, *size):
     return ways[0] @ (1 / (1 + np.exp(-logits.astype(np.float64)))) @ ways[1].T
 
 
+def opened(model):
+    """A session that runs the file, and what the file says about itself."""
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        about = json.loads(session.get_modelmeta().custom_metadata_map["svit_det"])
+    except Exception:  # onnxruntime has an exception of its own for each kind of bad file
+        sys.exit(f"run_onnx.py: {model} is missing, or is no ONNX file of svit-det export.")
+    if about["part"] != "detector":
+        sys.exit(f"run_onnx.py: {model} is a {about['part']}; export it with --part detector.")
+    return session, about
+
+
 def main(model, picture, result, least=0.5):
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    about = json.loads(session.get_modelmeta().custom_metadata_map["svit_det"])
+    session, about = opened(model)
     plan, sets = about["keep_schedule"] or {}, ", ".join(about["train_sets"]) or "not said"
     pairs = zip(plan.get("layers", ()), plan.get("shares", ()))
     kept = ", ".join(f"{share:.0%} in block {layer}" for layer, share in pairs) or "none"
@@ -96,13 +104,12 @@ def main(model, picture, result, least=0.5):
             cv2.rectangle(drawn, corners[:2], corners[2:], (0, 255, 255), 1)
             name = about["classes"][label] if about["classes"] else f"class {label}"
             print(f"{name} {score:.2f} at {corners}")
-    rows, columns = (
-        ((np.arange(full) + 0.5) * seen / full / about["patch_size"]).astype(int)
-        for full, seen in zip(size, inside)
-    )
-    depth = keep[0].mean(axis=0)[rows][:, columns]
+    depth = np.kron(keep[0].mean(axis=0), np.ones((about["patch_size"],) * 2))
+    depth = cv2.resize(depth[: inside[0], : inside[1]], size[::-1], interpolation=cv2.INTER_NEAREST)
     heat = cv2.applyColorMap((255 * depth).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    cv2.imwrite(result, np.hstack([drawn, cv2.addWeighted(bgr, 0.35, heat, 0.65, 0)]))
+    both = np.hstack([drawn, cv2.addWeighted(bgr, 0.35, heat, 0.65, 0)])
+    if not (cv2.haveImageWriter(result) and cv2.imwrite(result, both)):
+        sys.exit(f"run_onnx.py: {result} cannot be written; give a .png in a folder that is there.")
     print(f"{about['policy']}: {depth.mean():.0%} of all block runs; wrote {result}")
 
 

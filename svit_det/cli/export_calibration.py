@@ -62,7 +62,7 @@ def fitted(image: np.ndarray, cfg: CfgNode, size: tuple[int, int]) -> Tensor:
     wanted = resize.get_transform(image)
     if wanted.new_h > size[0] or wanted.new_w > size[1]:
         factor = min(size[0] / image.shape[0], size[1] / image.shape[1])
-        height, width = (max(int(factor * side), 1) for side in image.shape[:2])
+        height, width = (max(int(factor * side + 0.5), 1) for side in image.shape[:2])
         wanted = T.ResizeTransform(*image.shape[:2], height, width)
     pixels = torch.from_numpy(wanted.apply_image(image).transpose(2, 0, 1).copy()).float()
     canvas = torch.tensor(cfg.MODEL.PIXEL_MEAN).view(3, 1, 1).repeat(1, *size)

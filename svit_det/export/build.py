@@ -21,6 +21,7 @@ from svit_det.export.formats import (
     FLOAT,
     FORMATS,
     INT8,
+    check_rounding,
     write_onnx,
     write_openvino,
     write_pt2,
@@ -31,7 +32,7 @@ from svit_det.export.pictures import (
     made_up_pictures,
     where_something_is_found,
 )
-from svit_det.export.program import export_program, other_size
+from svit_det.export.program import export_program, open_sides, other_size
 from svit_det.export.quantise import write_int8
 from svit_det.export.running import load
 from svit_det.export.runtimes import check_runtimes
@@ -155,6 +156,8 @@ class _Files:
         if name == "pt2":
             write_pt2(self.program, path, about)
             return path
+        if name == "openvino":
+            check_rounding(self.program)
         if not self.source.exists():
             self._write_source({**self.metadata, "precision": FLOAT})
         if name == "openvino":
@@ -225,6 +228,13 @@ def check_wanted(wanted: Wanted, net: TokenNet, divisor: int) -> None:
     if max(wanted.size) > MOST_SIDE:
         raise InputError(
             f"--size {wanted.size[0]} {wanted.size[1]}: sides have at most {MOST_SIDE:,} pixels."
+        )
+    least, most = open_sides(divisor)
+    second = other_size(wanted.size, divisor)
+    if wanted.dynamic_size and (min(wanted.size) < least or max(second) > most):
+        raise InputError(
+            f"--size {wanted.size[0]} {wanted.size[1]}: with --dynamic-size, sides have {least:,} "
+            f"to {most:,} pixels, at the second compared size ({second[0]} {second[1]}) too."
         )
     if wanted.batch < 1:
         raise InputError(f"--batch {wanted.batch}: give 1 or more.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ FORMATS = {"pt2": (".pt2",), "onnx": (".onnx",), "openvino": (".bin", ".xml")}
 OPSETS = (18, 23)
 FLOAT, INT8, BFLOAT16 = "float32", "int8", "bfloat16"
 """The precisions in which a file computes products."""
+ROUNDINGS = (round, math.trunc, math.floor, math.ceil)
+"""Operators of a program by which a count of tokens follows from an open size."""
 
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -35,9 +38,26 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, Any])
     try:
         with quiet():
             torch.export.save(program, path, extra_files=extra)
-    except Exception as error:  # for example, a rounding of an open size cannot be saved
+    except Exception as error:  # torch may raise anything for an operator that it cannot save
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if rounds_a_size(program):
+            reason = "torch cannot save the rounding of an open size; choose another of --formats"
         raise InputError(f"torch.export cannot save this model: {reason.rstrip('.')}.") from error
+
+
+def rounds_a_size(program: ExportedProgram) -> bool:
+    """Whether the program computes a count of tokens from an open size, by a rounding."""
+    return any(node.target in ROUNDINGS for node in program.graph.nodes)
+
+
+def check_rounding(program: ExportedProgram) -> None:
+    """Raise InputError for a program that OpenVINO would compute with other counts."""
+    if rounds_a_size(program):
+        raise InputError(
+            "OpenVINO computes a count of tokens that depends on an open size in single precision, "
+            "and may round it otherwise than the model does; choose another of --formats, or leave "
+            "--dynamic-size out."
+        )
 
 
 @torch.no_grad()  # as when the program was made: with gradients, maps have another memory layout
@@ -93,11 +113,43 @@ def write_openvino(source: Path, path: Path, metadata: Mapping[str, Any]) -> Non
 
 
 def _numbers_of_sizes() -> dict[Any, Callable[..., Any]]:
-    """ONNX translations of Python's rounding of numbers that depend on an open size."""
-    op = need("onnxscript").opset18
-    whole = 7  # ONNX's number of int64
+    """ONNX translations of Python's arithmetic and rounding of numbers that depend on an open size.
+
+    Python's floats are doubles: 0.7 * 180 is below 126 in double precision and 126 in single
+    precision, so that its floor is another count. Each float is therefore a double for arithmetic
+    and rounding, and beside it a single for tensors, which torch's exporter takes it for.
+    """
+    onnxscript = need("onnxscript")
+    op, types = onnxscript.opset18, onnxscript.ir.DataType
+    doubles: dict[int, Any] = {}  # by the identity of the single
+
+    def single(double: Any) -> Any:
+        value = op.Cast(double, to=types.FLOAT)
+        doubles[id(value)] = double
+        return value
+
+    def double(number: Any) -> Any:
+        if isinstance(number, (int, float)):
+            return op.Constant(value=onnxscript.ir.tensor(float(number), dtype=types.DOUBLE))
+        return doubles[id(number)]
+
+    def arithmetic(translated: Callable[..., Any]) -> Callable[..., Any]:
+        def of_floats_or_not(one: Any, other: Any) -> Any:
+            if any(isinstance(each, float) or id(each) in doubles for each in (one, other)):
+                return single(translated(double(one), double(other)))
+            return translated(one, other)
+
+        return of_floats_or_not
+
+    def whole(rounded: Any) -> Any:
+        return op.Cast(rounded, to=types.INT64)
+
     return {
-        round: lambda value, digits=None: op.Cast(op.Round(value), to=whole),
-        math.trunc: lambda value: op.Cast(value, to=whole),
-        math.ceil: lambda value: op.Cast(op.Ceil(value), to=whole),
+        torch.sym_float: lambda value: single(op.Cast(value, to=types.DOUBLE)),
+        operator.mul: arithmetic(op.Mul),
+        operator.add: arithmetic(op.Add),
+        round: lambda value, digits=None: whole(op.Round(double(value))),
+        math.trunc: lambda value: whole(double(value)),
+        math.floor: lambda value: whole(op.Floor(double(value))),
+        math.ceil: lambda value: whole(op.Ceil(double(value))),
     }

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from svit_det import __version__
+from svit_det.export.program import open_sides
 from svit_det.vit import TokenNet
 
 MASK_THRESHOLD = 0.5
@@ -54,6 +55,7 @@ def describe(
             "batch": batch,
             "size": None if dynamic_size else list(size),
             "size_divisor": divisor,
+            "sides": list(open_sides(divisor)) if dynamic_size else None,
             "shorter_side": sides[0],
             "longest_side": sides[1],
             "channels": image_format,

@@ -17,6 +17,8 @@ from svit_det.vit.positions import by_running_count, by_top
 
 LARGEST_SIDE = 4096
 """Most pixels of a picture's side for a program of open size."""
+LEAST_STEPS = 2
+"""Least steps of a side for a program of open size: torch takes a side of 1 for a constant."""
 
 
 @contextmanager
@@ -47,9 +49,8 @@ def export_program(
     """
     shapes = None
     if open_step is not None:
-        # At least two steps a side: torch would take a side of 1 for a constant.
-        largest = LARGEST_SIDE // open_step
-        rows, columns = (Dim(name, min=2, max=largest) for name in ("rows", "columns"))
+        least, largest = (side // open_step for side in open_sides(open_step))
+        rows, columns = (Dim(name, min=least, max=largest) for name in ("rows", "columns"))
         shapes = ({2: open_step * rows, 3: open_step * columns},)
     with rows_for_graphs(trunk, topk=topk), quiet():
         try:
@@ -66,6 +67,8 @@ def export_program(
             if says_no_memory(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if reason.startswith("Guard failed"):  # at the second size
+                reason = "torch takes a number that depends on the size for a constant"
             policy = type(trunk.policy).__name__
             sizes = "" if open_step is None else " with --dynamic-size"
             raise InputError(
@@ -78,6 +81,11 @@ def _without_folders(program: ExportedProgram) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
+
+
+def open_sides(step: int) -> tuple[int, int]:
+    """The least and the most pixels of a side, for a program of open size."""
+    return LEAST_STEPS * step, LARGEST_SIDE // step * step
 
 
 def other_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:

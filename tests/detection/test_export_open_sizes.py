@@ -17,7 +17,9 @@ from svit_det.export.running import load
 
 WIDE = ((64, 96), (48, 176))
 QUOTA = ("MODEL.TOKEN_POLICY.SVIT.MODE", "quota")
-ATS, RANDOM = (("MODEL.TOKEN_POLICY.NAME", name) for name in ("ATS", "Random"))
+ATS, RANDOM, EVO, EVIT = (
+    ("MODEL.TOKEN_POLICY.NAME", name) for name in ("ATS", "Random", "EvoViT", "EViT")
+)
 ADAPTER = (
     *("MODEL.BACKBONE.NAME", "build_vit_adapter_fpn_backbone"),
     *("MODEL.ADAPTER.INTERACTIONS", "[[0, 0], [1, 2]]"),
@@ -56,7 +58,7 @@ def test_a_whole_detector_of_open_size(lively_model, tmp_path):
     model = lively_model()
     export_files(model, wanted("detector", formats=("onnx",)), tmp_path)
     graph, (run, metadata) = DetectorGraph(model), load(tmp_path / "detector.onnx")
-    assert metadata["input"]["size"] is None
+    assert metadata["input"]["size"] is None and metadata["input"]["sides"] == [32, 4096]
     for size in (*WIDE, (128, 64)):
         parity = compare(graph, run, [made_up_picture(size, 5)])
         assert parity.same_kept and too_far(parity, "float32") is None, (size, parity)
@@ -64,12 +66,25 @@ def test_a_whole_detector_of_open_size(lively_model, tmp_path):
         assert keep.shape == (1, 3, size[0] // 8, size[1] // 8)
 
 
+@pytest.mark.parametrize("size", [(16, 64), (64, 4064), (4096, 64)])
+def test_a_size_beyond_the_open_sides_is_refused(tiny_model, tmp_path, size):
+    """Not blamed on the policy, for which torch would find a reason of its own."""
+    asked = Wanted(part="backbone", size=size, dynamic_size=True)
+    with pytest.raises(InputError, match=r"^--size \d+ \d+: with .*, sides have 32 to 4,096 pix"):
+        export_files(tiny_model(), asked, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_constant_that_is_none_is_refused(lively_model, tmp_path, name):
     """torch takes ATS's number of sampling points for a constant of the traced size."""
     one = wanted("backbone", formats=(name,))
-    with pytest.raises(InputError, match=r"^ATS does not export as one graph with --dynamic-size"):
+    with pytest.raises(InputError) as raised:
         export_files(lively_model(*ATS), one, tmp_path)
+    assert str(raised.value) == (
+        "ATS does not export as one graph with --dynamic-size: torch takes a number that depends "
+        "on the size for a constant."
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,3 +99,25 @@ def test_a_rounded_count_of_open_size_is_saved_as_onnx_alone(lively_model, tmp_p
     run, _ = load(tmp_path / "backbone.onnx")
     parity = compare(BackboneGraph(model), run, [made_up_picture(size, 5) for size in WIDE])
     assert parity.same_kept and parity.difference <= 1e-4, parity
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "shares", "size"),
+    [(EVO, [0.7, 0.5], (80, 144)), (EVIT, [0.6, 0.36], (80, 80))],
+    ids=["EvoViT", "EViT"],
+)
+def test_a_count_on_the_edge_is_the_models(lively_model, tmp_path, options, shares, size):
+    """In single precision a grid of 180, or of 100, tokens would keep another number of them."""
+    model = lively_model(*options, "MODEL.TOKEN_POLICY.KEEP_RATIOS", shares)
+    export_files(model, wanted("backbone", formats=("onnx",)), tmp_path)
+    run, _ = load(tmp_path / "backbone.onnx")
+    parity = compare(BackboneGraph(model), run, [made_up_picture(size, 5)])
+    assert parity.same_kept and parity.difference <= 1e-4, parity
+
+
+@pytest.mark.long
+def test_openvino_is_refused_where_it_rounds_a_count(lively_model, tmp_path):
+    with pytest.raises(InputError, match=r"^OpenVINO computes a count of tokens"):
+        export_files(lively_model(*QUOTA), wanted("backbone", formats=("openvino",)), tmp_path)
+    assert list(tmp_path.iterdir()) == []

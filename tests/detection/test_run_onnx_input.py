@@ -7,6 +7,7 @@ pixel is the same. A build with another decoder may round its inverse transform 
 """
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
+from svit_det.cli.export_calibration import fitted
 from svit_det.detection import Predictor
 from svit_det.export.backbone import BackboneGraph
 from svit_det.export.metadata import describe
@@ -107,6 +109,22 @@ def test_the_whole_input_of_a_jpeg_is_ours(run_onnx, given, stored, turned):
         assert np.array_equal(here, there), size
         theirs, ours = given(path)
         assert torch.equal(theirs, ours), size
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 192)], ids=["small", "large"])
+def test_a_file_of_fixed_size_is_given_what_it_was_calibrated_with(
+    run_onnx, tiny_config, tiny_model, stored, size
+):
+    """The size at test time where it fits, else the largest that fits; the rest is the mean."""
+    cfg = tiny_config()
+    about = input_of(Namespace(cfg=cfg, model=tiny_model())) | {"size": list(size)}
+    for old in SIZES:
+        image = read_image(stored(old, ".png"), "RGB")
+        given, inside = run_onnx.prepared(image, about)
+        at_test_time = T.ResizeShortestEdge.get_output_shape(*old, 64, 128)
+        fits = at_test_time[0] <= size[0] and at_test_time[1] <= size[1]
+        assert (inside == at_test_time) is fits and fits >= (size == (128, 192)), old
+        assert torch.equal(torch.from_numpy(given[0]), fitted(image, cfg, size)), old
 
 
 def test_the_size_is_that_of_detectron2s_rule(run_onnx):

@@ -3,8 +3,11 @@
 tests/detection/test_run_onnx_input.py compares its whole input with ours.
 """
 
+import json
+from argparse import Namespace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -59,3 +62,59 @@ def test_a_mask_is_pasted_as_by_grid_sample(run_onnx):
     )
     ours = run_onnx.pasted(logits.numpy(), box.numpy(), 30, 36)
     assert np.abs(ours - wanted[0, 0].numpy()).max() < 1e-5
+
+
+# ------------------------------------------------------------------ what it refuses
+
+
+class Session:
+    """In place of onnxruntime's: a file that says this of itself and finds nothing."""
+
+    def __init__(self, about):
+        self.about = about
+
+    def get_modelmeta(self):
+        return Namespace(custom_metadata_map={"svit_det": json.dumps(self.about)})
+
+    def run(self, outputs, given):
+        none = np.zeros((0, 28, 28))
+        return np.zeros((0, 4)), none[:, 0, 0], none[:, 0, 0], none, np.ones((1, 3, 12, 18), bool)
+
+
+@pytest.fixture
+def example(run_onnx, monkeypatch, pixels, tmp_path):
+    """Factory: runs the example on a picture, for a file that says `about` beside the usual."""
+    usual = {"version": "1", "policy": "SViT", "keep_schedule": None, "train_sets": []}
+    usual |= {"outputs": [], "patch_size": 8, "classes": [], "input": ABOUT, "part": "detector"}
+    cv2.imwrite(str(tmp_path / "picture.png"), pixels(64, 96))
+
+    def call(result, **about):
+        made = Session(usual | about)
+        monkeypatch.setattr(run_onnx.onnxruntime, "InferenceSession", lambda *_, **__: made)
+        run_onnx.main("model.onnx", str(tmp_path / "picture.png"), str(tmp_path / result))
+
+    return call
+
+
+def test_a_result_is_written_or_refused(example, capsys, tmp_path):
+    example("drawn.png")
+    assert cv2.imread(str(tmp_path / "drawn.png")).shape == (64, 192, 3)
+    assert "SViT: 100% of all block runs; wrote " in capsys.readouterr().out
+    for result in ("nowhere/drawn.png", "drawn.unknown", "drawn"):
+        with pytest.raises(
+            SystemExit, match=rf"{result} cannot be written; give a \.png in a fold"
+        ):
+            example(result)
+        assert "wrote" not in capsys.readouterr().out
+
+
+def test_a_backbone_is_no_detector(example, tmp_path):
+    with pytest.raises(SystemExit, match=r"model\.onnx is a backbone; export it with --part det"):
+        example("drawn.png", part="backbone")
+
+
+def test_a_missing_or_foreign_model_is_named(run_onnx, tmp_path):
+    (tmp_path / "text.onnx").write_text("text")
+    for name in ("none.onnx", "text.onnx"):
+        with pytest.raises(SystemExit, match=rf"{name} is missing, or is no ONNX file of svit-det"):
+            run_onnx.opened(str(tmp_path / name))
