@@ -12,7 +12,7 @@ from pathlib import Path
 from svit_det.errors import InputError, is_text
 from svit_det.files import open_log, remove
 
-LOCK = ".training.lock"
+LOCK = "training.lock"
 """The file in OUTPUT_DIR that is locked while a training goes on; it is empty, and stays."""
 
 

@@ -237,7 +237,7 @@ def test_a_folder_in_which_a_training_goes_on(refused, tiny_yaml, tmp_path):
             said = refused("train_net.py", flag, *arguments, "DATASETS.TRAIN", "('none',)")
             assert f"OUTPUT_DIR {tmp_path}: another training is going on" in said
         assert "none.pth: no such file" in refused("train_net.py", "--eval-only", *arguments)
-    assert names(tmp_path) == [run_files.LOCK, "last_checkpoint"]
+    assert names(tmp_path) == ["last_checkpoint", run_files.LOCK]
     assert "no data set 'none'" in refused(
         "train_net.py", "--overwrite", *arguments, "DATASETS.TRAIN", "('none',)"
     )
