@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,7 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
             raise InputError(f"{where} has no 'name'.")
         if not is_text(entry["name"]):
             raise InputError(f"{where} has a 'name' with half a character in it; write it anew.")
-        if not entry["name"].isprintable():
+        if not _is_shown(entry["name"]):
             raise InputError(
                 f"{where} has the 'name' '{entry['name']}' with characters that no terminal shows; "
                 "write it anew."
@@ -132,3 +133,8 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
             "the model needs one class for each."
         )
     return ids
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a terminal shows the name as it is; spaces that do not break a line are shown too."""
+    return all(each.isprintable() or unicodedata.category(each) == "Zs" for each in name)

@@ -145,6 +145,11 @@ def test_categories_have_to_be_right(judge, content, categories, said):
     assert said in str(refusal.value)
 
 
+def test_a_name_may_hold_a_space_that_does_not_break_a_line(judge, content):
+    content["categories"][0]["name"] = "traffic\u00a0light"
+    assert judge(content)
+
+
 # ------------------------------------------------------------------ images
 
 
