@@ -27,6 +27,7 @@ def older(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_an_older_checkout_takes_turns(tiny, older):
     ran = tiny(
         *("--parts", "blocks", "backbone", "--tokens", "4", "6", "--batch-sizes", "1"),
@@ -134,6 +135,7 @@ def test_workers_run_the_same_arm_at_the_same_time(ticks):
     ]
 
 
+@pytest.mark.long
 def test_load_by_number_of_processes(tiny):
     ran = tiny(
         *("--parts", "blocks", "detector", "--tokens", "2", "3", "--batch-sizes", "2"),

@@ -34,6 +34,7 @@ def arms_of(row):
     return {arm_name(arm["runtime"], arm["budget"]): arm for arm in row["arms"]}
 
 
+@pytest.mark.long
 def test_both_budgets_in_a_runtime_beside_an_older_checkout(tiny, older):
     ran = tiny(
         *("--parts", "blocks", "--runtime", "onnxruntime", *GRID, "--against", str(older)),

@@ -135,6 +135,7 @@ def test_policies_in_a_wrapper(lively_model, tmp_path, wrapper):
     assert counts[0] == 96 and 0 < counts[2] <= counts[1] < 96
 
 
+@pytest.mark.long
 def test_an_adapter(lively_model, tmp_path):
     model = lively_model(*ADAPTER)
     export_files(model, wanted("backbone"), tmp_path)
@@ -186,6 +187,7 @@ def test_nothing_found_is_nothing_found(lively_model, tmp_path):
         assert masks.shape == (0, 28, 28) and keep.shape == (1, 3, 8, 12)
 
 
+@pytest.mark.long
 def test_without_topk_there_is_none(lively_model, tmp_path):
     def operators(path):
         return {node.op_type for node in onnx.load(path).graph.node}
@@ -202,6 +204,7 @@ def test_without_topk_there_is_none(lively_model, tmp_path):
         export_files(model, wanted("detector", topk=False), tmp_path)
 
 
+@pytest.mark.long
 def test_opset_23_has_an_operator_for_attention(lively_model, tmp_path):
     model = lively_model()
     export_files(model, wanted("backbone", formats=("onnx",), opset=23), tmp_path)
@@ -250,6 +253,7 @@ def test_an_int8_file_keeps_its_decisions_in_float32(lively_model, tmp_path):
     assert run(picture(1))[-1].shape == (1, 3, 8, 12)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_a_bfloat16_file_is_computed_in_it(lively_model, tmp_path):
     model = lively_model(*QUOTA)
@@ -263,6 +267,7 @@ def test_a_bfloat16_file_is_computed_in_it(lively_model, tmp_path):
         assert parity.difference > 1e-4
 
 
+@pytest.mark.long
 def test_a_file_for_two_pictures(lively_model, tmp_path):
     model = lively_model(*QUOTA)
     export_files(model, wanted("backbone", batch=2), tmp_path)
