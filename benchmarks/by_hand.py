@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Small measurements behind README.md's remarks: sampling, masking, allocator, operations.
+"""Small measurements behind README.md's remarks: sampling, masking, threads, operations and more.
 
     python benchmarks/by_hand.py sampling       grid_sample against table rows, forward, backward
     python benchmarks/by_hand.py masking        moving rows against a key mask, by share kept
     python benchmarks/by_hand.py joined         queries of all keys against those of some rows
+    python benchmarks/by_hand.py alone --threads 2      small blocks on one thread and on all
     SVIT_DET_ALLOCATOR=system python benchmarks/by_hand.py allocator     and without the variable
     python benchmarks/by_hand.py operations     torch operations of a pass, policy by policy
 
@@ -46,8 +47,9 @@ from svit_det.policies import POLICY_REGISTRY, TrunkShape, build_policy
 from svit_det.policies.dense import Dense
 from svit_det.results import write_json
 from svit_det.shipped import find_config
-from svit_det.vit import Execution, Masked, Packed, build_trunk
+from svit_det.vit import Execution, Masked, Packed, TokenTrunk, build_trunk
 from svit_det.vit.layers import Block
+from svit_det.vit.layout import Layout
 
 Sampled = tuple[int, Sequence[tuple[int, int]], int, int, int, int]
 """Images, levels, queries, heads, channels of a head, points."""
@@ -152,6 +154,40 @@ def _alone(block: Block, given: tuple[Tensor, Tensor]) -> None:
     block.attn.project(block.norm1(rows.index_select(0, index)), 0, 1)
 
 
+def alone(
+    sizes: Sizes = SIZES,
+    counts: Sequence[int] = (64, 88, 128, 180, 256, 360, 512),
+    *,
+    depth: int = 12,
+    repeats: int = 20,
+) -> Table:
+    """Milliseconds of a block on one thread and on all, by its rows."""
+    if torch.get_num_threads() == 1:
+        raise InputError("--threads 1: there is nothing to compare; give 2 or more.")
+    lines: list[list[Any]] = []
+    for size, (width, heads) in sizes.items():
+        trunk = build_trunk(policy=Dense(), embed_dim=width, num_heads=heads, depth=depth).eval()
+        ways = {str(number): partial(_on, number, trunk) for number in (1, torch.get_num_threads())}
+        for count in counts:
+            with torch.no_grad():
+                rows = torch.randn(count, width)
+                found = _medians(ways, rows, blocks=depth, repeats=repeats)
+            macs = trunk.block(0).linear_macs(count)
+            lines.append([size, count, f"{macs / 1e6:.1f}", *found])
+    return ["", "rows", "million multiply-adds", "one thread", "all threads"], lines
+
+
+def _on(threads: int, trunk: TokenTrunk, rows: Tensor) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    layout = Layout((len(rows),), (1, len(rows)))
+    for block in map(trunk.block, range(trunk.depth)):
+        query, key, value = block.attn.project(block.norm1(rows)).unbind(1)
+        rows = rows + block.attn(query, key, value, queries=layout, keys=layout)
+        rows = rows + block.mlp(block.norm2(rows))
+    torch.set_num_threads(before)
+
+
 def allocator(
     config: str = "svit_s", size: tuple[int, int] = (800, 1333), *, pictures: int = 4
 ) -> Table:
@@ -208,7 +244,9 @@ def _medians(
     return [f"{each.median:.2f} ({each.low:.2f}-{each.high:.2f})" for each in spreads]
 
 
-MEASUREMENTS = {each.__name__: each for each in (sampling, masking, joined, allocator, operations)}
+MEASUREMENTS = {
+    each.__name__: each for each in (sampling, masking, joined, alone, allocator, operations)
+}
 
 
 def main(argv: Sequence[str]) -> str | None:

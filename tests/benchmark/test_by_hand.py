@@ -37,6 +37,27 @@ def test_joined(by_hand_program):
     assert all(timed(cell) for line in lines for cell in line[3:])
 
 
+def test_alone(by_hand_program):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        head, lines = by_hand_program.alone(SIZES, (10, 20), depth=2, repeats=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert head[-2:] == ["one thread", "all threads"]
+    assert [line[:3] for line in lines] == [["toy", 10, "0.1"], ["toy", 20, "0.1"]]
+    assert all(timed(cell) for line in lines for cell in line[3:])
+
+
+def test_one_thread_is_not_compared_with_itself(by_hand_program, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert by_hand_program.main(["alone"]) == (
+        "by_hand.py: --threads 1: there is nothing to compare; give 2 or more."
+    )
+
+
 @pytest.mark.parametrize("folder", ["here", "elsewhere"])
 def test_allocator_finds_the_config_from_any_folder(by_hand_program, folder, tmp_path, monkeypatch):
     if folder == "elsewhere":
