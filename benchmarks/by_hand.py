@@ -172,7 +172,7 @@ def alone(
             with torch.no_grad():
                 rows = torch.randn(count, width)
                 found = _medians(ways, rows, blocks=depth, repeats=repeats)
-            macs = trunk.block(0).linear_macs(count)
+            macs = trunk.block(0).macs(count)
             lines.append([size, count, f"{macs / 1e6:.1f}", *found])
     return ["", "rows", "million multiply-adds", "one thread", "all threads"], lines
 

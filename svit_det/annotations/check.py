@@ -14,6 +14,9 @@ from svit_det.annotations.json_file import read_json
 from svit_det.errors import InputError, is_text
 
 LISTS = ("images", "annotations", "categories")
+CONTROLS = {"Cc", "Zl", "Zp"}
+TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Unicode's kinds of characters that no name of a category may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +118,8 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
             raise InputError(f"{where} has a 'name' with half a character in it; write it anew.")
         if not _is_shown(entry["name"]):
             raise InputError(
-                f"{where} has the 'name' '{entry['name']}' with characters that no terminal shows; "
-                "write it anew."
+                f"{where} has the 'name' '{entry['name']}' with characters that control a "
+                "terminal; write it anew."
             )
         if entry["id"] in ids:
             raise InputError(f"{where} is there twice; each category has an 'id' of its own.")
@@ -136,5 +139,11 @@ def _check_categories(path: str, categories: list[Any], demands: Demands) -> set
 
 
 def _is_shown(name: str) -> bool:
-    """Whether a terminal shows the name as it is; spaces that do not break a line are shown too."""
-    return all(each.isprintable() or unicodedata.category(each) == "Zs" for each in name)
+    """Whether no character of the name controls a terminal, ends a line, or turns its direction.
+
+    Scripts such as Persian and Hindi need marks that are not seen by themselves.
+    """
+    return not any(
+        unicodedata.category(each) in CONTROLS or unicodedata.bidirectional(each) in TURNS
+        for each in name
+    )

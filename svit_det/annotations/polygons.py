@@ -17,8 +17,8 @@ LONGEST_OUTLINE = 1_000_000
 LONGEST_IN_BOX = 20_000
 """Sides of the object's box; the outlines of COCO's objects have some ten. In the square of 28
 pixels, and for a found box of half the size, such an outline has about LONGEST_OUTLINE pixels."""
-NARROWEST = 1e-5
-"""Pixels; training leaves out boxes with a smaller side."""
+NARROWEST = 0.1
+"""Pixels; detectron2 draws an outline as if no side of its box were shorter."""
 MOST_MEETINGS = 50_000
 """Pairs of sides that may meet. Where all of them cross, a crop takes a second and some 100 MB.
 Outlines of COCO's objects have up to three such pairs for each corner, and the largest outline has
@@ -67,7 +67,10 @@ def _box_problem(
     # Training cuts a box at the borders of its image, but not the polygons.
     across = min(left + wide, width) - max(left, 0)
     down = min(top + high, height) - max(top, 0)
-    if min(across, down) < NARROWEST or length <= LONGEST_IN_BOX * min(across, down):
+    if min(across, down) <= 0:
+        return None  # training leaves the object out
+    across, down = max(across, NARROWEST), max(down, NARROWEST)
+    if length <= LONGEST_IN_BOX * min(across, down):
         return None
     if sum(_outline(each, (across, down)) for each in polygons) <= LONGEST_IN_BOX:
         return None
@@ -76,11 +79,12 @@ def _box_problem(
 
 def _meeting_problem(polygons: list[list[float]]) -> str | None:
     """Whether the sides of each polygon meet each other so often that a crop would be too dear."""
+    numbers = [len(polygon) // 2 for polygon in polygons]
+    if sum(corners * (corners - 1) // 2 for corners in numbers) <= MOST_MEETINGS:
+        return None
     meetings = 0
     for polygon in polygons:
-        corners = len(polygon) // 2
-        most = corners * (corners - 1) // 2
-        meetings += most if meetings + most <= MOST_MEETINGS else _meetings(polygon)
+        meetings += _meetings(polygon)
         if meetings > MOST_MEETINGS:
             return f"with an outline whose sides meet more than {MOST_MEETINGS:,} times"
     return None

@@ -68,7 +68,13 @@ def evaluate_in_turn(contenders: Sequence[Contender]) -> list[Evaluation]:
 @torch.no_grad()
 def speeds_of(contenders: Sequence[Contender]) -> list[float]:
     """Images per second of every classifier, all of which take turns, after a warm-up."""
-    batches = [each.batches() for each in contenders]
+    of_sets: dict[str, list[Tensor]] = {}  # most classifiers of a table read the same batches
+    batches = []
+    for each in contenders:
+        alike = str((each.cfg.DATA, each.cfg.INPUT, each.cfg.TEST, each.cfg.MODEL.NUM_CLASSES))
+        if alike not in of_sets:
+            of_sets[alike] = each.batches()
+        batches.append(of_sets[alike])
 
     def arm(place: int) -> Any:
         model, own = contenders[place].model, batches[place]

@@ -140,6 +140,8 @@ def _train(
     with ExitStack() as held:
         if where.is_first:
             held.enter_context(only_training_in(make_folder(cfg.OUTPUT_DIR)))
+            # Another training may have begun and ended here while this one was built.
+            check_folder(cfg, begins=not args.resume, overwrite=args.overwrite)
         if args.resume:
             trainer.resume()
         elif args.overwrite and where.is_first:

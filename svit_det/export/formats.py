@@ -131,7 +131,8 @@ def _numbers_of_sizes() -> dict[Any, Callable[..., Any]]:
     def double(number: Any) -> Any:
         if isinstance(number, (int, float)):
             return op.Constant(value=onnxscript.ir.tensor(float(number), dtype=types.DOUBLE))
-        return doubles[id(number)]
+        found = doubles.get(id(number))
+        return op.Cast(number, to=types.DOUBLE) if found is None else found
 
     def arithmetic(translated: Callable[..., Any]) -> Callable[..., Any]:
         def of_floats_or_not(one: Any, other: Any) -> Any:
@@ -148,6 +149,8 @@ def _numbers_of_sizes() -> dict[Any, Callable[..., Any]]:
         torch.sym_float: lambda value: single(op.Cast(value, to=types.DOUBLE)),
         operator.mul: arithmetic(op.Mul),
         operator.add: arithmetic(op.Add),
+        operator.sub: arithmetic(op.Sub),
+        operator.truediv: lambda one, other: single(op.Div(double(one), double(other))),
         round: lambda value, digits=None: whole(op.Round(double(value))),
         math.trunc: lambda value: whole(double(value)),
         math.floor: lambda value: whole(op.Floor(double(value))),

@@ -22,7 +22,8 @@ def only_training_in(folder: str | Path) -> Iterator[None]:
 
     Raises InputError where a training of another process goes on in the folder. The lock ends with
     the process, however the process ends: it is not one of `flock`, which the processes that load
-    images would inherit and hold for some seconds after a kill.
+    images would inherit and hold for some seconds after a kill. A process holds it once: to open
+    and close the file again in this process would end it.
     """
     with open_log(Path(folder) / LOCK, emptied=False) as file:
         try:

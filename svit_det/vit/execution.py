@@ -20,7 +20,7 @@ from svit_det.tokens import BlockParts, BlockRecord, RowCounts, Selection, Token
 from svit_det.vit.executors import Execution
 from svit_det.vit.layers import Block, per_image
 from svit_det.vit.layout import Rows
-from svit_det.vit.threads import few_threads
+from svit_det.vit.threads import on_few_threads
 from svit_det.vit.view import BlockInProgress
 
 
@@ -48,12 +48,18 @@ def run_block(
     """Run block `layer` on the tokens that `policy` keeps; the others stay as they are."""
     view = BlockInProgress(block, layer=layer, last=last)
     images, size = state.tokens.shape[:2]
-    with few_threads(block.linear_macs(images * size), state.tokens):
+
+    def begin() -> tuple[TokenState, Selection, Rows]:
         entered, entering = policy.before_block(view, state)
-        keys = _enter(execution, layer, entered, entering, "attend")
-    with few_threads(block.linear_macs(keys.layout.num_rows), state.tokens):
+        return entered, entering, _enter(execution, layer, entered, entering, "attend")
+
+    def go_on() -> tuple[TokenState, BlockRecord]:
         done, record = _run(view, block, policy, execution, entered, entering, keys)
-        done = policy.after_block(view, entered, done, record)
+        return policy.after_block(view, entered, done, record), record
+
+    entered, entering, keys = on_few_threads(begin, state.tokens, images * block.macs(size))
+    macs = sum(block.macs(length) for length in keys.layout.lengths)
+    done, record = on_few_threads(go_on, state.tokens, macs)
     return replace(done, history=(*state.history, record))
 
 

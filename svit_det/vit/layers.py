@@ -112,11 +112,6 @@ class Block(nn.Module):
             branch = self.drop_path(branch, layout)
         return rows + branch
 
-    def linear_macs(self, rows: int) -> int:
-        """Multiply-adds of the linear layers alone, for so many rows."""
-        width = self.attn.proj.in_features
-        return rows * 4 * width**2 + self.mlp.macs(rows)
-
     def macs(
         self,
         keys: int,

@@ -9,35 +9,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 THREADS_SLEEP = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
 """OpenMP reads the policy once too, when torch is imported."""
-WAKING_MACS = 60_000_000
+WAKING_MACS = 70_000_000
 """What a thread computes while the others are woken for the operations of one block, in
-multiply-adds of linear layers. `python benchmarks/by_hand.py alone` measures the two ways on
-another machine."""
+multiply-adds. `python benchmarks/by_hand.py alone` measures the two ways on another machine."""
+T = TypeVar("T")
 
 
-@contextmanager
-def few_threads(macs: int, tokens: Tensor) -> Iterator[None]:
-    """One thread for work of so many multiply-adds, where waking the others takes longer.
+def on_few_threads(work: Callable[[], T], tokens: Tensor, macs: int) -> T:
+    """The result of work of so many multiply-adds, on one thread where waking others takes longer.
 
-    n threads save macs (n - 1) / n of the time of one thread. The results are those of one thread.
-    Nothing is changed in training, in a graph, on another device than the CPU, or in any thread but
-    the program's first: torch hands the current number of threads to each new thread.
+    n threads save (n - 1) / n of the time of one thread. Nothing is changed in training, in a
+    graph, on another device than the CPU, or in any thread but the program's first: torch hands the
+    current number of threads to each new thread.
     """
     threads = torch.get_num_threads() if _may_change(tokens) else 1
     if threads == 1 or macs * (threads - 1) > WAKING_MACS * threads:
-        yield
-        return
+        return work()
     torch.set_num_threads(1)
     try:
-        yield
+        return work()
     finally:
         torch.set_num_threads(threads)
 

@@ -133,7 +133,8 @@ def test_a_folder_is_no_json(tmp_path):
         ([{"id": 3, "name": 4}], "id 3 has no 'name'"),
         ([{"id": 3, "name": " "}], "id 3 has no 'name'"),
         ([{"id": 3, "name": "a\ud800"}], "id 3 has a 'name' with half a character in it"),
-        ([{"id": 3, "name": "a\x1b[2J"}], "'a\\x1b[2J' with characters that no terminal shows"),
+        ([{"id": 3, "name": "a\x1b[2J"}], "'a\\x1b[2J' with characters that control a terminal"),
+        ([{"id": 3, "name": "a\u202eb"}], "'a\\u202eb' with characters that control a terminal"),
         ([7], "entry 1 of the list has no 'id'"),
     ],
 )
@@ -145,8 +146,11 @@ def test_categories_have_to_be_right(judge, content, categories, said):
     assert said in str(refusal.value)
 
 
-def test_a_name_may_hold_a_space_that_does_not_break_a_line(judge, content):
-    content["categories"][0]["name"] = "traffic\u00a0light"
+@pytest.mark.parametrize(
+    "name", ["traffic\u00a0light", "\u0645\u06cc\u200c\u0634", "co\u00adop", "\ufeffa"]
+)
+def test_a_name_may_hold_marks_that_are_not_seen(judge, content, name):
+    content["categories"][0]["name"] = name
     assert judge(content)
 
 

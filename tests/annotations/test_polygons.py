@@ -26,9 +26,9 @@ def star(corners, centre=500.0, radius=400.0):
     return flat(centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
 
 
-def circle(corners):
+def circle(corners, centre=500, radius=400):
     angles = 2 * np.pi * np.arange(corners) / corners
-    return flat(500 + 400 * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    return flat(centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
 
 
 def traced_square(side, first=10):
@@ -64,6 +64,15 @@ def test_an_outline_that_is_far_longer_than_its_box(box):
     assert problem([there_and_back], box) == (
         "with an outline of more than 20,000 sides of its box: is the box right?"
     )
+
+
+def test_a_box_that_training_takes_for_a_wider_one():
+    there_and_back = flat([(0, 0), (900, 900)] * 400)
+    said = problem([there_and_back], [0, 0, 9.9e-6, 100], (480, 1000))
+    assert said and said.endswith("is the box right?")
+    assert (
+        problem([zigzag(1000, step=1)], [500, 500, 0.001, 0.001]) is None
+    )  # in a tenth of a pixel
 
 
 @pytest.mark.parametrize("box", [[500, 500, 5, 5], [500, 500, 0, 5], IMAGE], ids=str)
@@ -103,6 +112,16 @@ def test_an_outline_that_crosses_itself_too_often():
     assert problem([flat(random.uniform(0, 1000, (600, 2)))], IMAGE) == said
     assert problem([star(201)] * 3, IMAGE) == said  # a crop cuts every polygon
     assert problem([star(201), circle(300)], IMAGE) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "corners"), [(20, 300), (30, 100), (16, 316), (300, 20), (1200, 10)]
+)
+def test_an_object_of_many_parts(number, corners):
+    """Only sides that meet count, however many corners the parts have."""
+    parts = [circle(corners, 20 + 0.7 * place, 5) for place in range(number)]
+    assert problem(parts, IMAGE) is None
+    assert problem(parts[::-1], IMAGE) is None
 
 
 def test_more_sides_than_may_meet():

@@ -46,7 +46,7 @@ def test_alone(by_hand_program):
     finally:
         torch.set_num_threads(threads)
     assert head[-2:] == ["one thread", "all threads"]
-    assert [line[:3] for line in lines] == [["toy", 10, "0.1"], ["toy", 20, "0.1"]]
+    assert [line[:3] for line in lines] == [["toy", 10, "0.1"], ["toy", 20, "0.2"]]
     assert all(timed(cell) for line in lines for cell in line[3:])
 
 

@@ -45,6 +45,13 @@ def test_every_model_is_called_in_turn_after_a_warm_up(contenders):
     assert [len(dict(each)["SViT"]) for each in rounds] == [2] * len(rounds)
 
 
+def test_classifiers_of_the_same_set_share_its_batches(contenders, monkeypatch):
+    made, batches = [], Contender.batches
+    monkeypatch.setattr(Contender, "batches", lambda own: made.append(own) or batches(own))
+    speeds_of(contenders)
+    assert made == [contenders[0], contenders[2]]  # the third one has another batch size
+
+
 def test_speeds_count_the_images_of_the_timed_calls(contenders, monkeypatch):
     """A clock that goes on by a second with each look at it: 12 calls of 1 s for each model."""
     ticks = iter(range(1000))

@@ -78,6 +78,17 @@ def test_a_folder_in_which_a_training_goes_on(a_yaml, small, trained, training_i
     assert main([*command, "--overwrite", *options]) is None
 
 
+def test_a_training_that_ends_while_this_one_is_built_is_kept(a_yaml, small, tmp_path, monkeypatch):
+    def built(cfg, *given):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / FINAL).write_text("of another training")
+
+    monkeypatch.setattr(train_classifier, "Trainer", built)
+    said = main(["--config-file", a_yaml, *small(SOLVER__EPOCHS=1)])
+    assert "holds a training already" in said
+    assert (tmp_path / "run" / FINAL).read_text() == "of another training"
+
+
 def test_a_training_keeps_its_folder_until_its_results_are_written(
     a_yaml, small, tmp_path, monkeypatch
 ):

@@ -17,6 +17,8 @@ RULES = {
     "ceil": lambda number: math.ceil(number * 0.6),
     "round": lambda number: round(0.343 * number),
     "trunc": lambda number: math.trunc(0.7 * number),
+    "a quarter": lambda number: round(number / 4),
+    "less a half": lambda number: math.floor(0.7 * number - 0.5),
 }
 SIZES = [(9, 20), (8, 8), (50, 110)]
 SIZES += [(rows, columns) for rows in range(2, 14) for columns in range(rows, 60, 7)]

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from svit_det.policies import POLICY_REGISTRY, TrunkShape, build_policy
 from svit_det.vit import build_trunk, threads
-from svit_det.vit.threads import few_threads
+from svit_det.vit.threads import on_few_threads
 
 SHAPE = TrunkShape(24, 12, 3)
 SMALL, LARGE = threads.WAKING_MACS, 2 * threads.WAKING_MACS + 1
@@ -26,8 +26,7 @@ def two(monkeypatch):
 
 
 def threads_for(macs, tokens=None):
-    with few_threads(macs, torch.zeros(1) if tokens is None else tokens):
-        return torch.get_num_threads()
+    return on_few_threads(torch.get_num_threads, torch.zeros(1) if tokens is None else tokens, macs)
 
 
 @torch.no_grad()
@@ -42,10 +41,12 @@ def test_small_work_runs_on_one_thread(two):
 
 @torch.no_grad()
 def test_the_number_comes_back_after_an_error_and_in_the_inside(two):
-    with pytest.raises(KeyError), few_threads(SMALL, torch.zeros(1)):
-        with few_threads(LARGE, torch.zeros(1)):
-            assert torch.get_num_threads() == 1  # what runs inside small work is small work
+    def inside():
+        assert threads_for(LARGE) == 1  # what runs inside small work is small work
         raise KeyError
+
+    with pytest.raises(KeyError):
+        on_few_threads(inside, torch.zeros(1), SMALL)
     assert torch.get_num_threads() == 2
 
 
