@@ -70,9 +70,8 @@ def test_a_box_that_training_takes_for_a_wider_one():
     there_and_back = flat([(0, 0), (900, 900)] * 400)
     said = problem([there_and_back], [0, 0, 9.9e-6, 100], (480, 1000))
     assert said and said.endswith("is the box right?")
-    assert (
-        problem([zigzag(1000, step=1)], [500, 500, 0.001, 0.001]) is None
-    )  # in a tenth of a pixel
+    # Drawn as if in a tenth of a pixel.
+    assert problem([zigzag(1000, step=1)], [500, 500, 0.001, 0.001]) is None
 
 
 @pytest.mark.parametrize("box", [[500, 500, 5, 5], [500, 500, 0, 5], IMAGE], ids=str)
