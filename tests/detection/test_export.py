@@ -136,13 +136,6 @@ def test_policies_in_a_wrapper(lively_model, tmp_path, wrapper):
 
 
 @pytest.mark.long
-def test_an_adapter(lively_model, tmp_path):
-    model = lively_model(*ADAPTER)
-    export_files(model, wanted("backbone"), tmp_path)
-    assert_same(model, "backbone", tmp_path)
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("policy", [*POLICY_REGISTRY.names(), "SViT quota"])
 def test_every_policy_under_every_network(lively_model, tmp_path, network, policy):
