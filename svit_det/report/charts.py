@@ -13,6 +13,8 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 280
+LETTER = 7.5
+"""Width of a letter of a chart's text, in the mean."""
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 40
 MAX_NAME = 16
 
@@ -94,6 +96,9 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Mar
     each = len(bars) * (thick + 2) + gap
     height = TOP + each * len(groups) + 10
     parts: list[Markup] = []
+    pairs = [pair for bar in bars for pair in zip(bar.values, bar.counts, strict=True)]
+    longest = max((len(_words(*pair)) for pair in pairs), default=0)
+    room = WIDTH - left - 16 - LETTER * longest
     for row, group in enumerate(groups):
         top = TOP + row * each
         middle = top + len(bars) * (thick + 2) / 2 + 4
@@ -101,9 +106,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Mar
         parts.append(_text(left - 8, middle, name, "end"))
         for index, bar in enumerate(bars):
             share, count = bar.values[row], bar.counts[row]
-            y, room = top + index * (thick + 2), WIDTH - left - 142
-            words = f"{100 * share:.0f} %, {count:,} objects" if count else "none"
-            words = words.replace(" 1 objects", " 1 object")
+            y, words = top + index * (thick + 2), _words(share, count)
             width = room * share if count else 0
             parts.append(
                 Markup('<rect class="ground" x="{}" y="{}" width="{}" height="{}"/>').format(
@@ -118,6 +121,13 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], *, title: str) -> Mar
             )
             parts.append(_text(left + room + 8, y + thick - 3, words, "start"))
     return _svg(parts, height, title)
+
+
+def _words(share: float, count: int) -> str:
+    """What stands beside a bar."""
+    if not count:
+        return "none"
+    return f"{100 * share:.0f} %, {count:,} object{'' if count == 1 else 's'}"
 
 
 def _top(values: np.ndarray) -> float:

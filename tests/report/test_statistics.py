@@ -1,11 +1,12 @@
 """What is counted over a set, from typed-out keep maps."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from svit_det.report.charts import Bars, Line, bar_chart, line_chart
+from svit_det.report.charts import LETTER, WIDTH, Bars, Line, bar_chart, line_chart
 from svit_det.report.statistics import ArmStatistics
 from svit_det.results import finite
 from svit_det.tokens import TokenGrid
@@ -98,3 +99,13 @@ def test_bars_have_their_share_and_count():
     drawn = bar_chart(["<b>" * 20, "none"], [bars], title="t")
     assert "50 %, 1 object<" in drawn and ">none<" in drawn
     assert "<b>" not in drawn and "nan" not in drawn and "…" in drawn
+
+
+@pytest.mark.parametrize("count", [1, 375, 1_234_567])
+def test_the_words_beside_a_bar_have_room(count):
+    bars = Bars(label="svit", values=[1.0, 0.5], counts=[count, 2], arm=0)
+    drawn = bar_chart(["nucleus", "cell"], [bars], title="t")
+    bar = re.search(r'<rect class="ground" x="(\d+)" y="[\d.]+" width="([\d.]+)"', drawn)
+    words = f"100 %, {count:,} object{'s' * (count != 1)}"
+    assert words in drawn
+    assert float(bar[1]) + float(bar[2]) + 8 + LETTER * len(words) <= WIDTH
