@@ -25,6 +25,16 @@ from svit_det.vit.view import BlockInProgress
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """A block before its attention."""
+
+    state: TokenState
+    selection: Selection
+    """The policy's selection before the keys are known."""
+    keys: Rows
+
+
+@dataclass(frozen=True)
 class _Half:
     """A block between its attention and its MLP."""
 
@@ -49,16 +59,16 @@ def run_block(
     view = BlockInProgress(block, layer=layer, last=last)
     images, size = state.tokens.shape[:2]
 
-    def begin() -> tuple[TokenState, Selection, Rows]:
+    def begin() -> _Begun:
         entered, entering = policy.before_block(view, state)
-        return entered, entering, _enter(execution, layer, entered, entering, "attend")
+        return _Begun(entered, entering, _enter(execution, layer, entered, entering, "attend"))
 
     def go_on() -> tuple[TokenState, BlockRecord]:
-        done, record = _run(view, block, policy, execution, entered, entering, keys)
-        return policy.after_block(view, entered, done, record), record
+        done, record = _run(view, block, policy, execution, begun)
+        return policy.after_block(view, begun.state, done, record), record
 
-    entered, entering, keys = on_few_threads(begin, state.tokens, images * block.macs(size))
-    macs = sum(block.macs(length) for length in keys.layout.lengths)
+    begun = on_few_threads(begin, state.tokens, images * block.macs(size))
+    macs = sum(block.macs(length) for length in begun.keys.layout.lengths)
     done, record = on_few_threads(go_on, state.tokens, macs)
     return replace(done, history=(*state.history, record))
 
@@ -68,12 +78,11 @@ def _run(
     block: Block,
     policy: TokenPolicy,
     execution: Execution,
-    entered: TokenState,
-    entering: Selection,
-    keys: Rows,
+    begun: _Begun,
 ) -> tuple[TokenState, BlockRecord]:
     """Both halves of the block, and what happened in them."""
-    before, half = _attend(view, block, policy, execution, entered, entering, keys)
+    keys = begun.keys
+    before, half = _attend(view, block, policy, execution, begun)
     after, going = before, half.selection
     if half.new is not None:
         view.close(before, half.rows, half.new)
@@ -106,11 +115,10 @@ def _attend(
     block: Block,
     policy: TokenPolicy,
     execution: Execution,
-    entered: TokenState,
-    entering: Selection,
-    keys: Rows,
+    begun: _Begun,
 ) -> tuple[TokenState, _Half]:
     """The attention half; the policy's `before_attention` is called once the keys are known."""
+    entered, entering, keys = begun.state, begun.selection, begun.keys
     if keys.empty:
         return entered, _Half(entering, keys, None)
     tokens = keys.gather(entered.tokens)
